@@ -1,0 +1,1 @@
+"""The decisions: no driver, framework, environment or clock."""

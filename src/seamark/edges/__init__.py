@@ -1,0 +1,1 @@
+"""Where the world meets the service: worker, command line and servers."""

@@ -1,0 +1,1 @@
+"""Embedders: their contract, and one file a provider."""

@@ -1,0 +1,85 @@
+"""Every error that Seamark raises on purpose, in one flat hierarchy; each message says what to do next."""
+
+from __future__ import annotations
+
+
+class SeamarkError(Exception):
+    """The root of all errors that Seamark raises on purpose."""
+
+
+# --- what the user asked for --------------------------------------------------------------------------------------
+
+
+class InvalidRequestError(SeamarkError):
+    """The arguments cannot be meant: an empty query, a limit below 1, an unknown mode, a malformed filter."""
+
+
+class UnknownSourceError(SeamarkError):
+    """No source of that name is attached."""
+
+    def __init__(self, name: str, known: tuple[str, ...] = ()) -> None:
+        self.name = name
+        attached = ", ".join(known) if known else "none yet"
+        super().__init__(f"no source {name!r} is attached here (attached: {attached}); attach it with `seamark attach`")
+
+
+class UnknownColumnError(InvalidRequestError):
+    """A column was named that the table does not have."""
+
+    def __init__(self, table: str, column: str, known: tuple[str, ...]) -> None:
+        self.table, self.column = table, column
+        super().__init__(f"table {table!r} has no column {column!r}; its columns are {', '.join(known)}")
+
+
+class TableUnusableError(SeamarkError):
+    """The table cannot be attached: it does not exist, has no primary key, or a column is not text."""
+
+
+class SourceConflictError(SeamarkError):
+    """The table is attached already, with other words."""
+
+
+# --- the database -------------------------------------------------------------------------------------------------
+
+
+class StoreError(SeamarkError):
+    """The database refused or failed an operation."""
+
+
+class StoreUnavailableError(StoreError):
+    """The database cannot be reached, is locked for too long, or went away; the operation may be run again."""
+
+
+class StorePermissionError(StoreError):
+    """The database role lacks a right that the operation needs."""
+
+
+class StoreIncompatibleError(StoreError):
+    """The database is not ours in this version: a missing extension, a newer or foreign schema, a too old server."""
+
+
+# --- embedders ----------------------------------------------------------------------------------------------------
+
+
+class EmbedderError(SeamarkError):
+    """An embedding call failed; the subclasses say who has to do something about it."""
+
+
+class EmbedderConfigurationError(EmbedderError):
+    """The embedder can never work as configured: a bad key, an unknown model, another dimension. No row is to blame."""
+
+
+class EmbedderUnavailableError(EmbedderError):
+    """The embedder is out for now (connection refused, 429, 503). No row is to blame and no attempt is spent."""
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(message)
+
+
+class EmbedderTransientError(EmbedderError):
+    """The call failed in a way that may go away (a 500, a time-out, a malformed reply). Spends an attempt."""
+
+
+class EmbedderInputError(EmbedderError):
+    """The embedder refused these texts. The batch is bisected until the one text stands alone, and is parked."""

@@ -1,0 +1,427 @@
+"""The values that cross Seamark's boundaries: all frozen, none with behaviour beyond its own fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+KeyValue = int | str | bytes | UUID
+Key = tuple[KeyValue, ...]
+"""A row's primary key, one member per key column, each in its own type."""
+
+Scalar = str | int | float | bool | None
+ColumnKind = Literal["integer", "text", "uuid", "blob", "json", "number", "boolean", "time", "other"]
+SourceState = Literal["enrolling", "ready"]
+GenerationKind = Literal["lexical", "vector"]
+GenerationState = Literal["building", "active", "retired"]
+Lane = Literal["fresh", "backfill", "retry", "sweep"]
+FailureKind = Literal["configuration", "unavailable", "transient", "input"]
+Operator = Literal["=", "!=", "<", "<=", ">", ">=", "in"]
+
+
+# --- tables and sources -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a user's table: `type` is the database's own name for it, `kind` is what Seamark takes it for."""
+
+    name: str
+    type: str
+    kind: ColumnKind
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A user's table as it stands now. `key` is empty when it has no primary key."""
+
+    schema: str | None
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+
+    def column(self, name: str) -> Column | None:
+        """Return the column of that exact name, or None."""
+        return next((column for column in self.columns if column.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class TextColumn:
+    """A column whose text is embedded; `table` is None for the source's own, else the name of a touching table."""
+
+    column: str
+    table: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """A related table: `columns` hold the source's key, in the key's order. Its changes touch the source's row."""
+
+    table: str
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One comparison. `path` leads to a member of a JSON column. `=` and `!=` treat null as a value."""
+
+    column: str
+    operator: Operator
+    value: Scalar | tuple[Scalar, ...]
+    path: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """All of the filters hold (true when there are none)."""
+
+    of: tuple[Filter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Either:
+    """At least one of the filters holds (false when there are none)."""
+
+    of: tuple[Filter, ...]
+
+
+Filter = Condition | Every | Either
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """What `attach` was asked to track. `where` says which rows are live; None means all of them."""
+
+    table: str
+    text: tuple[TextColumn, ...]
+    where: Filter | None = None
+    touch: tuple[Touch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An attached table. `enrolled` is the last key that the enrolment of existing rows has passed."""
+
+    id: int
+    name: str
+    table: Table
+    spec: SourceSpec
+    state: SourceState
+    enrolled: Key | None
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """One batch of existing rows has entered the journal; `done` when there are no more."""
+
+    rows: int
+    done: bool
+
+
+# --- models and generations ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Everything about an embedding model that changes its vectors. `locator` (how to load it) is not part of it."""
+
+    name: str
+    version: str
+    dimension: int
+    document_prefix: str = ""
+    query_prefix: str = ""
+    normalised: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationSpec:
+    """A generation to be made. `identity` is the JSON-able whole that `fingerprint` is the digest of."""
+
+    kind: GenerationKind
+    fingerprint: str
+    identity: Mapping[str, object]
+    model: ModelIdentity | None = None
+    locator: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One index over one source. Cursors are `seq` values; see docs/architecture.md for what each promises."""
+
+    id: int
+    source_id: int
+    kind: GenerationKind
+    fingerprint: str
+    identity: Mapping[str, object]
+    state: GenerationState
+    model: ModelIdentity | None
+    locator: str | None
+    origin: int
+    fresh: int
+    backfill: int
+    confirmed: int
+    swept: int
+    backoff_until: int
+    backoff_error: str | None
+    created_at: int
+    activated_at: int | None
+
+
+# --- work ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A claimed range `lo < seq <= hi` of a source's journal. `expires_at` is in microseconds, by the database's clock."""
+
+    id: int
+    generation_id: int
+    source_id: int
+    lane: Lane
+    lo: int
+    hi: int
+    worker: str
+    fence: int
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a claim came to: a lease, or why there is none.
+
+    `again` is true when the claim moved a cursor without finding rows, so that the next claim may find some at once.
+    """
+
+    lease: Lease | None
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRow:
+    """A journal row of a lease with its text as it stands in the same snapshot.
+
+    `live` is false for a row that was deleted, or is outside the source's `where`; `texts` is empty then. `texts` has one
+    entry per text column of the source's spec, in that order; None for null. `attempts` counts the failures recorded at
+    this very `seq`.
+    """
+
+    key: Key
+    seq: int
+    live: bool
+    texts: tuple[str | None, ...]
+    attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The rows to be done under a lease. `lease` is narrower than the one asked for when the text budget ran out."""
+
+    lease: Lease
+    rows: tuple[SourceRow, ...]
+
+
+class Outcome(StrEnum):
+    """What a generation holds for a row."""
+
+    INDEXED = "indexed"
+    BLANK = "blank"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedRow:
+    """A row's new state in a generation. `chunks` is 0 unless `outcome` is indexed; a lexical generation has 1."""
+
+    key: Key
+    seq: int
+    outcome: Outcome
+    chunks: int = 0
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A passage: character offsets into the row's rendered text, and the 16-byte digest of the passage."""
+
+    start: int
+    stop: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class VectorBatch:
+    """The result of a lease of a vector generation.
+
+    `chunks` and `vectors` (float16, shape (len(chunks), dimension)) hold the chunks of `rows` one row after the other:
+    the first `rows[0].chunks` of them are those of `rows[0]`, and so on.
+    """
+
+    rows: tuple[IndexedRow, ...]
+    chunks: tuple[Chunk, ...]
+    vectors: NDArray[np.float16]
+
+
+@dataclass(frozen=True, slots=True)
+class LexicalBatch:
+    """The result of a lease of a lexical generation.
+
+    `postings` (dtype `POSTING`) is grouped by term: those of `terms[i]` are `postings[offsets[i]:offsets[i + 1]]`. Their
+    `doc` is the position of the row in `rows`; the store replaces it by the number it gives to that version of the row.
+    """
+
+    rows: tuple[IndexedRow, ...]
+    lengths: tuple[int, ...]
+    terms: tuple[str, ...]
+    offsets: NDArray[np.int64]
+    postings: NDArray[np.void]
+
+
+POSTING = [("doc", "<u4"), ("frequency", "<u2"), ("length", "<u2")]
+"""The stored form of a posting, 8 bytes: document number, term frequency, and the document's length in terms (both capped)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRow:
+    """A row that could not be indexed. `retry_seconds` is None when it is parked: not tried again unless asked."""
+
+    key: Key
+    seq: int
+    kind: FailureKind
+    error: str
+    attempts: int
+    retry_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a settle wrote. `superseded` rows had a newer version by then and were left to the lane that is ahead of it."""
+
+    written: int
+    superseded: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A recorded failure. Times in microseconds UTC; `retry_at` is None when the row is parked."""
+
+    generation_id: int
+    key: Key
+    seq: int
+    kind: FailureKind
+    error: str
+    attempts: int
+    retry_at: int | None
+    failed_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Exact counts of a generation in one snapshot: `live == embedded + blank + missing + failed`.
+
+    `missing` counts live rows whose current version is not indexed yet, rows with an older vector included. `truncated`
+    counts embedded rows whose text was longer than Seamark indexes. `oldest_missing_seconds` is the age of the oldest
+    change that is not indexed yet, None when nothing is missing.
+    """
+
+    live: int
+    embedded: int
+    blank: int
+    missing: int
+    failed: int
+    truncated: int
+    leases: int = 0
+    retrying: int = 0
+    oldest_missing_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerBeat:
+    """A worker process's heartbeat. `rates` maps a generation's id to rows settled per second of late."""
+
+    id: str
+    host: str
+    pid: int
+    started_at: int
+    beat_at: int
+    rates: Mapping[int, float] = field(default_factory=dict[int, float])
+
+
+# --- search -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TermStatistics:
+    """How many blocks and postings a term has, and the sum of the `length` of those postings.
+
+    The empty term is in every document: its postings are N, and `lengths / postings` is the avgdl, of BM25.
+    """
+
+    term: str
+    blocks: int
+    postings: int
+    lengths: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkHit:
+    """A chunk found by a vector leg. `similarity` is the cosine."""
+
+    key: Key
+    start: int
+    stop: int
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRow:
+    """A live row of the source that satisfies the filter, as search shows it. `seq` is its journal's."""
+
+    key: Key
+    seq: int
+    texts: tuple[str | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """A hit's place in one ranked list, from 1, and its score there (BM25, or cosine similarity)."""
+
+    rank: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A found row. `passage` is the matching part of its present text, at `start..stop` of the rendered text.
+
+    `stale` is true when the row's text is newer than what the generation has indexed of it.
+    """
+
+    key: KeyValue | Key
+    score: float
+    passage: str
+    start: int
+    stop: int
+    stale: bool
+    generation: int
+    lexical: Leg | None
+    vector: Leg | None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding of `doctor`: what was looked at, whether it is well, and how to mend it when it is not."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str | None = None
+    required: bool = True

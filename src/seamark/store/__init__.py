@@ -1,0 +1,1 @@
+"""What every store promises, and one package a database."""

@@ -1,0 +1,282 @@
+"""The contract of a store: what each operation does, what is atomic in it, and what its answers mean.
+
+One operation is one method; there are no SQL fragments and no dialect flags here. SQLite and PostgreSQL implement it side by
+side, with the same file names and the same statement names, and one conformance suite (`seamark.testing.conformance`) runs on
+both. Words (journal, generation, lane, lease, settle) are those of docs/architecture.md.
+
+Rules that hold for every method:
+- it raises StoreUnavailableError, StorePermissionError, StoreIncompatibleError or StoreError, never a driver's error;
+- it may be called from any thread; a method is its own transaction unless it says otherwise;
+- times are microseconds UTC by the database's clock; durations given are seconds;
+- keys are tuples with one member per key column, in the order of `Source.table.key`;
+- killed anywhere and called again, it ends where it would have (I16).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from seamark.model import (
+        Check,
+        ChunkHit,
+        Claim,
+        Coverage,
+        Enrolment,
+        FailedRow,
+        Failure,
+        Filter,
+        Generation,
+        GenerationSpec,
+        Key,
+        Lease,
+        LexicalBatch,
+        LiveRow,
+        Reading,
+        Settled,
+        Source,
+        SourceSpec,
+        Table,
+        TermStatistics,
+        VectorBatch,
+        WorkerBeat,
+    )
+
+
+class Reader(Protocol):
+    """What one search sees: all methods read the same snapshot, taken when the reader was opened."""
+
+    def generations(self, source_id: int) -> Sequence[Generation]:
+        """Return the source's generations, oldest first."""
+        ...
+
+    def terms_statistics(self, generation_id: int, terms: Sequence[str]) -> Sequence[TermStatistics]:
+        """Return statistics of those of the terms that have postings (the empty term is every document).
+
+        Counts include versions of rows that are no longer current, until compaction has dropped them.
+        """
+        ...
+
+    def postings_read(
+        self, generation_id: int, terms: Sequence[str], limit: int | None = None
+    ) -> Mapping[str, NDArray[np.void]]:
+        """Return the postings (dtype `POSTING`) of each term that has any.
+
+        With a `limit`, whole blocks are read, newest first, until a term has at least that many postings.
+        """
+        ...
+
+    def documents_resolve(
+        self, source: Source, generation_id: int, documents: Sequence[int], where: Filter | None
+    ) -> Mapping[int, Key]:
+        """Return document → key for those documents that are current and whose row is live and satisfies the filter.
+
+        Current: the generation's row still has that document number. Live: the row is in the source, within its `where`.
+        """
+        ...
+
+    def documents_matching(self, source: Source, generation_id: int, where: Filter, limit: int) -> Mapping[int, Key]:
+        """Return document → key for up to `limit` live rows that satisfy the filter, in no order."""
+        ...
+
+    def chunks_nearest(
+        self, generation_id: int, vector: NDArray[np.float32], limit: int, *, exact: bool = False
+    ) -> Sequence[ChunkHit]:
+        """Return the `limit` chunks of highest cosine similarity, best first, ties by key.
+
+        Approximate (HNSW) where an index is there and `exact` is false. Fewer than `limit` only when there are no more.
+        Chunks of rows that have since been deleted or edited may be among them: see `keys_live`.
+        """
+        ...
+
+    def chunks_matching(
+        self, source: Source, generation_id: int, vector: NDArray[np.float32], where: Filter, limit: int
+    ) -> Sequence[ChunkHit]:
+        """Return the `limit` best chunks of live rows that satisfy the filter: exact, best first, ties by key."""
+        ...
+
+    def keys_live(self, source: Source, keys: Sequence[Key], where: Filter | None) -> Sequence[Key]:
+        """Return those of the keys whose row is live and satisfies the filter, in the order given."""
+        ...
+
+    def rows_live(self, source: Source, keys: Sequence[Key]) -> Sequence[LiveRow]:
+        """Return the live rows of the keys with their present text, in the order given."""
+        ...
+
+    def seqs_indexed(self, generation_id: int, keys: Sequence[Key]) -> Mapping[Key, int]:
+        """Return key → the `seq` of the version that the generation holds, for keys that it holds a version of."""
+        ...
+
+
+class Store(Protocol):
+    """A database that Seamark keeps an eye on, and everything that Seamark keeps about it."""
+
+    # --- the database itself ----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close every connection, of every thread. The store cannot be used afterwards."""
+        ...
+
+    def checks(self) -> Sequence[Check]:
+        """Look at the database as `doctor` does: version, extensions, rights, journal mode, schema. Never raises."""
+        ...
+
+    def clock(self) -> int:
+        """Return the database's time, microseconds UTC."""
+        ...
+
+    # --- tables and sources -----------------------------------------------------------------------------------
+
+    def table_inspect(self, name: str) -> Table:
+        """Return the table as it stands.
+
+        `name` is taken as it is, and on PostgreSQL as `schema.table` when no table has the name itself. TableUnusableError
+        when there is none, naming tables that look alike.
+        """
+        ...
+
+    def source_create(self, name: str, spec: SourceSpec, table: Table) -> Source:
+        """Begin to track a table: its journal, the triggers that feed it, and the source in state `enrolling`.
+
+        From the moment it returns, every committed change of the text columns, the filtered columns or the key gives the row a
+        new, higher `seq`. `table` is what `table_inspect` returned. Called again for the same table it completes what an
+        interrupted call left. The user's table itself is not altered.
+        """
+        ...
+
+    def source_enroll(self, source: Source, limit: int) -> Enrolment:
+        """Enter up to `limit` existing rows, next in key order, into the journal, and remember how far it got.
+
+        Rows that the triggers have entered already keep their `seq`. When it has seen the last row the source becomes `ready`.
+        """
+        ...
+
+    def source_drop(self, source_id: int) -> None:
+        """Stop tracking: drop the triggers, the journal and all generations. The user's schema is as it was before."""
+        ...
+
+    def sources(self) -> Sequence[Source]:
+        """Return all sources, by id."""
+        ...
+
+    def collection_create(self, name: str) -> None:
+        """Make the table of a collection if it is not there: id, path (unique), title, body, added_at."""
+        ...
+
+    def collection_put(self, name: str, documents: Sequence[tuple[str, str, str]]) -> int:
+        """Insert or update documents (path, title, body) by path; return how many rows changed. One transaction."""
+        ...
+
+    # --- generations ------------------------------------------------------------------------------------------
+
+    def generation_create(self, source: Source, spec: GenerationSpec) -> Generation:
+        """Begin a generation at the journal's present end: its tables, and its cursors (origin = highest `seq`).
+
+        Where the source has a generation of that kind and fingerprint, not retired, that one is returned.
+        """
+        ...
+
+    def generations(self, source_id: int | None = None) -> Sequence[Generation]:
+        """Return generations, oldest first."""
+        ...
+
+    def generation_activate(self, generation_id: int) -> bool:
+        """Make a building generation the active one of its kind, and retire the one that was, in one transaction.
+
+        False, and nothing changed, unless it is `building`, its backfill is done, `swept` has reached the origin, and no
+        lease of it begins below the origin.
+        """
+        ...
+
+    def generation_backoff(self, generation_id: int, seconds: float, error: str | None) -> None:
+        """Let nobody claim from the generation for so long; `error` says why (None and 0 clear it)."""
+        ...
+
+    def generation_maintain(self, generation_id: int, *, idle: bool) -> bool:
+        """Do one bounded piece of upkeep of the generation's index, if any is due; return whether something was done.
+
+        Vector: build or extend the HNSW index once there are enough chunks outside it (sooner when `idle`). Lexical: merge
+        small blocks of postings and drop those of versions that are no longer current. Never changes what a search can find.
+        One process at a time does it for a generation; another returns False at once.
+        """
+        ...
+
+    # --- work -------------------------------------------------------------------------------------------------
+
+    def lease_claim(self, generation_id: int, worker: str, limit: int, seconds: float) -> Claim:
+        """Claim the next piece of work, atomically, as `seamark.store.claim` lays down. Costs the same at any backlog."""
+        ...
+
+    def lease_read(self, source: Source, lease: Lease, characters: int) -> Reading:
+        """Read the rows of a lease that its generation has not done, with their text, in one snapshot, by `seq`.
+
+        Lane `retry`: the rows whose failures this lease has taken. Other lanes: rows in the range that are neither done nor
+        recorded as failed at their present `seq`. At least one row is read; when the sum of their text passes `characters`, the
+        rest of the range is given back as a lease that has expired already, and the reading has the narrower lease.
+        Text is decoded from UTF-8 with U+FFFD for what is not UTF-8, and U+FFFD for NUL.
+        """
+        ...
+
+    def lease_renew(self, leases: Sequence[Lease], seconds: float) -> Sequence[int]:
+        """Put off the expiry of those leases that are still ours (same fence, not expired); return their ids."""
+        ...
+
+    def lease_release(self, lease: Lease) -> None:
+        """Give a lease back untouched: whoever claims next gets it at once. Spends no attempt. No effect if not ours."""
+        ...
+
+    def lease_settle(
+        self, source: Source, lease: Lease, batch: VectorBatch | LexicalBatch, failed: Sequence[FailedRow]
+    ) -> Settled | None:
+        """Write what the lease produced and retire the lease, in one transaction; None, and nothing written, if it is not ours.
+
+        A row is written only where the journal still has the `seq` that was read and the generation holds an older one or none;
+        its old chunks or document are replaced, its failure is deleted. Failures are recorded for rows whose `seq` is still the
+        journal's. Rows that lost the compare count as superseded.
+        """
+        ...
+
+    def journal_trim(self, source_id: int) -> int:
+        """Drop tombstones that every generation has settled and no open lease begins below; return how many.
+
+        SQLite: never the journal's last row, so that `seq` cannot be given out twice.
+        """
+        ...
+
+    # --- failures ---------------------------------------------------------------------------------------------
+
+    def failures(self, source: Source, generation_id: int, limit: int) -> Sequence[Failure]:
+        """Return recorded failures of rows whose `seq` is still the journal's, newest first."""
+        ...
+
+    def failures_retry(self, source: Source, generation_id: int, keys: Sequence[Key] | None) -> int:
+        """Make failures (all, or those of the keys) due now with no attempts spent; return how many."""
+        ...
+
+    # --- what there is ----------------------------------------------------------------------------------------
+
+    def coverage(self, source: Source, generation_id: int) -> Coverage:
+        """Count, exactly, in one snapshot, in time that does not grow with what is done already beyond counting the journal."""
+        ...
+
+    def worker_beat(self, beat: WorkerBeat) -> None:
+        """Record a worker's heartbeat (`beat_at` and `started_at` are set by the database); forget those of a day ago."""
+        ...
+
+    def worker_forget(self, worker: str) -> None:
+        """Remove a worker that has stopped."""
+        ...
+
+    def workers(self, seconds: float) -> Sequence[WorkerBeat]:
+        """Return the workers heard of within the last so many seconds."""
+        ...
+
+    def snapshot(self) -> AbstractContextManager[Reader]:
+        """Open a reader on one snapshot of the whole database."""
+        ...

@@ -1,0 +1,1 @@
+"""What another backend or embedder is tested with: shipped, so that others can add one."""
