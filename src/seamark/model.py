@@ -425,3 +425,52 @@ class Check:
     detail: str
     remedy: str | None = None
     required: bool = True
+
+
+# --- what a user is shown -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SourceCoverage:
+    """A source's coverage: the counts of the generation that vector search reads, and those of every generation by id."""
+
+    live: int
+    embedded: int
+    blank: int
+    missing: int
+    failed: int
+    truncated: int
+    generation: int | None
+    generations: Mapping[int, Coverage]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationStatus:
+    """How a generation stands. `rows_per_second` is what all workers together settle; `eta_seconds` is None when unknown."""
+
+    generation: Generation
+    coverage: Coverage
+    rows_per_second: float
+    eta_seconds: float | None
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """How a source stands, and each of its generations that is not retired."""
+
+    source: Source
+    generations: tuple[GenerationStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a long-running operation is: `total` is None while it is not known; `lag_seconds` is the oldest change's age."""
+
+    label: str
+    rows: int
+    total: int | None
+    rows_per_second: float
+    eta_seconds: float | None = None
+    lag_seconds: float | None = None
+    problem: str | None = None

@@ -1,0 +1,176 @@
+"""What may be attached, and the identity of the generations made over it: decisions from values, with no I/O."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+from seamark.core.filters import filter_parse
+from seamark.errors import InvalidRequestError, SourceConflictError, TableUnusableError, UnknownColumnError
+from seamark.model import GenerationSpec, SourceSpec, TextColumn, Touch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from seamark.model import Column, Generation, ModelIdentity, Source, Table
+
+_KEY_KINDS = ("integer", "text", "uuid", "blob")
+
+
+def source_spec(
+    table: Table,
+    text: str | Sequence[str],
+    where: Mapping[str, object] | None,
+    touch: Mapping[str, str | Sequence[str]] | None,
+    inspect: Callable[[str], Table],
+) -> SourceSpec:
+    """Check what `attach` was given against the tables as they stand, and return what to track.
+
+    `inspect` looks up the touching tables. Raises TableUnusableError, UnknownColumnError or InvalidRequestError.
+    """
+    _key_check(table)
+    touches = tuple(_touch(table, name, columns, inspect) for name, columns in (touch or {}).items())
+    names = (text,) if isinstance(text, str) else tuple(text)
+    if not names:
+        raise InvalidRequestError(f"attach {table.name!r}: name at least one text column with text=[…]")
+    if len(set(names)) != len(names):
+        raise InvalidRequestError(f"attach {table.name!r}: a text column is named twice in {list(names)}")
+    columns = tuple(_text_column(table, name, touches, inspect) for name in names)
+    for related in touches:
+        if all(column.table != related.table for column in columns):
+            raise InvalidRequestError(
+                f"attach {table.name!r}: touch names {related.table!r}, but no text column is read from it; "
+                f"add text=['{related.table}.<column>'] or leave it out"
+            )
+    return SourceSpec(table.name, columns, filter_parse(where, table) if where else None, touches)
+
+
+def _key_check(table: Table) -> None:
+    if not table.key:
+        raise TableUnusableError(
+            f"table {table.name!r} has no primary key, so its rows cannot be told apart; add one, then attach again"
+        )
+    for name in table.key:
+        column = _column(table, name)
+        if column.kind not in _KEY_KINDS:
+            raise TableUnusableError(
+                f"table {table.name!r}: key column {name!r} is of type {column.type}; keys of integer, text and uuid type work"
+            )
+
+
+def _touch(table: Table, name: str, columns: str | Sequence[str], inspect: Callable[[str], Table]) -> Touch:
+    related = inspect(name)
+    named = (columns,) if isinstance(columns, str) else tuple(columns)
+    for column in named:
+        _column(related, column)
+    if len(named) != len(table.key):
+        raise InvalidRequestError(
+            f"touch {name!r}: {len(named)} column(s) given for the key of {table.name!r}, which has {len(table.key)}"
+        )
+    return Touch(name, named)
+
+
+def _text_column(table: Table, name: str, touches: Sequence[Touch], inspect: Callable[[str], Table]) -> TextColumn:
+    if table.column(name) is not None:
+        return _text_checked(table, TextColumn(name))
+    for related in touches:
+        if name.startswith(f"{related.table}."):
+            column = TextColumn(name.removeprefix(f"{related.table}."), related.table)
+            return _text_checked(inspect(related.table), column)
+    raise UnknownColumnError(table.name, name, tuple(column.name for column in table.columns))
+
+
+def _text_checked(table: Table, text: TextColumn) -> TextColumn:
+    column = _column(table, text.column)
+    if column.kind != "text":
+        raise TableUnusableError(
+            f"table {table.name!r}: column {column.name!r} is of type {column.type}, not text; only text can be embedded"
+        )
+    return text
+
+
+def _column(table: Table, name: str) -> Column:
+    column = table.column(name)
+    if column is None:
+        raise UnknownColumnError(table.name, name, tuple(known.name for known in table.columns))
+    return column
+
+
+def source_check(source: Source, spec: SourceSpec) -> None:
+    """Raise SourceConflictError, saying what differs, unless the source is attached with these very words."""
+    differences = [
+        f"{label} is {_told(there)}, now asked for {_told(asked)}"
+        for label, there, asked in (
+            ("text", source.spec.text, spec.text),
+            ("where", source.spec.where, spec.where),
+            ("touch", source.spec.touch, spec.touch),
+        )
+        if there != asked
+    ]
+    if differences:
+        raise SourceConflictError(_conflict(source, differences))
+
+
+def generations_check(source: Source, generations: Sequence[Generation], specs: Sequence[GenerationSpec]) -> None:
+    """Raise SourceConflictError where the source has live generations of a kind, and none has the fingerprint asked for."""
+    differences: list[str] = []
+    for spec in specs:
+        live = [known for known in generations if known.kind == spec.kind and known.state != "retired"]
+        if live and all(known.fingerprint != spec.fingerprint for known in live):
+            there, asked = live[-1].identity, spec.identity
+            differences += [
+                f"{spec.kind} {name} is {there.get(name)}, now asked for {asked.get(name)}"
+                for name in sorted(there.keys() | asked.keys())
+                if there.get(name) != asked.get(name)
+            ]
+    if differences:
+        raise SourceConflictError(_conflict(source, differences))
+
+
+def _conflict(source: Source, differences: Sequence[str]) -> str:
+    return (
+        f"{source.name!r} is attached already, with other words: {'; '.join(differences)}. "
+        f"Attach with the same words, or detach it first (its vectors are dropped with it)"
+    )
+
+
+def _told(value: object) -> str:
+    if isinstance(value, tuple) and all(isinstance(member, TextColumn) for member in value):
+        return str([f"{member.table}.{member.column}" if member.table else member.column for member in value])
+    return "everything" if value is None else str(value)
+
+
+def vector_spec(spec: SourceSpec, model: ModelIdentity, locator: str | None, chunker: Mapping[str, object]) -> GenerationSpec:
+    """Return the vector generation of a model and a chunker over a source's text columns."""
+    identity = {
+        "kind": "vector",
+        "model": {
+            "name": model.name,
+            "version": model.version,
+            "dimension": model.dimension,
+            "document_prefix": model.document_prefix,
+            "query_prefix": model.query_prefix,
+            "normalised": model.normalised,
+        },
+        "precision": "float16",
+        "chunker": dict(chunker),
+        "text": _text_identity(spec),
+    }
+    return GenerationSpec("vector", fingerprint(identity), identity, model, locator)
+
+
+def lexical_spec(spec: SourceSpec, analyzer: Mapping[str, object]) -> GenerationSpec:
+    """Return the lexical generation of an analyzer over a source's text columns."""
+    identity = {"kind": "lexical", "analyzer": dict(analyzer), "text": _text_identity(spec)}
+    return GenerationSpec("lexical", fingerprint(identity), identity)
+
+
+def fingerprint(identity: Mapping[str, object]) -> str:
+    """Return the SHA-256, in hexadecimal, of the identity as canonical JSON."""
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _text_identity(spec: SourceSpec) -> list[list[str | None]]:
+    return [[text.table, text.column] for text in spec.text]

@@ -1,0 +1,354 @@
+"""The service: everything a user can ask of Seamark, whichever edge it is asked at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from seamark.core import catalog
+from seamark.core.analysis import Analyzer
+from seamark.core.chunking import CHUNK_CHARACTERS, Chunker
+from seamark.core.filters import filter_parse
+from seamark.core.search import Request, SearchResult, generation_read, search
+from seamark.core.sync import Indexer, LexicalIndexer, VectorIndexer
+from seamark.embed.validation import stored_vectors
+from seamark.errors import (
+    EmbedderConfigurationError,
+    SeamarkError,
+    UnknownSourceError,
+)
+from seamark.model import Check, GenerationStatus, Progress, SourceCoverage, SourceStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from types import TracebackType
+    from typing import Self
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from seamark.embed.contract import Embedder
+    from seamark.model import Failure, Generation, Key, KeyValue, ModelIdentity, Source, WorkerBeat
+    from seamark.store.contract import Store
+
+ENROLL_ROWS = 2000
+"""Rows that enter the journal in one transaction: some milliseconds, so that a writer beside it hardly waits."""
+WORKER_SILENT_SECONDS = 15.0
+"""A worker not heard of for this long does not count in the rates."""
+STATUS_FAILURES = 5
+
+
+class Embedders(Protocol):
+    """The embedders of this process, opened when first needed and kept."""
+
+    def default(self) -> tuple[Embedder, str | None]:
+        """Return the embedder new sources get, and its locator (None for an object given to `open`)."""
+        ...
+
+    def named(self, locator: str) -> Embedder:
+        """Open an embedder by its locator."""
+        ...
+
+    def of(self, model: ModelIdentity, locator: str | None) -> Embedder:
+        """Return the embedder of a generation; EmbedderConfigurationError unless its identity is exactly that model's."""
+        ...
+
+    def slot(self, embedder: Embedder) -> AbstractContextManager[object]:
+        """Return the semaphore that keeps calls under way within the embedder's concurrency."""
+        ...
+
+
+class Runner(Protocol):
+    """Runs worker threads in this process until told to stop; see `seamark.edges.worker`."""
+
+    def __call__(
+        self,
+        service: Seamark,
+        *,
+        until: Literal["current"] | None,
+        threads: int | None,
+        progress: Callable[[Progress], None] | None,
+        stop: StopSignal | None,
+    ) -> int:
+        """Return how many rows were settled."""
+        ...
+
+
+class StopSignal(Protocol):
+    """What `threading.Event` is, as far as a worker is concerned."""
+
+    def is_set(self) -> bool:
+        """Say whether it is time to stop."""
+        ...
+
+    def set(self) -> None:
+        """Ask to stop."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until asked to stop, at most so many seconds; say whether it is time to stop."""
+        ...
+
+
+class Seamark:
+    """A database under Seamark's care; made by `seamark.open`, closed by `close` or by leaving a `with` block."""
+
+    def __init__(self, store: Store, embedders: Embedders, runner: Runner, jitter: Callable[[], float]) -> None:
+        self.store = store
+        self.embedders = embedders
+        self._runner = runner
+        self._jitter = jitter
+        self._analyzer = Analyzer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.store.close()
+
+    # --- sources ----------------------------------------------------------------------------------------------
+
+    def attach(
+        self,
+        table: str,
+        *,
+        text: str | Sequence[str],
+        where: Mapping[str, object] | None = None,
+        touch: Mapping[str, str | Sequence[str]] | None = None,
+        chunk: int = CHUNK_CHARACTERS,
+        model: str | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Tracked:
+        """Track a table: from now on every committed change of it is found, embedded and searchable.
+
+        Args:
+            table: the table's name; on PostgreSQL also `schema.table`.
+            text: the text column, or several, joined with a blank line between them; `touching_table.column` for text of a
+                related table named in `touch`.
+            where: which rows are live, in the words of a search filter; rows outside it are treated as if deleted.
+            touch: related tables whose changes must touch the row: name → the column(s) in it that hold this table's key.
+            chunk: the size of a passage, in characters.
+            model: which embedder; the default one otherwise.
+            progress: called with the rows entered into the journal so far.
+
+        Existing rows enter the journal in batches; an interrupted attach goes on where it was when called again. With the same
+        words again it changes nothing.
+
+        Raises:
+            TableUnusableError, UnknownColumnError: the table, its key or a column will not do.
+            SourceConflictError: it is attached already, with other words.
+        """
+        found = self.store.table_inspect(table)
+        spec = catalog.source_spec(found, text, where, touch, self.store.table_inspect)
+        embedder, locator = (self.embedders.named(model), model) if model else self.embedders.default()
+        chunker = Chunker(chunk)
+        specs = (
+            catalog.lexical_spec(spec, self._analyzer.identity()),
+            catalog.vector_spec(spec, embedder.identity, locator, chunker.identity()),
+        )
+        known = next((source for source in self.store.sources() if source.name == table), None)
+        if known is not None:
+            catalog.source_check(known, spec)
+            catalog.generations_check(known, self.store.generations(known.id), specs)
+        source = self.store.source_create(table, spec, found)
+        self._enroll(source, progress)
+        for generation in specs:
+            self.store.generation_create(source, generation)
+        return self.source(table)
+
+    def _enroll(self, source: Source, progress: Callable[[Progress], None] | None) -> None:
+        rows = 0
+        while source.state == "enrolling":
+            step = self.store.source_enroll(source, ENROLL_ROWS)
+            rows += step.rows
+            if progress is not None:
+                progress(Progress(f"attach {source.name}", rows, None, 0.0))
+            source = self._find(source.name)
+
+    def detach(self, name: str) -> None:
+        """Stop tracking a table: its triggers, journal and vectors go; its own schema is exactly as it was."""
+        self.store.source_drop(self._find(name).id)
+
+    def source(self, name: str) -> Tracked:
+        """Return an attached table; UnknownSourceError if there is none of that name."""
+        return Tracked(self, self._find(name))
+
+    def sources(self) -> tuple[Tracked, ...]:
+        """Return every attached table."""
+        return tuple(Tracked(self, source) for source in self.store.sources())
+
+    def _find(self, name: str) -> Source:
+        sources = self.store.sources()
+        found = next((source for source in sources if source.name == name), None)
+        if found is None:
+            raise UnknownSourceError(name, tuple(source.name for source in sources))
+        return found
+
+    def add(self, collection: str, documents: Sequence[tuple[str, str, str]], *, model: str | None = None) -> int:
+        """Put documents (path, title, body) into a collection, a table that Seamark makes for people who have none.
+
+        Documents are told apart by path; one that is there already is updated. Returns how many rows were new or changed.
+        """
+        self.store.collection_create(collection)
+        self.attach(collection, text=["title", "body"], model=model)
+        return self.store.collection_put(collection, documents)
+
+    # --- work -------------------------------------------------------------------------------------------------
+
+    def work(
+        self,
+        *,
+        until: Literal["current"] | None = None,
+        threads: int | None = None,
+        progress: Callable[[Progress], None] | None = None,
+        stop: StopSignal | None = None,
+    ) -> int:
+        """Index whatever is missing, in this process, beside any number of other workers; return the rows settled.
+
+        Args:
+            until: "current" to return once nothing is missing; None to go on until `stop` is set.
+            threads: worker threads; chosen by the embedder's concurrency otherwise.
+            progress: called about once a second.
+            stop: set it to end: work under way is finished or handed back, and no row's attempts are spent.
+
+        Raises:
+            EmbedderConfigurationError: with `until="current"`, when an embedder cannot work as configured.
+        """
+        return self._runner(self, until=until, threads=threads, progress=progress, stop=stop)
+
+    def indexer(self, generation: Generation) -> Indexer:
+        """Return what turns rows into this generation's index; EmbedderConfigurationError when its model is not here."""
+        if generation.model is None:
+            if generation.identity.get("analyzer") != self._analyzer.identity():
+                raise EmbedderConfigurationError(
+                    f"generation {generation.id} was made with analyzer {generation.identity.get('analyzer')}, and this "
+                    f"Seamark has {self._analyzer.identity()}: run the version that made it, or detach and attach again"
+                )
+            return LexicalIndexer(self._analyzer)
+        embedder = self.embedders.of(generation.model, generation.locator)
+        chunker = Chunker.of(generation.identity)
+        return VectorIndexer(embedder, chunker, self.embedders.slot(embedder), self._jitter)
+
+    # --- how it stands ----------------------------------------------------------------------------------------
+
+    def status(self) -> tuple[SourceStatus, ...]:
+        """Return how every source and each of its generations stands, exactly."""
+        workers = self.store.workers(WORKER_SILENT_SECONDS)
+        return tuple(self.source_status(source, workers) for source in self.store.sources())
+
+    def source_status(self, source: Source, workers: Sequence[WorkerBeat]) -> SourceStatus:
+        """Return how one source stands."""
+        generations = (found for found in self.store.generations(source.id) if found.state != "retired")
+        return SourceStatus(source, tuple(self._generation_status(source, found, workers) for found in generations))
+
+    def _generation_status(self, source: Source, generation: Generation, workers: Sequence[WorkerBeat]) -> GenerationStatus:
+        coverage = self.store.coverage(source, generation.id)
+        rate = sum(worker.rates.get(generation.id, 0.0) for worker in workers)
+        eta = 0.0 if coverage.missing == 0 else coverage.missing / rate if rate > 0 else None
+        failures = self.store.failures(source, generation.id, STATUS_FAILURES) if coverage.failed else ()
+        return GenerationStatus(generation, coverage, rate, eta, tuple(failures))
+
+    def doctor(self) -> tuple[Check, ...]:
+        """Return what was looked at in this database and for the models in use, each well or with how to mend it."""
+        checks = list(self.store.checks())
+        if not all(check.ok for check in checks if check.required):
+            return tuple(checks)
+        return (*checks, *(self._generation_check(found) for found in self.store.generations() if found.state != "retired"))
+
+    def _generation_check(self, generation: Generation) -> Check:
+        name = f"generation {generation.id} ({generation.kind})"
+        try:
+            self.indexer(generation)
+        except SeamarkError as error:
+            return Check(name, ok=False, detail=str(error), remedy="install or configure the model, then run doctor again")
+        if generation.backoff_error is not None:
+            return Check(name, ok=False, detail=generation.backoff_error, remedy="mend the embedder; workers look again soon")
+        model = f"{generation.model.name}@{generation.model.version}" if generation.model else "words"
+        return Check(name, ok=True, detail=f"{generation.state}, {model}")
+
+
+class Tracked:
+    """An attached table."""
+
+    def __init__(self, service: Seamark, source: Source) -> None:
+        self._service = service
+        self.source = source
+
+    @property
+    def name(self) -> str:
+        """The name it was attached by."""
+        return self.source.name
+
+    def search(
+        self,
+        query: str,
+        *,
+        limit: int = 10,
+        mode: Literal["hybrid", "lexical", "vector"] = "hybrid",
+        filter: Mapping[str, object] | None = None,  # noqa: A002 the word users of search tools expect
+        fusion: Literal["convex", "rrf"] = "convex",
+    ) -> SearchResult:
+        """Find rows by meaning and by words; iterate over the result for the hits, best first.
+
+        Args:
+            query: any text; its words are never combined with AND.
+            limit: how many hits at most.
+            mode: "hybrid" fuses both legs, "lexical" is BM25 alone, "vector" is similarity alone.
+            filter: on the table's own columns: `{"org_id": 7, "created": {"$gte": "2026-01-01"}, "tag": {"$in": ["a", "b"]}}`;
+                also `$ne`, `$gt`, `$lt`, `$lte`, null, `$and`, `$or`, and members of JSON columns as `column.member`.
+            fusion: how two legs become one list; see docs/architecture.md.
+
+        Raises:
+            InvalidRequestError: an empty query, a limit below 1, a malformed filter; UnknownColumnError for its columns.
+        """
+        where = filter_parse(filter, self.source.table) if filter else None
+        request = Request(query, limit=limit, mode=mode, where=where, fusion=fusion)
+        with self._service.store.snapshot() as reader:
+            return search(reader, self.source, request, self._query_vector)
+
+    def _query_vector(self, generation: Generation, query: str) -> tuple[NDArray[np.float32], float]:
+        """Embed a query with the generation's own model; also return that model's weight in a fusion."""
+        assert generation.model is not None
+        embedder = self._service.embedders.of(generation.model, generation.locator)
+        with self._service.embedders.slot(embedder):
+            answer = embedder.embed_queries([query])
+        return stored_vectors(answer, 1, generation.model)[0].astype("float32"), embedder.fusion_weight
+
+    def coverage(self) -> SourceCoverage:
+        """Return exact counts, per generation and for the one that vector search reads."""
+        store = self._service.store
+        generations = [found for found in store.generations(self.source.id) if found.state != "retired"]
+        counts = {found.id: store.coverage(self.source, found.id) for found in generations}
+        read = generation_read(generations, "vector")
+        shown = counts[read.id] if read is not None else None
+        return SourceCoverage(
+            live=shown.live if shown else 0,
+            embedded=shown.embedded if shown else 0,
+            blank=shown.blank if shown else 0,
+            missing=shown.missing if shown else 0,
+            failed=shown.failed if shown else 0,
+            truncated=shown.truncated if shown else 0,
+            generation=read.id if read else None,
+            generations=counts,
+        )
+
+    def failures(self, limit: int = 100) -> tuple[Failure, ...]:
+        """Return the rows that could not be indexed, newest first: which, why, how often, and when they are tried again."""
+        store = self._service.store
+        generations = (found for found in store.generations(self.source.id) if found.state != "retired")
+        return tuple(failure for found in generations for failure in store.failures(self.source, found.id, limit))
+
+    def failures_retry(self, keys: Sequence[KeyValue | Key] | None = None) -> int:
+        """Make failed rows, all or those of the keys, due at once with all their attempts before them; return how many."""
+        store = self._service.store
+        chosen = None if keys is None else [key if isinstance(key, tuple) else (key,) for key in keys]
+        retried = 0
+        for generation in store.generations(self.source.id):
+            if generation.state != "retired":
+                retried += store.failures_retry(self.source, generation.id, chosen)
+                store.generation_backoff(generation.id, 0.0, None)
+        return retried

@@ -1,0 +1,278 @@
+"""One piece of work, from claim to settle: what a worker thread does over and over.
+
+No transaction is open while a model is called. Every way out of a step either settles the lease, gives it back, or leaves it
+to expire; none loses a row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from seamark.core.analysis import lexical_batch
+from seamark.core.chunking import render
+from seamark.core.retry import CONFIGURATION_DELAY_SECONDS, outage_delay, row_delay
+from seamark.embed.validation import stored_vectors
+from seamark.errors import (
+    EmbedderConfigurationError,
+    EmbedderError,
+    EmbedderInputError,
+    EmbedderTransientError,
+    EmbedderUnavailableError,
+)
+from seamark.model import FailedRow, IndexedRow, Outcome, VectorBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+
+    from numpy.typing import NDArray
+
+    from seamark.core.analysis import Analyzer
+    from seamark.core.chunking import Chunker
+    from seamark.embed.contract import Embedder
+    from seamark.model import Chunk, FailureKind, Generation, Lease, LexicalBatch, Settled, Source, SourceRow
+    from seamark.store.contract import Store
+
+LEASE_SECONDS = 30.0
+"""A dead worker's rows are back within this time; a live one renews three times in it."""
+READ_CHARACTERS = 4_000_000
+"""Text read under one lease at most, which bounds a worker's memory whatever the rows' size."""
+
+
+class CancelledError(Exception):
+    """The worker was asked to stop between two embedding calls; the lease is given back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Indexed:
+    """What an indexer made of some rows."""
+
+    batch: VectorBatch | LexicalBatch
+    failed: tuple[FailedRow, ...]
+
+
+class Indexer(Protocol):
+    """Turns rows of one generation into what a settle writes."""
+
+    @property
+    def lease_rows(self) -> int:
+        """How many rows to claim at once."""
+        ...
+
+    def index(self, rows: Sequence[SourceRow], cancelled: Callable[[], bool]) -> Indexed:
+        """Index the rows; every one of them is in the batch or in the failures, exactly once.
+
+        Raises EmbedderConfigurationError and EmbedderUnavailableError, which are not the rows' fault, and CancelledError.
+        """
+        ...
+
+
+class LexicalIndexer:
+    """Indexes words."""
+
+    lease_rows = 2048
+
+    def __init__(self, analyzer: Analyzer) -> None:
+        self._analyzer = analyzer
+
+    def index(self, rows: Sequence[SourceRow], cancelled: Callable[[], bool]) -> Indexed:  # noqa: ARG002 quick enough
+        """Index the words of the rows' rendered text. Nothing can fail here."""
+        texts = [render(row.texts) if row.live else None for row in rows]
+        outcomes = [_plain_row(row, text, 1) for row, text in zip(rows, texts, strict=True)]
+        return Indexed(lexical_batch(self._analyzer, list(zip(outcomes, texts, strict=True))), ())
+
+
+class VectorIndexer:
+    """Chunks and embeds. `slot` bounds the calls to the embedder that are under way in this process."""
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        chunker: Chunker,
+        slot: AbstractContextManager[object],
+        jitter: Callable[[], float],
+    ) -> None:
+        self._embedder = embedder
+        self._chunker = chunker
+        self._slot = slot
+        self._jitter = jitter
+
+    @property
+    def lease_rows(self) -> int:
+        """As many rows as fill a good call, within bounds."""
+        return max(64, min(self._embedder.batch_items, 1024))
+
+    def index(self, rows: Sequence[SourceRow], cancelled: Callable[[], bool]) -> Indexed:
+        """Chunk and embed the rows, a call's worth at a time."""
+        work = [self._chunked(row) for row in rows]
+        empty = np.empty((0, self._embedder.identity.dimension), np.float16)
+        done = [_Embedded([piece for piece in work if not piece.passages], empty)]
+        failed: list[FailedRow] = []
+        for group in _groups([piece for piece in work if piece.passages], self._embedder.batch_items):
+            if cancelled():
+                raise CancelledError
+            self._embed(group, done, failed)
+        return Indexed(self._batch(done), tuple(failed))
+
+    def _chunked(self, row: SourceRow) -> _Work:
+        if not row.live:
+            return _Work(row, IndexedRow(row.key, row.seq, Outcome.GONE), (), ())
+        text = render(row.texts)
+        split = self._chunker.split(text, self._embedder.token_excess)
+        outcome = Outcome.INDEXED if split.chunks else Outcome.BLANK
+        indexed = IndexedRow(row.key, row.seq, outcome, len(split.chunks), split.truncated)
+        return _Work(row, indexed, split.chunks, tuple(text[chunk.start : chunk.stop] for chunk in split.chunks))
+
+    def _embed(self, group: Sequence[_Work], done: list[_Embedded], failed: list[FailedRow]) -> None:
+        """Embed a group; halve it to find the rows to blame when the embedder refuses the texts.
+
+        A call that fails in another way spends an attempt of each of its rows. Rows that failed before are halved as well, so
+        that a text that breaks the server cannot take its neighbours with it: at most 1 + 2k⌈log₂n⌉ calls for k bad rows of n.
+        """
+        try:
+            done.append(_Embedded(group, self._vectors([passage for work in group for passage in work.passages])))
+        except (EmbedderInputError, EmbedderTransientError) as error:
+            blamed = isinstance(error, EmbedderInputError) or any(work.row.attempts for work in group)
+            if blamed and len(group) > 1:
+                middle = len(group) // 2
+                self._embed(group[:middle], done, failed)
+                self._embed(group[middle:], done, failed)
+            else:
+                failed.extend(self._failed(work.row, error) for work in group)
+
+    def _vectors(self, passages: Sequence[str]) -> NDArray[np.float16]:
+        size = max(1, self._embedder.batch_items)
+        identity = self._embedder.identity
+        pieces: list[NDArray[np.float16]] = []
+        for start in range(0, len(passages), size):
+            texts = passages[start : start + size]
+            pieces.append(stored_vectors(self._answer(texts), len(texts), identity))
+        return np.concatenate(pieces)
+
+    def _answer(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        with self._slot:
+            try:
+                return self._embedder.embed_documents(texts)
+            except EmbedderError:
+                raise
+            except Exception as error:  # an embedder is other people's code: whatever it raises must not stop the worker
+                message = f"embedder {self._embedder.identity.name!r} raised {type(error).__name__}: {error}"
+                raise EmbedderTransientError(message) from error
+
+    def _failed(self, row: SourceRow, error: EmbedderError) -> FailedRow:
+        attempts = row.attempts + 1
+        refused = isinstance(error, EmbedderInputError)
+        kind: FailureKind = "input" if refused else "transient"
+        return FailedRow(row.key, row.seq, kind, str(error), attempts, None if refused else row_delay(attempts, self._jitter()))
+
+    def _batch(self, done: Sequence[_Embedded]) -> VectorBatch:
+        works = [work for embedded in done for work in embedded.works]
+        return VectorBatch(
+            tuple(work.indexed for work in works),
+            tuple(chunk for work in works for chunk in work.chunks),
+            np.concatenate([embedded.vectors for embedded in done]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    row: SourceRow
+    indexed: IndexedRow
+    chunks: tuple[Chunk, ...]
+    passages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Embedded:
+    works: Sequence[_Work]
+    vectors: NDArray[np.float16]
+
+
+def _groups(work: Sequence[_Work], size: int) -> list[list[_Work]]:
+    """Split into runs of at most `size` passages; a row of more passages than that is a run of its own."""
+    groups: list[list[_Work]] = []
+    room = 0
+    for piece in work:
+        if not groups or len(piece.passages) > room:
+            groups.append([])
+            room = size
+        groups[-1].append(piece)
+        room -= len(piece.passages)
+    return groups
+
+
+def _plain_row(row: SourceRow, text: str | None, chunks: int) -> IndexedRow:
+    if text is None:
+        return IndexedRow(row.key, row.seq, Outcome.GONE)
+    if not text.strip():
+        return IndexedRow(row.key, row.seq, Outcome.BLANK)
+    return IndexedRow(row.key, row.seq, Outcome.INDEXED, chunks)
+
+
+# --- the step -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How a step ended. `worked` is true when it is worth taking the next step at once."""
+
+    worked: bool
+    settled: Settled | None = None
+    lost: bool = False
+    outage: EmbedderError | None = None
+
+
+class LeaseKeeper(Protocol):
+    """Renews the leases it holds until they are dropped."""
+
+    def hold(self, lease: Lease) -> None:
+        """Begin to renew."""
+        ...
+
+    def drop(self, lease: Lease) -> None:
+        """Stop renewing."""
+        ...
+
+
+def step(
+    store: Store,
+    source: Source,
+    generation: Generation,
+    indexer: Indexer,
+    worker: str,
+    keeper: LeaseKeeper,
+    cancelled: Callable[[], bool],
+    outages: int,
+) -> Step:
+    """Claim one lease of a generation and see it through.
+
+    `outages` is how often in a row this generation's embedder was out, for the length of the back-off. Raises nothing that
+    an embedder raises: an outage is in the answer, recorded, and the lease is given back.
+    """
+    claim = store.lease_claim(generation.id, worker, indexer.lease_rows, LEASE_SECONDS)
+    if claim.lease is None:
+        return Step(worked=claim.again)
+    lease = claim.lease
+    keeper.hold(lease)
+    try:
+        reading = store.lease_read(source, lease, READ_CHARACTERS)
+        lease = reading.lease
+        indexed = indexer.index(reading.rows, cancelled)
+        settled = store.lease_settle(source, lease, indexed.batch, indexed.failed)
+        return Step(worked=True, settled=settled, lost=settled is None)
+    except CancelledError:
+        store.lease_release(lease)
+        return Step(worked=False)
+    except EmbedderUnavailableError as error:
+        store.lease_release(lease)
+        store.generation_backoff(generation.id, outage_delay(outages + 1, error.retry_after_seconds), str(error))
+        return Step(worked=False, outage=error)
+    except EmbedderConfigurationError as error:
+        store.lease_release(lease)
+        store.generation_backoff(generation.id, CONFIGURATION_DELAY_SECONDS, str(error))
+        return Step(worked=False, outage=error)
+    finally:
+        keeper.drop(lease)

@@ -1,0 +1,118 @@
+"""The composition root: a URL becomes a store, a model a loaded embedder, and both a service. Nothing else does that."""
+
+from __future__ import annotations
+
+import random
+import threading
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from seamark.core.service import Seamark
+from seamark.edges import worker
+from seamark.embed.registry import embedder_open
+from seamark.errors import EmbedderConfigurationError, InvalidRequestError
+from seamark.settings import Settings
+from seamark.store.postgres.store import PostgresStore
+from seamark.store.sqlite.store import SqliteStore
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from seamark.embed.contract import Embedder
+    from seamark.model import ModelIdentity
+    from seamark.store.contract import Store
+
+
+def open(  # noqa: A001 read as seamark.open
+    url: str | None = None,
+    *,
+    model: str | None = None,
+    embedder: Embedder | None = None,
+    create: bool = False,
+) -> Seamark:
+    """Open a database: `sqlite:///app.db`, a path to a SQLite file, or `postgresql://user@host/name`.
+
+    Args:
+        url: the database; `SEAMARK_DB` or `db` of `seamark.toml` when not given.
+        model: the embedder of new sources; `static`, which needs no network and no key, when not given or set.
+        embedder: any object with the members of `seamark.embed.contract.Embedder`, used instead.
+        create: make the SQLite file if it is not there.
+
+    Raises:
+        StoreUnavailableError, StorePermissionError, StoreIncompatibleError: the database cannot be used, and why.
+        InvalidRequestError: no URL, or one of another kind.
+    """
+    settings = Settings()
+    place = url or settings.db
+    if not place:
+        raise InvalidRequestError("no database: give a URL such as sqlite:///app.db, or set SEAMARK_DB")
+    embedders = Embedders(model or settings.model, embedder)
+    return Seamark(store_open(place, create=create), embedders, worker.run, random.random)
+
+
+def store_open(url: str, *, create: bool = False) -> Store:
+    """Open the store that a URL names."""
+    if url.startswith(("postgresql://", "postgres://")):
+        return PostgresStore(url)
+    if url.startswith("sqlite:"):
+        return SqliteStore(_sqlite_path(url), create=create)
+    if "://" in url:
+        scheme = urlsplit(url).scheme
+        raise InvalidRequestError(f"{scheme}:// is not a database Seamark knows; use sqlite:///file.db or postgresql://…")
+    return SqliteStore(url, create=create)
+
+
+def _sqlite_path(url: str) -> str:
+    """Return the path of `sqlite:///relative.db` or `sqlite:////absolute.db`, as SQLAlchemy writes them."""
+    if not url.startswith("sqlite:///") or url == "sqlite:///":
+        raise InvalidRequestError(f"{url!r} names no file; write sqlite:///relative.db or sqlite:////absolute/path.db")
+    return unquote(url.removeprefix("sqlite:///"))
+
+
+class Embedders:
+    """The embedders of this process: the one given to `open`, and those opened by locator, each once."""
+
+    def __init__(self, locator: str, given: Embedder | None) -> None:
+        self._locator = locator
+        self._given = given
+        self._opened: dict[str, Embedder] = {}
+        self._slots: dict[int, threading.BoundedSemaphore] = {}
+        self._lock = threading.Lock()
+
+    def default(self) -> tuple[Embedder, str | None]:
+        """Return the embedder new sources get, and its locator (None for an object given to `open`)."""
+        if self._given is not None:
+            return self._given, None
+        return self.named(self._locator), self._locator
+
+    def named(self, locator: str) -> Embedder:
+        """Open an embedder by its locator."""
+        with self._lock:
+            if locator not in self._opened:
+                self._opened[locator] = embedder_open(locator)
+            return self._opened[locator]
+
+    def of(self, model: ModelIdentity, locator: str | None) -> Embedder:
+        """Return the embedder of a generation; EmbedderConfigurationError unless its identity is exactly that model's."""
+        if self._given is not None and self._given.identity == model:
+            return self._given
+        if locator is None:
+            raise EmbedderConfigurationError(
+                f"model {model.name}@{model.version} is an object of your program: pass it to seamark.open(…, embedder=…)"
+            )
+        found = self.named(locator)
+        if found.identity != model:
+            raise EmbedderConfigurationError(
+                f"{locator!r} is now {_told(found.identity)}, but the index was made with {_told(model)}; "
+                f"their vectors cannot be mixed: bring the old model back, or detach and attach again"
+            )
+        return found
+
+    def slot(self, embedder: Embedder) -> AbstractContextManager[object]:
+        """Return the semaphore that keeps calls under way within the embedder's concurrency."""
+        with self._lock:
+            return self._slots.setdefault(id(embedder), threading.BoundedSemaphore(embedder.concurrency))
+
+
+def _told(model: ModelIdentity) -> str:
+    return f"{model.name}@{model.version} ({model.dimension} dimensions)"

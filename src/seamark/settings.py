@@ -1,0 +1,33 @@
+"""Settings from the environment and from `seamark.toml`, parsed once; arguments given in code or on the command line win."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+FILE = Path("seamark.toml")
+
+
+class Settings(BaseSettings):
+    """`SEAMARK_DB`, `SEAMARK_MODEL` in the environment; `db`, `model` in `seamark.toml` of the working directory."""
+
+    model_config = SettingsConfigDict(env_prefix="SEAMARK_", toml_file=FILE, extra="forbid", frozen=True)
+
+    db: str | None = None
+    """The database's URL: `sqlite:///app.db` or `postgresql://…`."""
+    model: str = "static"
+    """The embedder of new sources: `static`, `sentence-transformers:<name>`, `openai:<model>`, `ollama:<model>`."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments, then the environment, then the file."""
+        _ = dotenv_settings, file_secret_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
