@@ -1,0 +1,88 @@
+"""What goes into an embedder and what comes out of it: made encodable before the call, checked before it is stored."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from seamark.errors import EmbedderConfigurationError, EmbedderTransientError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from seamark.model import ModelIdentity
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def encodable_texts(texts: Sequence[str]) -> list[str]:
+    """Return the texts with U+FFFD for every lone surrogate, which neither tokenizers nor JSON over HTTP can carry."""
+    return [text if text.isascii() else _SURROGATE.sub("\ufffd", text) for text in texts]
+
+
+def stored_vectors(vectors: ArrayLike, count: int, identity: ModelIdentity) -> NDArray[np.float16]:
+    """Check what an embedder returned for `count` texts and return it as it is stored: unit vectors, float16.
+
+    Vectors are scaled to length 1 whatever the model does, so that the cosine is a dot product everywhere. A member of a
+    unit vector is at most 1 and the largest is at least 1/sqrt(dimension), so float16 neither overflows nor rounds a
+    vector to zero.
+
+    Raises:
+        EmbedderConfigurationError: the vectors have another dimension than the model is registered with.
+        EmbedderTransientError: not numbers, not `count` vectors, or one of them is not finite or zero.
+    """
+    found = checked_vectors(vectors, count, identity.name)
+    if found.shape[1] != identity.dimension:
+        raise EmbedderConfigurationError(
+            f"{identity.name} returned vectors of {found.shape[1]} dimensions and is registered with {identity.dimension}: "
+            f"the model behind that name has changed, or `dimensions` is not what it was"
+        )
+    return unit_vectors(found).astype(np.float16)
+
+
+def checked_vectors(vectors: ArrayLike, count: int, name: str) -> NDArray[np.floating]:
+    """Return the vectors as an array of `count` rows of finite numbers, none of them all zero.
+
+    Raises:
+        EmbedderTransientError: they are anything else; the message has the numbers.
+    """
+    found = _matrix(vectors, name)
+    if found.shape[0] != count:
+        raise EmbedderTransientError(f"{name} returned {found.shape[0]} vectors for {count} texts")
+    finite = np.isfinite(found)
+    if not finite.all():
+        row = int(np.flatnonzero(~finite.all(axis=1))[0])
+        bad = int((~finite[row]).sum())
+        raise EmbedderTransientError(
+            f"{name} returned NaN or infinity: {bad} of {found.shape[1]} numbers of vector {row} (of {count})"
+        )
+    zero = ~found.any(axis=1)
+    if zero.any():
+        row = int(np.flatnonzero(zero)[0])
+        raise EmbedderTransientError(f"{name} returned a zero vector, which has no direction: vector {row} (of {count})")
+    return found
+
+
+def unit_vectors(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Scale finite, non-zero rows to length 1, also those whose squares overflow or vanish."""
+    wide = vectors.astype(np.float64)
+    # Dividing by the largest member first keeps the squares of very large and very small numbers in range.
+    wide /= np.abs(wide).max(axis=1, keepdims=True)
+    wide /= np.linalg.norm(wide, axis=1, keepdims=True)
+    return wide.astype(np.float32)
+
+
+def _matrix(vectors: ArrayLike, name: str) -> NDArray[np.floating]:
+    try:
+        found = np.asarray(vectors)
+    except ValueError as error:
+        raise EmbedderTransientError(f"{name} returned vectors of differing lengths") from error
+    if found.dtype.kind not in "fiu":
+        raise EmbedderTransientError(f"{name} returned something else than numbers ({found.dtype}), null or text perhaps")
+    if found.ndim != 2 or found.shape[1] == 0:  # noqa: PLR2004 texts by dimensions
+        raise EmbedderTransientError(f"{name} returned an array of shape {found.shape}; one row per text is wanted")
+    return found.astype(np.float32) if found.dtype.kind != "f" else found
