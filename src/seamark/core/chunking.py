@@ -1,0 +1,160 @@
+"""A row's texts as one text, and that text as passages small enough for a model."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from hashlib import blake2b
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from semantic_text_splitter import TextSplitter
+
+from seamark.errors import EmbedderConfigurationError, InvalidRequestError
+from seamark.model import Chunk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+CHUNK_CHARACTERS = 1000
+"""A passage: a paragraph or two, some 200 tokens, well below what any model takes."""
+CHUNK_CHARACTERS_MIN = 20
+CHUNK_CHARACTERS_MAX = 100_000
+TEXT_CHARACTERS = 2_000_000
+"""Of a longer row only this much is embedded, and the row is counted as truncated: a book of 1,000 pages still fits."""
+STRETCH_CHARACTERS = 10_000
+"""The splitter's time grows with the square of a text without paragraphs, so it is given no more than this at once."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_BREAKS = ("\n\n", "\n", ". ", " ")
+
+
+def render(texts: Sequence[str | None]) -> str:
+    """Return a row's texts as the one text that is indexed: those that are not blank, with a blank line between them."""
+    return "\n\n".join(text for text in texts if text and not text.isspace())
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A text's passages, in order. `truncated` when the text is longer than TEXT_CHARACTERS."""
+
+    chunks: tuple[Chunk, ...]
+    truncated: bool
+
+
+class Chunker:
+    """Splits text where its meaning does: at paragraphs, sentences, words, in that order, up to so many characters."""
+
+    def __init__(self, characters: int = CHUNK_CHARACTERS) -> None:
+        if not CHUNK_CHARACTERS_MIN <= characters <= CHUNK_CHARACTERS_MAX:
+            raise InvalidRequestError(
+                f"a chunk of {characters} characters: choose from {CHUNK_CHARACTERS_MIN} to {CHUNK_CHARACTERS_MAX}"
+            )
+        self.characters = characters
+        self._splitter = TextSplitter(characters)
+
+    @classmethod
+    def of(cls, identity: Mapping[str, object]) -> Chunker:
+        """Return the chunker of a generation's identity; EmbedderConfigurationError if this installation has another one."""
+        chunker = cls.like(identity)
+        if identity.get("chunker") != chunker.identity():
+            raise EmbedderConfigurationError(
+                f"the generation was made with chunker {identity.get('chunker')}, and this Seamark has {chunker.identity()}: "
+                f"install the version that made it, or detach and attach again"
+            )
+        return chunker
+
+    @classmethod
+    def like(cls, identity: Mapping[str, object]) -> Chunker:
+        """Return a chunker of the size that a generation's identity states, or of the usual size."""
+        match identity.get("chunker"):
+            case {"characters": int(characters)}:
+                return cls(characters)
+            case _:
+                return cls()
+
+    def identity(self) -> dict[str, object]:
+        """Return everything that changes the chunks of a text, for the generation's fingerprint."""
+        return {
+            "name": "semantic-text-splitter",
+            "version": version("semantic-text-splitter"),
+            "characters": self.characters,
+            "stretch": STRETCH_CHARACTERS,
+            "limit": TEXT_CHARACTERS,
+        }
+
+    def split(self, text: str, token_excess: Callable[[Sequence[str]], Sequence[bool]] | None = None) -> Split:
+        """Split a text into passages that cover all of it but white space, none of them blank; none if the text is blank.
+
+        Offsets are `str` indices. Passages for which `token_excess` is true are halved until there are none, or a passage is
+        a single character.
+        """
+        covered = text[:TEXT_CHARACTERS]
+        spans = self._spans(covered)
+        if token_excess is not None and spans:
+            spans = _spans_fitting(covered, spans, token_excess)
+        return Split(tuple(_chunk(covered, *span) for span in spans), len(text) > TEXT_CHARACTERS)
+
+    def _spans(self, text: str) -> list[tuple[int, int]]:
+        if len(text) <= self.characters:
+            return _trimmed(text, 0, len(text))
+        # The splitter takes UTF-8, which has no lone surrogates; what stands in for one is one character as well.
+        plain = text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+        return [
+            span
+            for start, stop in _stretches(plain, max(STRETCH_CHARACTERS, 2 * self.characters))
+            for offset, passage in self._splitter.chunk_indices(plain[start:stop])
+            for span in _trimmed(text, start + offset, start + offset + len(passage))
+        ]
+
+
+def _stretches(text: str, size: int) -> Iterator[tuple[int, int]]:
+    """Cut a text into stretches of at most `size` characters, each at the last best break in its second half."""
+    start = 0
+    while len(text) - start > size:
+        middle, limit = start + size // 2, start + size
+        places = (place + len(mark) for mark in _BREAKS if (place := text.rfind(mark, middle, limit)) >= 0)
+        stop = next(places, limit)
+        yield start, stop
+        start = stop
+    yield start, len(text)
+
+
+def _spans_fitting(
+    text: str, spans: list[tuple[int, int]], token_excess: Callable[[Sequence[str]], Sequence[bool]]
+) -> list[tuple[int, int]]:
+    fitting: list[tuple[int, int]] = []
+    open_spans = spans
+    while open_spans:
+        flags = token_excess([text[start:stop] for start, stop in open_spans])
+        halves: list[tuple[int, int]] = []
+        for (start, stop), excess in zip(open_spans, flags, strict=True):
+            if excess and stop - start > 1:
+                middle = _middle(text, start, stop)
+                halves += _trimmed(text, start, middle) + _trimmed(text, middle, stop)
+            else:
+                fitting.append((start, stop))
+        open_spans = halves
+    return sorted(fitting)
+
+
+def _middle(text: str, start: int, stop: int) -> int:
+    """Return where to halve a passage: after the white space nearest before its middle, or in the middle of a long word."""
+    middle = (start + stop) // 2
+    for place in range(middle, (start + middle) // 2, -1):
+        if text[place].isspace():
+            return place
+    return middle
+
+
+def _trimmed(text: str, start: int, stop: int) -> list[tuple[int, int]]:
+    """Return the span without white space at its ends, as a list that is empty when nothing is left."""
+    passage = text[start:stop]
+    start += len(passage) - len(passage.lstrip())
+    stop = start + len(passage.strip())
+    return [(start, stop)] if start < stop else []
+
+
+def _chunk(text: str, start: int, stop: int) -> Chunk:
+    passage = text[start:stop].encode("utf-8", "surrogatepass")
+    return Chunk(start, stop, blake2b(passage, digest_size=16).digest())

@@ -1,0 +1,51 @@
+"""Two ranked lists of rows into one. A list is (key, score) pairs, best first, each key once; ties go by key."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from seamark.model import Key
+
+RRF_K = 60
+"""The constant of Cormack, Clarke & Büttcher, Reciprocal Rank Fusion (SIGIR 2009)."""
+
+
+def convex(lexical: Sequence[tuple[Key, float]], vector: Sequence[tuple[Key, float]], weight: float) -> list[tuple[Key, float]]:
+    """Fuse by scores: `(1 - weight)` on BM25 divided by its maximum, `weight` on the cosine scaled to 0..1 over the list.
+
+    A row that a leg did not find gets the lowest score the leg could give. After Bruch, Gai & Ingber, An Analysis of Fusion
+    Functions for Hybrid Retrieval (TOIS 2023).
+    """
+    words = _scaled(lexical, 0.0)
+    meaning = _scaled(vector, min((score for _, score in vector), default=0.0))
+    fused = {key: (1 - weight) * words.get(key, 0.0) + weight * meaning.get(key, 0.0) for key in (*words, *meaning)}
+    return ordered(fused)
+
+
+def rrf(*lists: Sequence[tuple[Key, float]]) -> list[tuple[Key, float]]:
+    """Fuse by ranks, from 1: the sum over the lists of `1 / (RRF_K + rank)`."""
+    fused: defaultdict[Key, float] = defaultdict(float)
+    for ranked in lists:
+        for rank, (key, _) in enumerate(ranked, start=1):
+            fused[key] += 1 / (RRF_K + rank)
+    return ordered(fused)
+
+
+def ordered(scores: Mapping[Key, float]) -> list[tuple[Key, float]]:
+    """Return the keys with their scores, best first, ties by key."""
+    return sorted(scores.items(), key=lambda scored: (-scored[1], _order(scored[0])))
+
+
+def _order(key: Key) -> tuple[tuple[str, object], ...]:
+    """Make keys comparable whose members are of different types, which a SQLite column may hold."""
+    return tuple((type(member).__name__, member) for member in key)
+
+
+def _scaled(ranked: Iterable[tuple[Key, float]], floor: float) -> dict[Key, float]:
+    scores = dict(ranked)
+    span = max(scores.values(), default=0.0) - floor
+    return {key: (score - floor) / span if span > 0 else 1.0 for key, score in scores.items()}
