@@ -100,10 +100,10 @@ def _column(table: Table, name: str) -> Column:
 def source_check(source: Source, spec: SourceSpec) -> None:
     """Raise SourceConflictError, saying what differs, unless the source is attached with these very words."""
     differences = [
-        f"{label} is {_told(there)}, now asked for {_told(asked)}"
+        f"{label} is {there}, now asked for {asked}"
         for label, there, asked in (
-            ("text", source.spec.text, spec.text),
-            ("where", source.spec.where, spec.where),
+            ("text", _columns_told(source.spec), _columns_told(spec)),
+            ("where", source.spec.where or "everything", spec.where or "everything"),
             ("touch", source.spec.touch, spec.touch),
         )
         if there != asked
@@ -135,10 +135,8 @@ def _conflict(source: Source, differences: Sequence[str]) -> str:
     )
 
 
-def _told(value: object) -> str:
-    if isinstance(value, tuple) and all(isinstance(member, TextColumn) for member in value):
-        return str([f"{member.table}.{member.column}" if member.table else member.column for member in value])
-    return "everything" if value is None else str(value)
+def _columns_told(spec: SourceSpec) -> list[str]:
+    return [f"{text.table}.{text.column}" if text.table else text.column for text in spec.text]
 
 
 def vector_spec(spec: SourceSpec, model: ModelIdentity, locator: str | None, chunker: Mapping[str, object]) -> GenerationSpec:

@@ -62,6 +62,11 @@ class Indexer(Protocol):
         """How many rows to claim at once."""
         ...
 
+    @property
+    def concurrency(self) -> int:
+        """How many threads can index at once to some use."""
+        ...
+
     def index(self, rows: Sequence[SourceRow], cancelled: Callable[[], bool]) -> Indexed:
         """Index the rows; every one of them is in the batch or in the failures, exactly once.
 
@@ -74,6 +79,7 @@ class LexicalIndexer:
     """Indexes words."""
 
     lease_rows = 2048
+    concurrency = 1
 
     def __init__(self, analyzer: Analyzer) -> None:
         self._analyzer = analyzer
@@ -104,6 +110,11 @@ class VectorIndexer:
     def lease_rows(self) -> int:
         """As many rows as fill a good call, within bounds."""
         return max(64, min(self._embedder.batch_items, 1024))
+
+    @property
+    def concurrency(self) -> int:
+        """As many as the embedder takes."""
+        return self._embedder.concurrency
 
     def index(self, rows: Sequence[SourceRow], cancelled: Callable[[], bool]) -> Indexed:
         """Chunk and embed the rows, a call's worth at a time."""

@@ -20,7 +20,7 @@ from seamark.errors import EmbedderConfigurationError, StoreUnavailableError
 from seamark.model import Progress, WorkerBeat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from seamark.core.service import Seamark, StopSignal
     from seamark.core.sync import Indexer, Step
@@ -250,7 +250,7 @@ class Worker:
             report.tell(last=True)
 
     @contextmanager
-    def _store_outage(self) -> Iterator[None]:
+    def _store_outage(self) -> Generator[None]:
         try:
             yield
         except StoreUnavailableError:
@@ -372,8 +372,4 @@ class _Catalog:
 
     def threads(self) -> int:
         """Return a number of threads that keeps the embedder busy while others read and write."""
-        concurrency = [self._service.embedders.of(found.model, found.locator).concurrency for found in self._models()]
-        return min(THREADS_MAX, max(concurrency, default=1) + 1)
-
-    def _models(self) -> list[Generation]:
-        return [found for found in self._service.store.generations() if found.model is not None and found.state != "retired"]
+        return min(THREADS_MAX, max((indexer.concurrency for _, _, indexer in self.current()), default=1) + 1)
