@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
+from uuid import UUID
 
 from seamark.errors import InvalidRequestError, UnknownColumnError
 from seamark.model import Condition, Either, Every
@@ -124,6 +125,8 @@ class _Parser:
             raise InvalidRequestError(f"filter: more than {VALUES_MAX} values")
         if value is None:
             return None
+        if isinstance(value, UUID):
+            value = str(value)
         if not isinstance(value, str | int | float):
             raise InvalidRequestError(
                 f"filter on {name!r}: {type(value).__name__} cannot be compared; text, numbers, true, false and null can"
@@ -153,7 +156,7 @@ def _bindable(name: str, value: str | float) -> str | float:
         refused = not -_INTEGER_MAX <= value < _INTEGER_MAX
     if refused:
         raise InvalidRequestError(
-            f"filter on {name!r}: {repr(value)[:40]} cannot be in a database (NUL, lone surrogate, NaN, infinity or over 64 bits)"
+            f"filter on {name!r}: {repr(value)[:40]} is in no database (NUL, lone surrogate, NaN, infinity or over 64 bits)"
         )
     return value
 

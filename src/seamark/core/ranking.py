@@ -89,7 +89,7 @@ class Scores:
         norm = self._k1 * self._b / max(self._collection.average_length, 1e-9)
         norms = length * np.float32(norm) + np.float32(self._k1 * (1 - self._b))
         weight = np.float32(self._collection.weight(term) * occurrences * (self._k1 + 1))
-        self._parts[term] = (postings["doc"], weight * frequency / (frequency + norms))
+        self._parts[term] = (postings["doc"], np.divide(weight * frequency, frequency + norms, dtype=np.float32))
         self._built = None
 
     def top(self, limit: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
