@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line: commands parse, call one service method, and render."""

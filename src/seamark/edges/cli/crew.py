@@ -1,0 +1,137 @@
+"""Several worker processes: started, watched, and stopped together."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import IO, Literal, cast
+
+from seamark.core.service import Seamark, StopSignal
+from seamark.edges.cli.progress import Report
+from seamark.edges.cli.session import Session
+from seamark.edges.cli.text import line
+from seamark.errors import StoreUnavailableError
+from seamark.model import Progress
+
+POLL_SECONDS = 0.1
+COUNT_SECONDS = 1.0
+COUNT_SHARE = 20
+"""Counting takes time on a large table, so this many times what a count took passes before the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a crew came to: rows settled, and processes that ended otherwise than they should."""
+
+    settled: int
+    died: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A process. It hands its work back at the end of its input, so that nothing that ends this process leaves it alone."""
+
+    process: subprocess.Popen[bytes]
+    input: IO[bytes]
+    out: IO[bytes]
+    err: IO[bytes]
+
+
+class Crew:
+    """Worker processes over one database."""
+
+    def __init__(self, session: Session, until: Literal["current"] | None, count: int) -> None:
+        self._session = session
+        self._command = [sys.executable, "-P", "-m", "seamark", "work", "--json", "--lifeline"]
+        self._command += ["--until", until] if until else []
+        # The URL may hold a password, and other users can read a command line.
+        self._environment = {**os.environ, **({"SEAMARK_DB": session.url} if session.url else {})}
+        self._count = count
+
+    def run(self, service: Seamark, report: Report, stop: StopSignal) -> Done:
+        """Run the processes until they have all ended; when `stop` is set, tell them to hand their work back."""
+        census = _Census(service, report)
+        with ExitStack() as stack:
+            members = [self._start(stack) for _ in range(self._count)]
+            for member in members:
+                stack.callback(member.input.close)
+            told = False
+            while any(member.process.poll() is None for member in members):
+                if stop.is_set() and not told:
+                    told = True
+                    for member in members:
+                        member.process.send_signal(signal.SIGTERM)
+                census.tell()
+                stop.wait(POLL_SECONDS) if not told else time.sleep(POLL_SECONDS)
+            settled = [self._settled(member) for member in members]
+        census.tell(last=True)
+        return Done(sum(rows for rows in settled if rows is not None), sum(rows is None for rows in settled))
+
+    def _start(self, stack: ExitStack) -> _Member:
+        """Start a process in a session of its own: Ctrl-C reaches it through this one only, and only once."""
+        out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(2))  # noqa: SIM115 the stack closes it
+        process = stack.enter_context(
+            subprocess.Popen(  # noqa: S603 our own program
+                self._command, env=self._environment, stdin=subprocess.PIPE, stdout=out, stderr=err, start_new_session=True
+            )
+        )
+        assert process.stdin is not None
+        return _Member(process, process.stdin, out, err)
+
+    def _settled(self, member: _Member) -> int | None:
+        """Return how many rows a process that has ended settled; None, and say so, if it ended otherwise than it should."""
+        member.out.seek(0)
+        member.err.seek(0)
+        try:
+            document = cast("dict[str, object]", json.loads(member.out.read()))
+        except ValueError:
+            document = {}
+        match document:
+            case {"settled": int(rows)}:
+                return rows
+            case {"error": {"message": str(message)}}:
+                self._session.note(f"seamark: {message}")
+            case _:
+                code = member.process.returncode
+                ended = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+                said = line(member.err.read().decode("utf-8", "replace").strip().rpartition("\n")[2])
+                self._session.note(f"seamark: a worker died ({ended}){': ' if said else ''}{said}")
+        return None
+
+
+class _Census:
+    """Counts what there is for the progress, about once a second; one count for all of the processes."""
+
+    def __init__(self, service: Seamark, report: Report) -> None:
+        self._service = service
+        self._report = report
+        self._next = 0.0
+        self._shown = Progress("embed", 0, None, 0.0)
+
+    def tell(self, *, last: bool = False) -> None:
+        """Report, with new figures when it is time for them."""
+        began = time.monotonic()
+        if began >= self._next or last:
+            try:
+                self._shown = _progress(self._service)
+            except StoreUnavailableError as error:
+                self._shown = replace(self._shown, problem=str(error))
+            ended = time.monotonic()
+            self._next = ended + max(COUNT_SECONDS, COUNT_SHARE * (ended - began))
+        self._report(self._shown)
+
+
+def _progress(service: Seamark) -> Progress:
+    generations = [generation for source in service.status() for generation in source.generations]
+    live = sum(found.coverage.live for found in generations)
+    missing = sum(found.coverage.missing for found in generations)
+    rate = sum(found.rows_per_second for found in generations)
+    lags = [lag for found in generations if (lag := found.coverage.oldest_missing_seconds) is not None]
+    problems = [problem for found in generations if (problem := found.generation.backoff_error) is not None]
+    eta = 0.0 if missing == 0 else missing / rate if rate > 0 else None
+    return Progress("embed", live - missing, live, rate, eta, max(lags, default=None), problems[-1] if problems else None)

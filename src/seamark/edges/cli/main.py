@@ -1,0 +1,86 @@
+"""The program `seamark`: its commands in one place, and what stands around them."""
+
+import io
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from seamark import __version__
+from seamark.edges.cli import demo, doctor, failures, search, sources, status, work
+from seamark.edges.cli.session import CALLED_WRONGLY, INTERRUPTED, READER_LEFT
+from seamark.edges.cli.text import line, masked
+
+
+class Program(TyperGroup):
+    """A group whose usage errors are one line."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run, and exit with the code that the command came to."""
+        try:
+            code = super().main(*args, standalone_mode=False, **extra)
+        except typer.TyperException as error:
+            sys.stderr.write(f"seamark: {line(masked(error.format_message()))}{_hint(error)}\n")
+            code = CALLED_WRONGLY
+        except typer.Abort:
+            code = INTERRUPTED
+        if standalone_mode:
+            sys.exit(code or 0)
+        return code
+
+
+def _hint(error: typer.TyperException) -> str:
+    context: typer.Context | None = getattr(error, "ctx", None)
+    return f" (see `{context.command_path} --help`)" if context is not None else ""
+
+
+HELP = """Keep the embeddings of a database's rows complete, current and attributed, and search them.
+
+\b
+  seamark demo                                     see it work, on a database of its own
+  seamark attach notes --text title --text body    track a table
+  seamark work                                     keep it embedded; any number of processes
+  seamark search notes "rotate the keys"           find rows by meaning and by words
+
+Exit codes: 0 it worked; 1 it ran and found a problem (a red doctor, rows that failed, no such source);
+2 it was called wrongly; 130 Ctrl-C; 141 the reader of its output left.
+"""
+
+app = typer.Typer(name="seamark", cls=Program, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+for group in (sources, work, status, search, failures, doctor, demo):
+    group.register(app)
+
+
+@app.callback(invoke_without_command=True, help=HELP)
+def program(
+    context: typer.Context,
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    """Answer what is asked of the program itself; without a command, show the help."""
+    if version:
+        typer.echo(f"seamark {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def run() -> None:
+    """Run the program: the entry point of the console script and of `python -m seamark`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app(prog_name="seamark")
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Flush stdout while a reader that has left can still be noticed without a word."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os._exit(READER_LEFT)

@@ -1,0 +1,129 @@
+"""`attach`, `detach` and `add`: what is tracked."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seamark.core.chunking import CHUNK_CHARACTERS
+from seamark.core.service import Seamark
+from seamark.edges import serialise
+from seamark.edges.cli.arguments import json_object, touches
+from seamark.edges.cli.documents import Skipped, batches, documents_find
+from seamark.edges.cli.progress import progress
+from seamark.edges.cli.session import FOUND_A_PROBLEM, Session, command
+from seamark.edges.cli.text import line
+from seamark.model import Progress
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="static (no network, no key), sentence-transformers:NAME, openai:NAME, ollama:NAME; otherwise SEAMARK_MODEL.",
+        show_default="static",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    command(
+        app,
+        "attach",
+        """seamark attach notes --text title --text body --where '{"deleted_at": null}'""",
+        "seamark attach messages --text subject --text bodies.text --touch bodies=message_id",
+    )(attach)
+    command(app, "detach", "seamark detach notes")(detach)
+    command(
+        app,
+        "add",
+        "seamark add README.md docs/ --db sqlite:///library.db",
+        "seamark add ~/notes --collection notes",
+    )(add)
+
+
+def attach(
+    session: Session,
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="The table; on PostgreSQL also schema.table.")],
+    *,
+    text: Annotated[list[str], typer.Option(metavar="COLUMN", help="A text column; several times for several.")],
+    where: Annotated[
+        dict[str, object] | None,
+        typer.Option(metavar="JSON", parser=json_object, help="Which rows are live, as a filter.", show_default="all"),
+    ] = None,
+    touch: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TABLE=COLUMN", help="A related table, and its column that holds this table's key."),
+    ] = None,
+    chunk: Annotated[int, typer.Option(metavar="N", help="Characters in a passage.")] = CHUNK_CHARACTERS,
+    model: Model = None,
+) -> None:
+    """Track a table: from now on every committed change of it is found, embedded and searchable.
+
+    The table itself is not altered: it gets triggers, and its database a journal. Done again with the same words, it
+    changes nothing.
+    """
+    related = touches(touch or ())
+    with session.service() as service, progress(session) as report:
+        tracked = service.attach(table, text=text, where=where, touch=related, chunk=chunk, model=model, progress=report)
+        coverage = tracked.coverage()
+    session.show(
+        {"source": serialise.source(tracked.source), "coverage": serialise.source_coverage(coverage)},
+        f"{line(table)}: attached, {coverage.live:,} rows of which {coverage.missing:,} are to be embedded. Next: seamark work",
+    )
+
+
+def detach(
+    session: Session,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="What was attached.")],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, on a terminal.")] = False,
+) -> None:
+    """Stop tracking a table: its vectors, journal and triggers go, and its schema is exactly as it was before."""
+    with session.service() as service:
+        tracked = service.source(source)
+        if session.err.is_terminal and not yes and not session.as_json:
+            rows = tracked.coverage().embedded
+            typer.confirm(f"Detach {line(source)} and drop the vectors of {rows:,} rows?", abort=True, err=True)
+        service.detach(source)
+    session.show({"detached": source}, f"{line(source)}: detached")
+
+
+def add(
+    session: Session,
+    files: Annotated[list[Path], typer.Argument(metavar="FILES…", help="Text and Markdown files, and folders of them.")],
+    *,
+    collection: Annotated[str, typer.Option(metavar="NAME", help="The table they go into.")] = "documents",
+    model: Model = None,
+) -> int:
+    """Make a collection, a table of documents, and fill it from text and Markdown files.
+
+    A file that is there already, by its path, is updated. A SQLite file that does not exist is made.
+    """
+    found = documents_find(files)
+    skipped: list[Skipped] = []
+    changed = read = 0
+    with session.service(create=True) as service, progress(session) as report:
+        for batch in batches(found, skipped):
+            changed += service.add(collection, batch, model=model)
+            read += len(batch)
+            report(Progress(f"add to {collection}", read, len(found), 0.0))
+        _collection_attach(service, collection, read, model)
+    for file in skipped:
+        session.note(f"skipped {file.path}: {file.reason}")
+    session.show(
+        {
+            "collection": collection,
+            "files": read,
+            "changed": changed,
+            "skipped": [{"path": serialise.text(file.path), "reason": file.reason} for file in skipped],
+        },
+        f"{line(collection)}: {read:,} files, {changed:,} new or changed. Next: seamark work --until current",
+    )
+    return FOUND_A_PROBLEM if skipped else 0
+
+
+def _collection_attach(service: Seamark, collection: str, read: int, model: str | None) -> None:
+    """Make the collection even when no file could be read, so that it can be searched all the same."""
+    if read == 0:
+        service.add(collection, [], model=model)

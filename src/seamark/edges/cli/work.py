@@ -1,0 +1,128 @@
+"""`work`: a worker in this process, or a crew of worker processes."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Annotated, Literal
+
+import typer
+
+from seamark.core.service import Seamark
+from seamark.edges.cli.crew import Crew
+from seamark.edges.cli.progress import progress
+from seamark.edges.cli.session import FOUND_A_PROBLEM, INTERRUPTED, SIGNALLED, Session, command
+
+WORKERS_MAX = 64
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    command(app, "work", "seamark work", "seamark work --until current --workers 4")(work)
+
+
+def work(
+    session: Session,
+    *,
+    until: Annotated[
+        Literal["current"] | None,
+        typer.Option(metavar="current", help="Return once nothing is missing.", show_default="stopped"),
+    ] = None,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, max=WORKERS_MAX, help="Worker processes.")] = 1,
+    lifeline: Annotated[bool, typer.Option("--lifeline", hidden=True)] = False,
+) -> int:
+    """Keep every attached table embedded, beside any number of other workers on any machines.
+
+    Ctrl-C or SIGTERM hands unfinished work back and ends; a second one ends at once, and others get the work within 30 s.
+
+    Exit codes: 0 it is current, or SIGTERM told it to stop; 1 rows failed (see `seamark failures`) or a worker died;
+    130 Ctrl-C; 143 SIGTERM with --until current, before it was.
+    """
+    with session.service() as service, _stop_on_signals() as stop:
+        if lifeline:
+            threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()
+        if workers > 1:
+            with progress(session, otherwise="json") as report:
+                done = Crew(session, until, workers).run(service, report, stop)
+            settled, died = done.settled, done.died
+        elif lifeline:
+            settled, died = service.work(until=until, stop=stop), 0
+        else:
+            with progress(session, otherwise="json") as report:
+                settled, died = service.work(until=until, progress=report, stop=stop), 0
+        missing, failed = _left(service)
+    told = [f"{settled:,} rows done", f"{missing:,} missing" if missing else "", f"{failed:,} failed" if failed else ""]
+    session.show(
+        {"settled": settled, "workers": workers, "died": died, "missing": missing, "failed": failed, "stopped": stop.signal},
+        ", ".join(part for part in told if part),
+    )
+    if stop.number == signal.SIGINT:
+        return INTERRUPTED
+    if stop.is_set() and until:
+        return SIGNALLED + signal.SIGTERM
+    return FOUND_A_PROBLEM if died or (until and failed) else 0
+
+
+def _left(service: Seamark) -> tuple[int, int]:
+    """Return how many rows are missing, and how many failed, over all generations."""
+    coverage = [generation.coverage for source in service.status() for generation in source.generations]
+    return sum(found.missing for found in coverage), sum(found.failed for found in coverage)
+
+
+class Stop:
+    """A stop signal that may be set from a signal handler, where `threading.Event` can deadlock with its own wait."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._set = False
+
+    @property
+    def signal(self) -> str | None:
+        """The name of the signal that asked to stop."""
+        return None if self.number is None else signal.Signals(self.number).name
+
+    def is_set(self) -> bool:
+        """Say whether it is time to stop."""
+        return self._set
+
+    def set(self) -> None:
+        """Ask to stop."""
+        self._set = True
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Sleep so long at most, and say whether it is time to stop."""
+        if not self._set:
+            time.sleep(0.2 if timeout is None else timeout)
+        return self._set
+
+
+@contextmanager
+def _stop_on_signals() -> Generator[Stop]:
+    """Turn the signals that end a program into a stop; leave those ignored that were ignored at the start (nohup)."""
+    stop = Stop()
+
+    def stopped(number: int, _: FrameType | None) -> None:
+        if stop.number is not None:
+            os._exit(SIGNALLED + number)
+        stop.number = number
+        stop.set()
+
+    numbers = [
+        number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, stopped) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop_at_end_of_input(stop: Stop) -> None:
+    """Stop when the process that started this one has gone, however it went: it holds the other end of stdin."""
+    sys.stdin.buffer.read()
+    stop.set()

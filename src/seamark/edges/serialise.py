@@ -1,0 +1,206 @@
+"""Values as JSON: the one serialiser that the command line's `--json`, HTTP and MCP share. docs/cli.md documents its shapes.
+
+Keys of one column are given plain, those of several as a list; a uuid as text, bytes as `{"hex": …}`. Times are ISO 8601 in
+UTC, durations seconds. What cannot be in JSON (NaN, infinity, half of a surrogate pair) is null or U+FFFD.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from seamark.model import Condition, Every
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from seamark.core.search import SearchResult
+    from seamark.model import (
+        Check,
+        Coverage,
+        Failure,
+        Filter,
+        Generation,
+        GenerationStatus,
+        Hit,
+        Key,
+        KeyValue,
+        Leg,
+        Progress,
+        Source,
+        SourceCoverage,
+        SourceStatus,
+    )
+
+Json = dict[str, object]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_OPERATORS = {"=": "$eq", "!=": "$ne", "<": "$lt", "<=": "$lte", ">": "$gt", ">=": "$gte", "in": "$in"}
+
+
+def key(value: KeyValue | Key) -> object:
+    """Return a row's key: plain when it is of one column, else a list."""
+    if isinstance(value, tuple):
+        return key(value[0]) if len(value) == 1 else [key(member) for member in value]
+    if isinstance(value, UUID):
+        return str(value)
+    return {"hex": value.hex()} if isinstance(value, bytes) else text(value) if isinstance(value, str) else value
+
+
+def text(value: str) -> str:
+    """Return a text that every JSON parser takes."""
+    return _SURROGATE.sub("\ufffd", value)
+
+
+def number(value: float | None) -> float | None:
+    """Return a number, or null where JSON has none for it."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def time(microseconds: int | None) -> str | None:
+    """Return a time of the database's as ISO 8601."""
+    return None if microseconds is None else (_EPOCH + timedelta(microseconds=microseconds)).isoformat().replace("+00:00", "Z")
+
+
+def search_filter(value: Filter) -> Json:
+    """Return a filter in the words it is written in."""
+    if isinstance(value, Condition):
+        name = ".".join((value.column, *value.path))
+        wanted = list(value.value) if isinstance(value.value, tuple) else value.value
+        return {name: wanted if value.operator == "=" else {_OPERATORS[value.operator]: wanted}}
+    return {"$and" if isinstance(value, Every) else "$or": [search_filter(member) for member in value.of]}
+
+
+def source(value: Source) -> Json:
+    """Return what is attached, in the words that `attach` takes."""
+    spec = value.spec
+    return {
+        "name": value.name,
+        "table": value.table.name,
+        "key": list(value.table.key),
+        "text": [f"{column.table}.{column.column}" if column.table else column.column for column in spec.text],
+        "where": None if spec.where is None else search_filter(spec.where),
+        "touch": {related.table: list(related.columns) for related in spec.touch},
+        "state": value.state,
+    }
+
+
+def generation(value: Generation) -> Json:
+    """Return which index it is, of which model, and since when; its cursors are nobody else's business."""
+    model = value.model
+    return {
+        "id": value.id,
+        "kind": value.kind,
+        "state": value.state,
+        "model": None if model is None else {"name": model.name, "version": model.version, "dimension": model.dimension},
+        "fingerprint": value.fingerprint,
+        "created_at": time(value.created_at),
+        "activated_at": time(value.activated_at),
+        "problem": None if value.backoff_error is None else text(value.backoff_error),
+    }
+
+
+def coverage(value: Coverage) -> Json:
+    """Return exact counts of a generation; `live == embedded + blank + missing + failed`."""
+    return {**asdict(value), "oldest_missing_seconds": number(value.oldest_missing_seconds)}
+
+
+def source_coverage(value: SourceCoverage) -> Json:
+    """Return a source's counts: those of the generation that vector search reads, and of each generation by its id."""
+    counts = {
+        name: getattr(value, name) for name in ("live", "embedded", "blank", "missing", "failed", "truncated", "generation")
+    }
+    return {**counts, "generations": {str(name): coverage(member) for name, member in value.generations.items()}}
+
+
+def failure(value: Failure) -> Json:
+    """Return a row that could not be indexed, and why."""
+    return {
+        "generation": value.generation_id,
+        "key": key(value.key),
+        "kind": value.kind,
+        "error": text(value.error),
+        "attempts": value.attempts,
+        "failed_at": time(value.failed_at),
+        "retry_at": time(value.retry_at),
+        "parked": value.retry_at is None,
+    }
+
+
+def generation_status(value: GenerationStatus) -> Json:
+    """Return how a generation stands."""
+    return {
+        **generation(value.generation),
+        "coverage": coverage(value.coverage),
+        "rows_per_second": number(value.rows_per_second),
+        "eta_seconds": number(value.eta_seconds),
+        "failures": [failure(member) for member in value.failures],
+    }
+
+
+def source_status(value: SourceStatus) -> Json:
+    """Return how a source and each of its generations stand."""
+    return {**source(value.source), "generations": [generation_status(member) for member in value.generations]}
+
+
+def leg(value: Leg | None) -> Json | None:
+    """Return a hit's place in one ranked list, null where it is not in it."""
+    return None if value is None else {"rank": value.rank, "score": number(value.score)}
+
+
+def hit(value: Hit, rank: int) -> Json:
+    """Return a found row, its rank from 1."""
+    return {
+        "rank": rank,
+        "key": key(value.key),
+        "score": number(value.score),
+        "stale": value.stale,
+        "passage": text(value.passage),
+        "start": value.start,
+        "stop": value.stop,
+        "generation": value.generation,
+        "lexical": leg(value.lexical),
+        "vector": leg(value.vector),
+    }
+
+
+def search_result(value: SearchResult) -> Json:
+    """Return the hits of a search, best first, and the legs that could not run."""
+    return {
+        "hits": [hit(member, rank) for rank, member in enumerate(value.hits, start=1)],
+        "degraded": list(value.degraded),
+        "generations": list(value.generations),
+    }
+
+
+def check(value: Check) -> Json:
+    """Return a finding of `doctor`."""
+    return {"name": value.name, "ok": value.ok, "required": value.required, "detail": value.detail, "remedy": value.remedy}
+
+
+def checks(values: Sequence[Check]) -> Json:
+    """Return all findings of `doctor`, and whether everything that must be well is."""
+    return {"ok": healthy(values), "checks": [check(value) for value in values]}
+
+
+def healthy(values: Sequence[Check]) -> bool:
+    """Say whether everything that must be well is."""
+    return all(value.ok for value in values if value.required)
+
+
+def progress(value: Progress) -> Json:
+    """Return how far a long-running operation is."""
+    return {
+        "label": value.label,
+        "rows": value.rows,
+        "total": value.total,
+        "rows_per_second": round(value.rows_per_second, 1),
+        "eta_seconds": None if value.eta_seconds is None else round(value.eta_seconds, 1),
+        "lag_seconds": None if value.lag_seconds is None else round(value.lag_seconds, 1),
+        "problem": value.problem,
+    }
