@@ -34,8 +34,8 @@ DIMENSION = 256
 
 _BLOCK_TOKENS = 16
 """Tokens added up in int16, where sixteen int8 cannot overflow."""
-_SLICE_BLOCKS = 1024
-"""Blocks gathered at once: 8 MB."""
+_SLICE_BLOCKS = 256
+"""Blocks gathered at once: 2 MB."""
 _SLICE_CHARACTERS = 262_144
 """Text broken into words at once, which bounds the memory for the words."""
 _WORDS_MAX = 100_000
