@@ -1,26 +1,34 @@
 # Two commands do all the set-up by themselves: `make demo` and `make test`.
-PYTHON ?= python3
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 
-.PHONY: demo test lint types check crash-full bench clean
+.PHONY: demo test lint types check clean
 
+# The stamps say what is installed; a change of pyproject.toml outdates them, and the installation is done again.
 .venv/.core: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(PIP) install --upgrade "pip>=26"
-	$(PIP) install -e .
+	@test -n "$(PYTHON)" || { echo "Seamark needs Python 3.11 or newer; say which with: make PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "Installing Seamark into .venv (a minute or so) ..."
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install --editable .
 	@touch $@
 
 .venv/.dev: .venv/.core
-	$(PIP) install --group dev
+	@echo "Installing the tools for tests, and PostgreSQL with pgvector, into .venv ..."
+	@$(PIP) install --upgrade "pip>=25.1"
+	@$(PIP) install --group dev
 	@touch $@
 
+# torch alone and first, at an exact version: whatever is installed after it has to be content with that one.
 .venv/.transformer: .venv/.dev
-	$(PIP) install --group transformer
+	@echo "Installing a transformer for tests into .venv ..."
+	@$(PIP) install torch==2.13.0
+	@$(PIP) install --group transformer
 	@touch $@
 
 demo: .venv/.core
-	$(BIN)/seamark demo
+	@$(BIN)/seamark demo
 
 test: .venv/.transformer
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n 2 --dist worksteal

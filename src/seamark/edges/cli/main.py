@@ -22,7 +22,7 @@ class Program(TyperGroup):
         try:
             code = super().main(*args, standalone_mode=False, **extra)
         except typer.TyperException as error:
-            sys.stderr.write(f"seamark: {line(masked(error.format_message()))}{_hint(error)}\n")
+            sys.stderr.write(f"seamark: {line(masked(error.format_message().replace("Value error, ", ""))).removesuffix('.')}{_hint(error)}\n")
             code = CALLED_WRONGLY
         except typer.Abort:
             code = INTERRUPTED
@@ -39,13 +39,18 @@ def _hint(error: typer.TyperException) -> str:
 HELP = """Keep the embeddings of a database's rows complete, current and attributed, and search them.
 
 \b
-  seamark demo                                     see it work, on a database of its own
-  seamark attach notes --text title --text body    track a table
-  seamark work                                     keep it embedded; any number of processes
-  seamark search notes "rotate the keys"           find rows by meaning and by words
+  seamark demo                               see it work
+  seamark attach notes --text title          track a table
+  seamark work                               keep it embedded
+  seamark search notes "rotate the keys"     find rows by meaning and by words
 
-Exit codes: 0 it worked; 1 it ran and found a problem (a red doctor, rows that failed, no such source);
-2 it was called wrongly; 130 Ctrl-C; 141 the reader of its output left.
+\b
+Exit codes:
+  0    it worked
+  1    it ran and found a problem: no such source, failed rows, a red doctor
+  2    it was called wrongly
+  130  Ctrl-C
+  141  the reader of its output left
 """
 
 app = typer.Typer(name="seamark", cls=Program, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")

@@ -105,14 +105,17 @@ def command(
         parameters = [*own, *options]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        app.command(name, help=f"{inspect.getdoc(function)}\n\n\b\n{_examples(examples)}")(run)
+        app.command(name, help=_help(inspect.getdoc(function) or "", examples))(run)
         return function
 
     return register
 
 
-def _examples(lines: Sequence[str]) -> str:
-    return "\n".join(("For example:", *(f"  {escape(example)}" for example in lines)))
+def _help(doc: str, examples: Sequence[str]) -> str:
+    """Return the docstring's paragraphs, to be wrapped, and the examples, to be left as they are."""
+    paragraphs = [" ".join(paragraph.split()) for paragraph in doc.split("\n\n")]
+    lines = ("For example:", *(f"  {escape(example)}" for example in examples))
+    return "\n\n".join((*paragraphs, "\b\n" + "\n".join(lines)))
 
 
 def ended(session: Session, call: Callable[[], int | None]) -> int:

@@ -20,7 +20,7 @@ Model = Annotated[
     typer.Option(
         metavar="MODEL",
         help="static (no network, no key), sentence-transformers:NAME, openai:NAME, ollama:NAME; otherwise SEAMARK_MODEL.",
-        show_default="static",
+        show_default=False,
     ),
 ]
 
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
         app,
         "attach",
         """seamark attach notes --text title --text body --where '{"deleted_at": null}'""",
-        "seamark attach messages --text subject --text bodies.text --touch bodies=message_id",
+        "seamark attach messages --text bodies.text --touch bodies=message_id",
     )(attach)
     command(app, "detach", "seamark detach notes")(detach)
     command(
@@ -49,7 +49,7 @@ def attach(
     text: Annotated[list[str], typer.Option(metavar="COLUMN", help="A text column; several times for several.")],
     where: Annotated[
         dict[str, object] | None,
-        typer.Option(metavar="JSON", parser=json_object, help="Which rows are live, as a filter.", show_default="all"),
+        typer.Option(metavar="JSON", parser=json_object, help="Which rows are live, as a filter; all otherwise."),
     ] = None,
     touch: Annotated[
         list[str] | None,

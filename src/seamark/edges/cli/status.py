@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 def status(
     session: Session,
-    source: Annotated[str | None, typer.Argument(metavar="SOURCE", help="Only this one.", show_default="all")] = None,
+    source: Annotated[str | None, typer.Argument(metavar="SOURCE", help="Only this one; all otherwise.")] = None,
 ) -> None:
     """Show what is embedded and what is not: exact counts, for every source and each of its indexes."""
     with session.service() as service:
