@@ -108,7 +108,7 @@ def test_of_terms_that_are_all_too_common_the_rarest_is_read_in_part():
 
 
 def test_no_terms_no_plan():
-    assert plan([]) == Plan((), None, ())
+    assert plan([], 100) == Plan((), None, ())
 
 
 @given(st.dictionaries(st.text(min_size=1, max_size=3), st.integers(1, 500), max_size=12), st.integers(1, 1000))

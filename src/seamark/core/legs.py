@@ -65,7 +65,7 @@ class LexicalLeg:
             average_length=documents.lengths / documents.postings if documents and documents.postings else 0.0,
             frequencies={term: found.postings for term, found in known.items()},
         )
-        chosen = plan(known.values())
+        chosen = plan(known.values(), POSTINGS_READ)
         self._scores = Scores(self.collection)
         self._read(chosen.whole)
         self._left = list(chosen.left)

@@ -45,7 +45,7 @@ class Plan:
     left: tuple[str, ...]
 
 
-def plan(statistics: Iterable[TermStatistics], postings: int = POSTINGS_READ) -> Plan:
+def plan(statistics: Iterable[TermStatistics], postings: int) -> Plan:
     """Choose terms from the rarest on, until so many postings would be read; `left` goes from rare to common as well."""
     ascending = sorted(statistics, key=lambda known: (known.postings, known.term))
     whole: list[str] = []
