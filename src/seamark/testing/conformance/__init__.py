@@ -6,6 +6,7 @@ database, subclass each class below under a name that begins with `Test`, and ca
 """
 
 from seamark.testing.conformance.claims import Claims, Expiry
+from seamark.testing.conformance.concurrency import Concurrency
 from seamark.testing.conformance.counting import Counting, Workers
 from seamark.testing.conformance.failures import Failures
 from seamark.testing.conformance.filters import Filters
@@ -23,6 +24,7 @@ from seamark.testing.conformance.vectors import VectorReading
 __all__ = [
     "Claims",
     "Collections",
+    "Concurrency",
     "Counting",
     "Drops",
     "Enrolments",

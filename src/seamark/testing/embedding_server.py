@@ -1,0 +1,368 @@
+"""A real HTTP server that speaks the OpenAI, Ollama and TEI shapes, certifies its vectors, and fails on request.
+
+In process: `with EmbeddingServer(log=path) as server: server.fail(Fault("status", status=503)); … server.openai_url …`.
+As a process: `python -m seamark.testing.embedding_server --log calls.jsonl`; it prints its URL, and a `POST /faults` with
+a JSON list of faults scripts it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import socket
+import struct
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
+
+from seamark.testing.oracle import oracle_vector
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+FaultKind = Literal[
+    "status",
+    "delay",
+    "drip",
+    "nan",
+    "infinity",
+    "null",
+    "zeros",
+    "dimension",
+    "fewer",
+    "more",
+    "permuted",
+    "duplicate",
+    "out_of_range",
+    "base64",
+    "html",
+    "bad_json",
+    "reset",
+    "huge",
+    "echo_headers",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What goes wrong, `times` times or, when that is None, from now on.
+
+    `text` limits it to calls with a text that contains it; `path` to calls whose path ends so. `status` and `retry_after` go
+    with "status" and "echo_headers" (an error that repeats the request's headers), `seconds` with "delay" and "drip".
+    """
+
+    kind: FaultKind
+    times: int | None = 1
+    text: str | None = None
+    path: str = ""
+    status: int = 500
+    retry_after: str | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call as the log has it. `texts` is empty for calls that embed nothing; `request` is the body's other members."""
+
+    path: str
+    texts: tuple[str, ...]
+    fault: str | None
+    request: dict[str, Any]
+    authorised: bool
+
+
+class EmbeddingServer(ThreadingHTTPServer):
+    """Listens on a free port of this machine from construction on, and serves while it is entered.
+
+    Args:
+        dimension: the length of the vectors, unless a call asks for shorter ones.
+        key: the key that calls must bring; none: any call is served.
+        token_limit: texts of more words are cut, in silence as servers do, or refused with 400 when `truncate` is false.
+        digest: what Ollama's /api/tags says of every model it is asked for.
+        log: a file that every call is appended to as one JSON line, before it is answered.
+        port: the port to listen on; 0: any free one.
+    """
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(
+        self,
+        *,
+        dimension: int = 32,
+        key: str | None = None,
+        token_limit: int | None = None,
+        digest: str = "sha256:0123456789abcdef",
+        log: Path | None = None,
+        port: int = 0,
+    ) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.dimension = dimension
+        self.key = key
+        self.token_limit = token_limit
+        self.digest = digest
+        self.calls: list[Call] = []
+        self._log = log
+        self._faults: list[Fault] = []
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Where it is: Ollama's base_url."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    @property
+    def openai_url(self) -> str:
+        """Where its OpenAI side is."""
+        return f"{self.url}/v1"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+    def fail(self, *faults: Fault) -> None:
+        """Script faults; the first of them that fits a call and is not used up yet strikes."""
+        with self._lock:
+            self._faults.extend(faults)
+
+    def heal(self) -> None:
+        """Forget all faults that are left."""
+        with self._lock:
+            self._faults.clear()
+
+    def struck(self, path: str, texts: tuple[str, ...]) -> Fault | None:
+        """Return the fault for a call, and count it as used."""
+        with self._lock:
+            for position, fault in enumerate(self._faults):
+                if path.endswith(fault.path) and (fault.text is None or any(fault.text in text for text in texts)):
+                    if fault.times is not None:
+                        left = Fault(**{**asdict(fault), "times": fault.times - 1})
+                        self._faults[position : position + 1] = [left] if left.times else []
+                    return fault
+        return None
+
+    def record(self, call: Call) -> None:
+        """Log a call: one line with one write, so that a killed server leaves whole lines."""
+        with self._lock:
+            self.calls.append(call)
+            if self._log is not None:
+                with self._log.open("a", encoding="ascii") as file:
+                    file.write(json.dumps(asdict(call)) + "\n")
+
+    def vector(self, text: str, model: str, dimension: int | None = None) -> list[float]:
+        """Return the vector that proves the text and the model."""
+        return cast("list[float]", oracle_vector(text, model, dimension or self.dimension).tolist())
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Keep quiet about clients that hang up; anything else is a defect of this server and is shown."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(cast("Any", request), client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers one connection's calls."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: EmbeddingServer  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 the name it has there
+        """Say nothing on stderr; calls are in the log."""
+
+    def do_GET(self) -> None:  # noqa: N802 the name it has there
+        """Serve /api/tags."""
+        fault = self._recorded((), {})
+        if fault is not None and self._broken(fault):
+            return
+        if self.path != "/api/tags":
+            self._send(HTTPStatus.NOT_FOUND, b"404 page not found")
+            return
+        models = {call.request.get("model", "") for call in self.server.calls} | {"embedder:latest"}
+        self._json([{"name": name, "digest": self.server.digest} for name in sorted(models)], "models")
+
+    def do_POST(self) -> None:  # noqa: N802 the name it has there
+        """Serve /v1/embeddings, /api/embed, /embed, and /faults, which scripts this server."""
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        path = self.path.partition("?")[0]
+        if path == "/faults":
+            self.server.heal()
+            self.server.fail(*(Fault(**fault) for fault in body))
+            self._json([], "faults")
+            return
+        given = body.pop("inputs", None) or body.pop("input", None) or []
+        texts = (given,) if isinstance(given, str) else tuple(cast("list[str]", given))
+        fault = self._recorded(texts, body)
+        if self.server.key is not None and self.headers["authorization"] != f"Bearer {self.server.key}":
+            self._error(HTTPStatus.UNAUTHORIZED, "Incorrect API key provided")
+            return
+        if fault is not None and self._broken(fault):
+            return
+        self._embed(path, texts, body, fault)
+
+    def _recorded(self, texts: tuple[str, ...], request: dict[str, Any]) -> Fault | None:
+        fault = self.server.struck(self.path, texts)
+        authorised = "authorization" in self.headers
+        self.server.record(Call(self.path, texts, fault.kind if fault else None, dict(request), authorised))
+        return fault
+
+    # --- what is right --------------------------------------------------------------------------------------------
+
+    def _embed(self, path: str, texts: tuple[str, ...], request: dict[str, Any], fault: Fault | None) -> None:
+        limit = self.server.token_limit
+        if limit is not None and any(len(text.split()) > limit for text in texts):
+            if request.get("truncate") is False:
+                self._error(HTTPStatus.BAD_REQUEST, "the input length exceeds the context length")
+                return
+            texts = tuple(" ".join(text.split()[:limit]) for text in texts)
+        model = str(request.get("model", "tei"))
+        vectors: list[Any] = [self.server.vector(text, model, request.get("dimensions")) for text in texts]
+        kind = fault.kind if fault else None
+        vectors = _spoilt(vectors, kind)
+        if path.endswith("/embeddings"):
+            encoded = [_base64(vector) for vector in vectors] if kind == "base64" else vectors
+            items = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(encoded)]
+            self._json(_shuffled(items, kind), "data", drip=fault)
+        elif path == "/api/embed":
+            self._json(vectors, "embeddings", drip=fault)
+        elif path == "/embed":
+            self._send(HTTPStatus.OK, json.dumps(vectors).encode())
+        else:
+            self._send(HTTPStatus.NOT_FOUND, b"404 page not found")
+
+    # --- what goes wrong ------------------------------------------------------------------------------------------
+
+    def _broken(self, fault: Fault) -> bool:
+        """Answer in the way of a fault of the whole reply; false for faults that leave a reply to be made."""
+        match fault.kind:
+            case "status":
+                self._error(fault.status, f"scripted {fault.status}", fault.retry_after)
+            case "echo_headers":
+                self._error(fault.status, f"bad request: {dict(self.headers.items())}", fault.retry_after)
+            case "html":
+                self._send(HTTPStatus.OK, b"<!doctype html><title>Sign in</title>", "text/html")
+            case "bad_json":
+                self._send(HTTPStatus.OK, b'{"data": [{"index": 0, "embedd')
+            case "reset":
+                self._reset()
+            case "huge":
+                self._huge()
+            case "delay":
+                time.sleep(fault.seconds)
+                return False
+            case _:
+                return False
+        return True
+
+    def _reset(self) -> None:
+        """Promise a body, send half of it, and drop the connection without a good-bye."""
+        self._head(HTTPStatus.OK, 1000)
+        self.wfile.write(b'{"data": [')
+        self.wfile.flush()
+        # Closing with zero linger sends RST.
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.shutdown(socket.SHUT_RD)
+        self.close_connection = True
+
+    def _huge(self) -> None:
+        """Send a gigabyte, or as much of it as the client takes."""
+        self._head(HTTPStatus.OK, 2**30)
+        piece = b" " * 2**20
+        for _ in range(2**10):
+            self.wfile.write(piece)
+
+    # --- sending --------------------------------------------------------------------------------------------------
+
+    def _json(self, items: list[Any], member: str, drip: Fault | None = None) -> None:
+        body = json.dumps({member: items, "model": "oracle"}).encode()
+        if drip is None or drip.kind != "drip":
+            self._send(HTTPStatus.OK, body)
+            return
+        self._head(HTTPStatus.OK, len(body))
+        for byte in body:
+            self.wfile.write(bytes([byte]))
+            time.sleep(drip.seconds)
+
+    def _error(self, status: int, message: str, retry_after: str | None = None) -> None:
+        headers = {} if retry_after is None else {"retry-after": retry_after}
+        self._send(status, json.dumps({"error": {"message": message}}).encode(), headers=headers)
+
+    def _send(self, status: int, body: bytes, kind: str = "application/json", headers: dict[str, str] | None = None) -> None:
+        self._head(status, len(body), kind, headers or {})
+        self.wfile.write(body)
+
+    def _head(self, status: int, length: int, kind: str = "application/json", headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"content-type": kind, "content-length": str(length), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+
+def _spoilt(vectors: list[Any], kind: FaultKind | None) -> list[Any]:
+    """Return the vectors with the last of them, or their number, wrong in the way of the fault."""
+    *others, last = vectors
+    match kind:
+        case "nan":
+            return [*others, [float("nan"), *last[1:]]]
+        case "infinity":
+            return [*others, [float("inf"), *last[1:]]]
+        case "null":
+            return [*others, [None, *last[1:]]]
+        case "zeros":
+            return [*others, [0.0] * len(last)]
+        case "dimension":
+            return [vector[:-1] for vector in vectors]
+        case "fewer":
+            return others
+        case "more":
+            return [*vectors, last]
+        case _:
+            return vectors
+
+
+def _shuffled(items: list[dict[str, Any]], kind: FaultKind | None) -> list[dict[str, Any]]:
+    match kind:
+        case "permuted":
+            return items[::-1]
+        case "duplicate":
+            return [{**item, "index": 0} for item in items]
+        case "out_of_range":
+            return [{**item, "index": item["index"] + 1} for item in items]
+        case _:
+            return items
+
+
+def _base64(vector: list[float]) -> str:
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Serve until killed."""
+    parser = argparse.ArgumentParser(prog="python -m seamark.testing.embedding_server", description=__doc__)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--dimension", type=int, default=32)
+    parser.add_argument("--key")
+    parser.add_argument("--token-limit", type=int)
+    parser.add_argument("--log", type=Path)
+    given = parser.parse_args(arguments)
+    server = EmbeddingServer(
+        dimension=given.dimension, key=given.key, token_limit=given.token_limit, log=given.log, port=given.port
+    )
+    sys.stdout.write(server.url + "\n")
+    sys.stdout.flush()
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
