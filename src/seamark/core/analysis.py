@@ -30,6 +30,8 @@ TERM_CHARACTERS = 64
 """Longer terms are cut: hashes and encoded data are told apart by as much, and an index key stays short."""
 STEMS_KEPT = 65_536
 """Words whose stem is remembered, some 10 MB; the words of a language that are in use fit."""
+FOLDS_KEPT = 32_768
+"""Characters beyond ASCII whose fold is remembered: more than any text collection in a few languages has."""
 CAP = 65_535
 """The highest frequency and length that a posting holds."""
 
@@ -100,6 +102,7 @@ class _Stems(dict[str, str]):
 
     def __init__(self) -> None:
         super().__init__()
+        # Safe in several threads: it holds the interpreter lock, and its own cache, which would not be, is off.
         self._stem: Callable[[str], str] = Stemmer.Stemmer("english", 0).stemWord  # pyright: ignore[reportUnknownMemberType]
 
     def __missing__(self, word: str) -> str:
@@ -121,6 +124,8 @@ class _Fold(dict[int, str]):
         folded = "".join(part if part.isalnum() or _is_vowel(part) else " " for part in folded)
         if character.isalnum() and not folded.strip():
             folded = character  # a letter that is nothing but a mark, such as a lone Arabic vowel sign
+        if len(self) >= FOLDS_KEPT:
+            self.clear()
         self[code] = folded
         return folded
 
