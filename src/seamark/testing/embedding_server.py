@@ -15,7 +15,7 @@ import struct
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -148,7 +148,7 @@ class EmbeddingServer(ThreadingHTTPServer):
             for position, fault in enumerate(self._faults):
                 if path.endswith(fault.path) and (fault.text is None or any(fault.text in text for text in texts)):
                     if fault.times is not None:
-                        left = Fault(**{**asdict(fault), "times": fault.times - 1})
+                        left = replace(fault, times=fault.times - 1)
                         self._faults[position : position + 1] = [left] if left.times else []
                     return fault
         return None
@@ -181,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 the name it has there
         """Say nothing on stderr; calls are in the log."""
 
-    def do_GET(self) -> None:  # noqa: N802 the name it has there
+    def do_GET(self) -> None:
         """Serve /api/tags."""
         fault = self._recorded((), {})
         if fault is not None and self._broken(fault):
@@ -192,7 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
         models = {call.request.get("model", "") for call in self.server.calls} | {"embedder:latest"}
         self._json([{"name": name, "digest": self.server.digest} for name in sorted(models)], "models")
 
-    def do_POST(self) -> None:  # noqa: N802 the name it has there
+    def do_POST(self) -> None:
         """Serve /v1/embeddings, /api/embed, /embed, and /faults, which scripts this server."""
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         path = self.path.partition("?")[0]
@@ -201,8 +201,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.fail(*(Fault(**fault) for fault in body))
             self._json([], "faults")
             return
-        given = body.pop("inputs", None) or body.pop("input", None) or []
-        texts = (given,) if isinstance(given, str) else tuple(cast("list[str]", given))
+        given: str | list[str] = body.pop("inputs", None) or body.pop("input", None) or []
+        texts = (given,) if isinstance(given, str) else tuple(given)
         fault = self._recorded(texts, body)
         if self.server.key is not None and self.headers["authorization"] != f"Bearer {self.server.key}":
             self._error(HTTPStatus.UNAUTHORIZED, "Incorrect API key provided")
@@ -312,23 +312,16 @@ class _Handler(BaseHTTPRequestHandler):
 def _spoilt(vectors: list[Any], kind: FaultKind | None) -> list[Any]:
     """Return the vectors with the last of them, or their number, wrong in the way of the fault."""
     *others, last = vectors
-    match kind:
-        case "nan":
-            return [*others, [float("nan"), *last[1:]]]
-        case "infinity":
-            return [*others, [float("inf"), *last[1:]]]
-        case "null":
-            return [*others, [None, *last[1:]]]
-        case "zeros":
-            return [*others, [0.0] * len(last)]
-        case "dimension":
-            return [vector[:-1] for vector in vectors]
-        case "fewer":
-            return others
-        case "more":
-            return [*vectors, last]
-        case _:
-            return vectors
+    spoilt: dict[FaultKind | None, list[Any]] = {
+        "nan": [*others, [float("nan"), *last[1:]]],
+        "infinity": [*others, [float("inf"), *last[1:]]],
+        "null": [*others, [None, *last[1:]]],
+        "zeros": [*others, [0.0] * len(last)],
+        "dimension": [vector[:-1] for vector in vectors],
+        "fewer": others,
+        "more": [*vectors, last],
+    }
+    return spoilt.get(kind, vectors)
 
 
 def _shuffled(items: list[dict[str, Any]], kind: FaultKind | None) -> list[dict[str, Any]]:
