@@ -1,0 +1,91 @@
+"""What `doctor` looks at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import apsw
+
+from seamark.errors import SeamarkError
+from seamark.model import Check
+from seamark.store.sqlite.schema import MIGRATIONS, schema_version
+from seamark.store.sqlite.source import sources_list, triggers_stand
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from seamark.store.sqlite.connection import Connections
+
+SQLITE_MIN = (3, 51, 3)
+"""Older ones can lose committed pages when a WAL is reset at the wrong moment."""
+
+
+def checks(connections: Connections) -> list[Check]:
+    """Look at everything, each on its own."""
+    looks: dict[str, Callable[[Connections], list[Check]]] = {
+        "file": _file,
+        "rights": _rights,
+        "sqlite": _sqlite,
+        "journal mode": _journal_mode,
+        "sidecar": _sidecar,
+        "triggers": _triggers,
+    }
+    found: list[Check] = []
+    for name, look in looks.items():
+        try:
+            found += look(connections)
+        except SeamarkError as error:
+            found.append(Check(name, ok=False, detail=str(error), remedy="mend that, and run doctor again"))
+    return found
+
+
+def _file(connections: Connections) -> list[Check]:
+    with connections.use() as connection:
+        sane = connection.value("SELECT count(*) FROM app.sqlite_schema")
+    return [Check("file", ok=True, detail=f"{connections.path} is a SQLite database of {sane} tables, indexes and triggers")]
+
+
+def _rights(connections: Connections) -> list[Check]:
+    with connections.user_transaction():
+        return [Check("rights", ok=True, detail=f"{connections.path} can be written, which attach and detach need")]
+
+
+def _sqlite(_connections: Connections) -> list[Check]:
+    version = apsw.sqlite_lib_version()
+    ok = tuple(int(part) for part in version.split(".")) >= SQLITE_MIN
+    carray = "ENABLE_CARRAY" in apsw.compile_options
+    detail = f"SQLite {version}, with{'' if carray else 'out'} carray"
+    return [Check("sqlite", ok=ok and carray, detail=detail, remedy="pip install --upgrade apsw, from PyPI")]
+
+
+def _journal_mode(connections: Connections) -> list[Check]:
+    with connections.use() as connection:
+        mode = connection.pragma("journal_mode", schema="app")
+    detail = f"{connections.path} is in journal mode {mode}"
+    remedy = "PRAGMA journal_mode = WAL, once; until then readers and writers wait for each other"
+    return [Check("journal mode", ok=mode == "wal", detail=detail, remedy=remedy, required=False)]
+
+
+def _sidecar(connections: Connections) -> list[Check]:
+    with connections.use() as connection:
+        version = schema_version(connection)
+        sound = connection.pragma("quick_check", 1, schema="main")
+    ok = version == len(MIGRATIONS) and sound == "ok"
+    detail = f"{connections.sidecar} has schema version {version} of {len(MIGRATIONS)}; integrity: {sound}"
+    remedy = f"move {connections.sidecar} away and attach again: it holds nothing that cannot be made anew"
+    return [Check("sidecar", ok=ok, detail=detail, remedy=remedy)]
+
+
+def _triggers(connections: Connections) -> list[Check]:
+    with connections.use() as connection:
+        sources = sources_list(connection)
+        states = [(source, triggers_stand(connection, source)) for source in sources]
+    return [
+        Check(
+            f"triggers of {source.name}",
+            ok=stand,
+            detail=f"the triggers of table {source.table.name!r} are {'in place' if stand else 'not as Seamark made them'}",
+            remedy=f"detach {source.name} and attach it again",
+        )
+        for source, stand in states
+    ]

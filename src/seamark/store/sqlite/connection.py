@@ -1,0 +1,249 @@
+"""Connections to the sidecar and to the user's file, and the one place where APSW's errors become ours.
+
+A connection has the sidecar as its main database and the user's file attached read-only as `app`: whatever it does, it cannot
+lock the application out. Writes to the user's file go through connections of their own, one short transaction each.
+
+The sidecar is written with `synchronous = NORMAL`: after a power loss its last commits may be missing, never half of one. It is
+derived, and cursors, leases, rows and chunks are in this one file: they go back together, and the work is done again.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote
+
+import apsw
+
+from seamark.errors import StoreError, StoreIncompatibleError, StorePermissionError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+BUSY_MILLISECONDS = 30_000
+"""Longer than any transaction of ours; who waits this long waits for somebody who is stuck."""
+CACHE_KIBIBYTES = 8 * 1024
+"""Page cache of one connection: a worker has about ten."""
+PAGE_BYTES = 8192
+"""A vector of 256 dimensions takes half a kilobyte: fewer, larger pages waste less at their ends."""
+STATEMENTS_CACHED = 200
+
+Row = tuple[Any, ...]
+Values = tuple[Any, ...] | dict[str, Any]
+
+_UNAVAILABLE = (apsw.BusyError, apsw.LockedError, apsw.CantOpenError, apsw.IOError, apsw.FullError, apsw.ProtocolError)
+_FORBIDDEN = (apsw.ReadOnlyError, apsw.PermissionsError, apsw.AuthError)
+_INCOMPATIBLE = (apsw.NotADBError, apsw.CorruptError, apsw.FormatError)
+
+
+@contextmanager
+def translated(path: Path) -> Generator[None]:
+    """Turn errors of APSW into errors of ours."""
+    try:
+        yield
+    except _UNAVAILABLE as error:
+        raise StoreUnavailableError(f"{path} cannot be used just now: {error}; try again") from error
+    except _FORBIDDEN as error:
+        raise StorePermissionError(f"{path} cannot be written: {error}; give this user write access to it") from error
+    except _INCOMPATIBLE as error:
+        raise StoreIncompatibleError(f"{path} is damaged, or not a SQLite database: {error}") from error
+    except apsw.Error as error:
+        raise StoreError(f"{path}: {error}") from error
+
+
+class Connection:
+    """APSW's connection with whole answers: a cursor that is not read to its end would keep its snapshot open."""
+
+    def __init__(self, path: str, flags: int) -> None:
+        self._raw = apsw.Connection(path, flags=flags | apsw.SQLITE_OPEN_URI, statementcachesize=STATEMENTS_CACHED)
+        self._raw.set_busy_timeout(BUSY_MILLISECONDS)
+        self.filename = self._raw.filename
+
+    def run(self, statements: str, values: Values = ()) -> None:
+        """Run statements that have no answer."""
+        self._raw.execute(statements, values)
+
+    def many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Run a statement that has no answer for each of the rows."""
+        self._raw.executemany(statement, rows)
+
+    def rows(self, statement: str, values: Values = ()) -> list[Row]:
+        """Return all rows."""
+        return cast("list[Row]", self._raw.execute(statement, values).fetchall())
+
+    def many_rows(self, statement: str, rows: Iterable[Sequence[Any]]) -> list[Row]:
+        """Run a statement for each of the rows and return what all of them answer."""
+        return cast("list[Row]", self._raw.executemany(statement, rows).fetchall())
+
+    def row(self, statement: str, values: Values = ()) -> Row | None:
+        """Return the only row, or None."""
+        found = self.rows(statement, values)
+        assert len(found) <= 1
+        return found[0] if found else None
+
+    def value(self, statement: str, values: Values = ()) -> Any:
+        """Return the only column of the only row, or None."""
+        found = self.row(statement, values)
+        return None if found is None else found[0]
+
+    @contextmanager
+    def stream(self, statement: str, values: Values = ()) -> Generator[Iterator[Row]]:
+        """Read rows one by one, for as long as the block lasts."""
+        cursor = self._raw.execute(statement, values)
+        try:
+            yield cast("Iterator[Row]", cursor)
+        finally:
+            cursor.close()
+
+    def changes(self) -> int:
+        """Return how many rows the last statement has changed, not counting those that triggers have."""
+        return self._raw.changes()
+
+    def pragma(self, name: str, value: str | int | None = None, schema: str | None = None) -> Any:
+        """Read or set a pragma."""
+        if value is None:
+            return self._raw.pragma(name, schema=schema)
+        return self._raw.pragma(name, value, schema=schema)
+
+    def checkpoint_at_close(self, *, enabled: bool) -> None:
+        """Say whether the last connection to close checkpoints the write-ahead log."""
+        self._raw.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(not enabled))
+
+    @contextmanager
+    def transaction(self, begin: str) -> Generator[None]:
+        """Commit at the end of the block; roll back when it raises."""
+        self.run(begin)
+        try:
+            yield
+        except BaseException:
+            # SQLite has rolled back by itself after some errors (a full disk).
+            if self._raw.in_transaction:
+                self.run("ROLLBACK")
+            raise
+        self.run("COMMIT")
+
+    def close(self) -> None:
+        """Close it."""
+        self._raw.close()
+
+
+class Connections:
+    """The connections of one store. Each is used by one thread at a time and then lent to the next."""
+
+    def __init__(self, path: Path, *, create: bool) -> None:
+        self.path = path
+        self.sidecar = path.with_name(path.name + "-seamark")
+        self._lock = threading.Lock()
+        self._all: list[Connection] = []
+        self._idle: list[Connection] = []
+        self._closed = False
+        with translated(path):
+            self.encoding = self._prepare(create=create)
+        self.codec = {"UTF-8": "utf-8", "UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}[self.encoding]
+
+    @contextmanager
+    def use(self) -> Generator[Connection]:
+        """Lend a connection; each statement is its own transaction."""
+        with translated(self.path):
+            connection = self._take()
+            try:
+                yield connection
+            finally:
+                self._give(connection)
+
+    @contextmanager
+    def snapshot(self) -> Generator[Connection]:
+        """Lend a connection on one snapshot of both files.
+
+        The sidecar's is taken first: nothing in it can then be the consequence of a write that the other file does not show.
+        """
+        with self.use() as connection, connection.transaction("BEGIN"):
+            connection.rows("SELECT 1 FROM main.sqlite_schema LIMIT 1")
+            connection.rows("SELECT 1 FROM app.sqlite_schema LIMIT 1")
+            yield connection
+
+    @contextmanager
+    def transaction(self) -> Generator[Connection]:
+        """Lend a connection in a transaction that may write to the sidecar."""
+        with self.use() as connection, connection.transaction("BEGIN IMMEDIATE"):
+            yield connection
+
+    @contextmanager
+    def user_transaction(self) -> Generator[Connection]:
+        """Open a connection in a transaction that may write to the user's file; keep it short."""
+        with translated(self.path):
+            connection = Connection(_uri(self.path, "rw"), apsw.SQLITE_OPEN_READWRITE)
+            try:
+                # The checkpoint of the last connection to close locks the file for a moment, and an application that opens it
+                # just then without a busy timeout would be turned away.
+                connection.checkpoint_at_close(enabled=False)
+                with connection.transaction("BEGIN IMMEDIATE"):
+                    yield connection
+            finally:
+                connection.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._lock:
+            self._closed = True
+            connections, self._all, self._idle = self._all, [], []
+        with translated(self.path):
+            for connection in connections:
+                connection.close()
+
+    def _take(self) -> Connection:
+        with self._lock:
+            if self._closed:
+                raise StoreError(f"{self.path} has been closed")
+            if self._idle:
+                return self._idle.pop()
+        connection = self._open()
+        with self._lock:
+            self._all.append(connection)
+        return connection
+
+    def _give(self, connection: apsw.Connection) -> None:
+        with self._lock:
+            if not self._closed:
+                self._idle.append(connection)
+
+    def _open(self) -> Connection:
+        connection = Connection(_uri(self.sidecar, "rwc"), apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+        try:
+            for pragma, value in (
+                ("page_size", PAGE_BYTES),
+                ("encoding", self.encoding),  # one connection takes files of one encoding only
+                ("synchronous", "NORMAL"),
+                ("temp_store", "MEMORY"),
+                ("cache_size", -CACHE_KIBIBYTES),
+            ):
+                connection.pragma(pragma, value)
+            if connection.pragma("journal_mode") != "wal":
+                connection.pragma("journal_mode", "WAL")
+            connection.run("ATTACH ? AS app", (_uri(self.path, "ro"),))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _prepare(self, *, create: bool) -> str:
+        """Make the user's file if it is to be made; return its text encoding."""
+        if not self.path.exists():
+            if not create:
+                raise StoreUnavailableError(f"there is no file {self.path}; check the path")
+            connection = Connection(_uri(self.path, "rwc"), apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+            try:
+                connection.pragma("journal_mode", "WAL")
+            finally:
+                connection.close()
+        connection = Connection(_uri(self.path, "ro"), apsw.SQLITE_OPEN_READONLY)
+        try:
+            return str(connection.pragma("encoding"))
+        finally:
+            connection.close()
+
+
+def _uri(path: Path, mode: str) -> str:
+    return f"file:{quote(str(path.absolute()))}?mode={mode}"

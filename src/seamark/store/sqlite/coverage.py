@@ -1,0 +1,128 @@
+"""Coverage, counted from ranges, and the trimming of tombstones."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import apsw
+import numpy as np
+
+from seamark.errors import StoreError
+from seamark.model import Coverage
+from seamark.store.sqlite.claims import MICROSECONDS, clock
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from seamark.store.sqlite.connection import Connection, Connections
+    from seamark.store.sqlite.words import Words
+
+TRIM_ROWS = 500
+"""Tombstones dropped in one transaction on the user's file: about a millisecond."""
+QUIET_SECONDS = 0.02
+"""The user's file must not change for so long before it is written to: a trim can wait, an application should not have to."""
+
+
+def coverage(connections: Connections, words: Words) -> Coverage:
+    """Count live, blank, missing and failed rows in one snapshot; embedded are the others."""
+    with connections.snapshot() as connection:
+        return _Counting(connection, words).coverage()
+
+
+class _Counting:
+    def __init__(self, connection: Connection, words: Words) -> None:
+        self._connection = connection
+        self._words = words
+
+    def coverage(self) -> Coverage:
+        cursors = self._row("coverage_cursors", (self._words.generation,))
+        if cursors is None:
+            raise StoreError(f"there is no generation {self._words.generation}")
+        phantom, blank = self._row("coverage_rows")
+        live = self._value("coverage_journal") - self._value("coverage_deleted") - phantom
+        failed, retrying = self._row("coverage_failed")
+        leases = self._connection.rows(self._words["coverage_leases"], (self._words.generation,))
+        missing, oldest = self._missing(*cursors, [(lo, hi) for lo, hi, retry in leases if not retry])
+        return Coverage(
+            live=live,
+            embedded=live - blank - missing - failed,
+            blank=blank,
+            missing=missing,
+            failed=failed,
+            truncated=self._value("coverage_truncated"),
+            leases=len(leases),
+            retrying=retrying,
+            oldest_missing_seconds=None if oldest is None else max(0.0, clock(self._connection) / MICROSECONDS - oldest),
+        )
+
+    def _missing(self, fresh: int, backfill: int, confirmed: int, leases: Sequence[tuple[int, int]]) -> tuple[int, int | None]:
+        """Count what is ahead of a cursor, and look up the rows one by one only where work is under way or to be swept."""
+        found = [
+            self._row("coverage_unclaimed", (fresh, _LAST)),
+            self._row("coverage_unclaimed", (0, backfill)),
+        ]
+        for lo, hi in ranges_merge([(confirmed, fresh), *leases], backfill, fresh):
+            found.append(self._row("coverage_unsettled", (lo, hi)))
+        changes = [oldest for _, oldest in found if oldest is not None]
+        return sum(count for count, _ in found), min(changes, default=None)
+
+    def _row(self, name: str, values: tuple[int, ...] = ()) -> tuple[int, ...]:
+        return self._connection.row(self._words[name], values)
+
+    def _value(self, name: str) -> int:
+        return int(self._connection.value(self._words[name]))
+
+
+_LAST = 2**63 - 1
+
+
+def ranges_merge(ranges: Sequence[tuple[int, int]], lo: int, hi: int) -> list[tuple[int, int]]:
+    """Return the union of ranges `(lo, hi]`, cut to one range, as ranges that do not overlap, ascending."""
+    merged: list[tuple[int, int]] = []
+    for begin, end in sorted((max(begin, lo), min(end, hi)) for begin, end in ranges):
+        if begin >= end:
+            continue
+        if merged and begin <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((begin, end))
+    return merged
+
+
+def journal_trim(connections: Connections, generations: Sequence[Words], words: Words) -> int:
+    """Drop tombstones that every generation has settled, and what the generations remember of them.
+
+    The user's file is written to only while nobody else writes to it, and the rest is left to the next time.
+    """
+    dropped = 0
+    while (seqs := _trimmable(connections, generations, words)) and _quiet(connections):
+        with connections.user_transaction() as connection:
+            rows = connection.many_rows(words["trim"], [(seq,) for seq in seqs])
+        dropped += len(rows)
+        if not rows:
+            break
+    for generation in generations:
+        with connections.transaction() as connection:
+            connection.run(generation["rows_forget"])
+    return dropped
+
+
+def _trimmable(connections: Connections, generations: Sequence[Words], words: Words) -> list[int]:
+    with connections.snapshot() as connection:
+        bounds = [connection.value(one["trim_bound"], (one.generation,)) for one in generations]
+        bound = min((-1 if found is None else found for found in bounds), default=_LAST)
+        seqs = [seq for (seq,) in connection.rows(words["trim_find"], (bound, TRIM_ROWS))]
+        for one in generations:
+            if seqs:
+                asked = apsw.carray(np.array(seqs, dtype=np.int64))
+                seqs = [seq for (seq,) in connection.rows(one["trim_settled"], (asked,))]
+        return seqs
+
+
+def _quiet(connections: Connections) -> bool:
+    """Say whether nobody has written to the user's file for a moment."""
+    with connections.use() as connection:
+        before = connection.pragma("data_version", schema="app")
+        time.sleep(QUIET_SECONDS)
+        return connection.pragma("data_version", schema="app") == before

@@ -1,0 +1,92 @@
+"""Beginning, activating, holding back and dropping generations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from seamark.store.sqlite.catalog import generations_list, identity_dump, model_values
+from seamark.store.sqlite.claims import MICROSECONDS, clock
+from seamark.store.sqlite.words import STATEMENTS, generation_words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from seamark.model import Generation, GenerationSpec, Source
+    from seamark.store.sqlite.connection import Connection, Connections
+    from seamark.store.sqlite.words import Words
+
+
+def generation_create(
+    connections: Connections,
+    source: Source,
+    spec: GenerationSpec,
+    words: Callable[[Connection, Source, int], Words],
+) -> Generation:
+    """Begin a generation at the journal's present end, or return the one that there is."""
+    with connections.transaction() as connection:
+        standing = (source.id, spec.kind, spec.fingerprint)
+        number = connection.value(STATEMENTS["generation_find"], standing)
+        if number is None:
+            number = _insert(connection, source, spec, words)
+        return next(one for one in generations_list(connection, source.id) if one.id == number)
+
+
+def _insert(
+    connection: Connection,
+    source: Source,
+    spec: GenerationSpec,
+    words: Callable[[Connection, Source, int], Words],
+) -> int:
+    values = {
+        "source": source.id,
+        "kind": spec.kind,
+        "fingerprint": spec.fingerprint,
+        "identity": identity_dump(spec.identity),
+        "model": _model(connection, spec),
+        "locator": spec.locator,
+        "origin": connection.value(words(connection, source, 0)["journal_end"]),
+        "now": clock(connection),
+    }
+    number = int(connection.value(STATEMENTS["generation_insert"], values))
+    made = words(connection, source, number)
+    connection.run(made[f"{spec.kind}_tables"])
+    connection.run(made["common_tables"])
+    if spec.kind == "lexical":
+        connection.run(STATEMENTS["postings_upkeep_create"], (number,))
+    return number
+
+
+def _model(connection: Connection, spec: GenerationSpec) -> int | None:
+    if spec.model is None:
+        return None
+    values = model_values(spec.model)
+    connection.run(STATEMENTS["model_insert"], values)
+    return int(connection.value(STATEMENTS["model_find"], values))
+
+
+def generation_activate(connections: Connections, generation_id: int) -> bool:
+    """Make a generation that holds everything from before it began the active one."""
+    with connections.transaction() as connection:
+        ready = connection.row(STATEMENTS["generation_ready"], {"generation": generation_id})
+        if ready is None:
+            return False
+        connection.run(STATEMENTS["generation_retire"], ready)
+        connection.run(STATEMENTS["generation_activate"], (clock(connection), generation_id))
+        return True
+
+
+def generation_backoff(connections: Connections, generation_id: int, seconds: float, error: str | None) -> None:
+    """Let nobody claim from the generation for so long."""
+    with connections.transaction() as connection:
+        until = clock(connection) + int(seconds * MICROSECONDS) if seconds else 0
+        said = None if error is None else error.encode("utf-8", "replace").decode("utf-8")
+        connection.run(STATEMENTS["generation_backoff"], (until, said, generation_id))
+
+
+def generations_drop(connections: Connections, source_id: int) -> list[int]:
+    """Drop all generations of a source; return their ids."""
+    with connections.transaction() as connection:
+        numbers = [one.id for one in generations_list(connection, source_id)]
+        for number in numbers:
+            connection.run(STATEMENTS["generation_tables_drop"].format_map(generation_words(number)))
+    return numbers

@@ -1,0 +1,620 @@
+-- The statements of the SQLite store. `{word}` is an identifier, a list of columns, or a condition over them; see words.py.
+-- j is the journal, t the user's table, r the generation's rows, f its failures, c its chunks.
+
+-- name: clock
+-- The time, microseconds UTC. Differs by necessity: SQLite's clock ticks in milliseconds.
+SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) * 1000
+
+-- name: schema_version
+-- How many migrations this file has had.
+PRAGMA user_version
+
+-- === tables ========================================================================================================
+
+-- name: table_find
+-- The table of that name, as SQLite compares names, with its kind.
+SELECT name, type FROM pragma_table_list WHERE schema = 'app' AND name = ? COLLATE NOCASE
+
+-- name: table_names
+-- All tables that a user could mean.
+SELECT name FROM pragma_table_list
+WHERE schema = 'app' AND type IN ('table', 'view', 'virtual') AND name NOT LIKE 'sqlite\_%' ESCAPE '\'
+  AND name NOT LIKE 'seamark\_journal\_%' ESCAPE '\'
+ORDER BY name
+
+-- name: table_columns
+-- The columns of a table in order: name, declared type, place in the primary key from 1 or 0, and 2 or 3 when generated.
+SELECT name, type, pk, hidden FROM pragma_table_xinfo(?, 'app') WHERE hidden <> 1 ORDER BY cid
+
+-- === sources =======================================================================================================
+
+-- name: source_insert
+-- A source that begins to enrol; nothing when its table is a source already.
+INSERT INTO source (name, table_name, columns, key, spec, state) VALUES (?, ?, ?, ?, ?, 'enrolling') ON CONFLICT DO NOTHING
+
+-- name: source_list
+-- All sources, by id.
+SELECT id, name, table_name, columns, key, spec, state, enrolled FROM source ORDER BY id
+
+-- name: source_enrolled_write
+-- Remember how far the enrolment of existing rows has got.
+UPDATE source SET enrolled = coalesce(?, enrolled), state = ? WHERE id = ? AND state = 'enrolling'
+
+-- name: source_delete
+-- Forget a source.
+DELETE FROM source WHERE id = ?
+
+-- name: journal_exists
+-- Whether the user's file holds this journal.
+SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?)
+
+-- name: journal_create
+-- One narrow row per source row. No AUTOINCREMENT: it would leave a table behind; the last row is never dropped instead.
+CREATE TABLE {journal_here} (seq INTEGER PRIMARY KEY, {keys}, deleted INTEGER NOT NULL, changed_at INTEGER NOT NULL)
+
+-- name: journal_create_key
+-- Finds a row's entry; in the trigger, and when rows are joined by key.
+CREATE UNIQUE INDEX {journal_key} ON {journal_here} ({keys})
+
+-- name: journal_create_deleted
+-- Finds tombstones, which are few, for the coverage and for trimming.
+CREATE INDEX {journal_deleted} ON {journal_here} (seq) WHERE deleted
+
+-- name: journal_drop
+-- Its indexes go with it.
+DROP TABLE IF EXISTS {journal_here}
+
+-- name: trigger_list
+-- Our triggers in the user's file, on the source's table and on those that touch it.
+SELECT name, sql FROM {schema}.sqlite_master WHERE type = 'trigger' AND name IN ({names})
+
+-- name: enrol_last
+-- The last key of the next batch in key order, and how many rows there are up to it.
+SELECT {table_keys}, count(*) OVER () FROM (
+    SELECT {table_keys} FROM {table_here} t WHERE {after} AND {keys_present} ORDER BY {table_keys} LIMIT ?
+) t ORDER BY {table_keys_descending} LIMIT 1
+
+-- name: enrol
+-- Enter the live rows of the batch that the triggers have not entered already, in key order.
+INSERT INTO {journal_here} ({keys}, deleted, changed_at)
+SELECT {table_keys}, 0, CAST(strftime('%s', 'now') AS INTEGER) FROM {table_here} t
+WHERE {after} AND {until} AND {keys_present} AND {live}
+  AND NOT EXISTS (SELECT 1 FROM {journal_here} j WHERE {j_is_t})
+ORDER BY {table_keys}
+
+-- === triggers: they run inside other programs' SQLite, so nothing in them is newer than 3.24 =======================
+
+-- name: journal_upsert
+-- Give the row a new seq. Not INSERT OR REPLACE: a trigger's statements inherit the conflict clause of the user's statement.
+UPDATE {journal_here} SET seq = (SELECT max(seq) FROM {journal_here}) + 1, deleted = {deleted},
+    changed_at = CAST(strftime('%s', 'now') AS INTEGER)
+WHERE {j_is_row};
+INSERT INTO {journal_here} ({keys}, deleted, changed_at)
+SELECT {row}, {deleted}, CAST(strftime('%s', 'now') AS INTEGER)
+WHERE {row_present} AND NOT EXISTS (SELECT 1 FROM {journal_here} WHERE {j_is_row});
+
+-- name: journal_touch
+-- Give the row that a related row refers to a new seq, if it is there.
+UPDATE {journal_here} SET seq = (SELECT max(seq) FROM {journal_here}) + 1,
+    deleted = (SELECT {deleted} FROM {table_here} t WHERE {t_is_reference}),
+    changed_at = CAST(strftime('%s', 'now') AS INTEGER)
+WHERE seq = (SELECT j.seq FROM {table_here} t JOIN {journal_here} j ON {j_is_t} WHERE {t_is_reference} AND {condition});
+INSERT INTO {journal_here} ({keys}, deleted, changed_at)
+SELECT {table_keys}, {deleted}, CAST(strftime('%s', 'now') AS INTEGER) FROM {table_here} t
+WHERE {t_is_reference} AND {condition} AND {keys_present}
+  AND NOT EXISTS (SELECT 1 FROM {journal_here} j WHERE {j_is_t});
+
+-- === collections ===================================================================================================
+
+-- name: collection_create
+-- The table of a collection.
+CREATE TABLE IF NOT EXISTS {table_here} (
+    id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, title TEXT NOT NULL, body TEXT NOT NULL, added_at INTEGER NOT NULL
+)
+
+-- name: collection_put
+-- Insert or update one document; one row comes back when something changed.
+INSERT INTO {table_here} (path, title, body, added_at)
+VALUES (?, ?, ?, CAST(unixepoch('subsec') * 1000 AS INTEGER) * 1000)
+ON CONFLICT (path) DO UPDATE SET title = excluded.title, body = excluded.body
+WHERE title IS NOT excluded.title OR body IS NOT excluded.body
+RETURNING 1
+
+-- === generations ===================================================================================================
+
+-- name: model_insert
+-- Register a model's identity.
+INSERT INTO model (name, version, dimension, document_prefix, query_prefix, normalised) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING
+
+-- name: model_find
+-- The id of a model's identity.
+SELECT id FROM model
+WHERE name = ? AND version = ? AND dimension = ? AND document_prefix = ? AND query_prefix = ? AND normalised = ?
+
+-- name: journal_end
+-- The highest seq given out, 0 when none was.
+SELECT coalesce(max(seq), 0) FROM {journal}
+
+-- name: generation_insert
+-- A generation that begins at the journal's present end.
+INSERT INTO generation (source, kind, fingerprint, identity, model, locator, state, origin, fresh, backfill, confirmed, created_at)
+VALUES (:source, :kind, :fingerprint, :identity, :model, :locator, 'building', :origin, :origin, :origin, :origin, :now)
+RETURNING id
+
+-- name: generation_find
+-- The generation of that kind and fingerprint that is not retired.
+SELECT id FROM generation WHERE source = ? AND kind = ? AND fingerprint = ? AND state <> 'retired'
+
+-- name: generation_list
+-- Generations, oldest first, of one source or of all.
+SELECT g.id, g.source, g.kind, g.fingerprint, g.identity, g.state, g.locator, g.origin, g.fresh, g.backfill, g.confirmed, g.swept,
+       g.backoff_until, g.backoff_error, g.created_at, g.activated_at,
+       m.name, m.version, m.dimension, m.document_prefix, m.query_prefix, m.normalised
+FROM generation g LEFT JOIN model m ON m.id = g.model
+WHERE :source IS NULL OR g.source = :source
+ORDER BY g.id
+
+-- name: generation_source
+-- The source that a generation is of, and its kind.
+SELECT source, kind FROM generation WHERE id = ?
+
+-- name: generation_dimension
+-- The dimension of a vector generation.
+SELECT m.dimension FROM generation g JOIN model m ON m.id = g.model WHERE g.id = ?
+
+-- name: generation_ready
+-- Whether a building generation holds everything that was there when it began.
+SELECT source, kind FROM generation g
+WHERE id = :generation AND state = 'building' AND backfill = 0 AND swept >= origin
+  AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.generation = g.id AND l.lo < g.origin)
+
+-- name: generation_retire
+-- Retire the active generation of a kind.
+UPDATE generation SET state = 'retired' WHERE source = ? AND kind = ? AND state = 'active'
+
+-- name: generation_activate
+-- Make a generation the active one.
+UPDATE generation SET state = 'active', activated_at = ? WHERE id = ?
+
+-- name: generation_backoff
+-- Let nobody claim for a while.
+UPDATE generation SET backoff_until = ?, backoff_error = ? WHERE id = ?
+
+-- name: generation_delete
+-- Forget a generation.
+DELETE FROM generation WHERE id = ?
+
+-- name: vector_tables
+-- The tables of a vector generation: which version of a row is indexed, and its chunks.
+CREATE TABLE {rows} ({keys}, seq INTEGER NOT NULL, chunks INTEGER NOT NULL, truncated INTEGER NOT NULL,
+    embedded_at INTEGER NOT NULL, worker TEXT NOT NULL, PRIMARY KEY ({keys})) WITHOUT ROWID;
+CREATE TABLE {chunks} (id INTEGER PRIMARY KEY, {keys}, ordinal INTEGER NOT NULL, start INTEGER NOT NULL,
+    stop INTEGER NOT NULL, digest BLOB NOT NULL, embedding BLOB NOT NULL);
+CREATE UNIQUE INDEX {chunks_key} ON {chunks} ({keys}, ordinal)
+
+-- name: lexical_tables
+-- The tables of a lexical generation: which version of a row is indexed as which document, and the postings.
+CREATE TABLE {rows} ({keys}, seq INTEGER NOT NULL, chunks INTEGER NOT NULL, truncated INTEGER NOT NULL,
+    embedded_at INTEGER NOT NULL, worker TEXT NOT NULL, doc INTEGER, PRIMARY KEY ({keys})) WITHOUT ROWID;
+CREATE UNIQUE INDEX {rows_doc} ON {rows} (doc);
+CREATE TABLE {postings} (term TEXT NOT NULL, block INTEGER NOT NULL, docs INTEGER NOT NULL, lengths INTEGER NOT NULL,
+    data BLOB NOT NULL, PRIMARY KEY (term, block)) WITHOUT ROWID
+
+-- name: common_tables
+-- What both kinds have: the rows without chunks and the truncated ones by index, and the failures.
+CREATE INDEX {rows_empty} ON {rows} (chunks) WHERE chunks <= 0;
+CREATE INDEX {rows_truncated} ON {rows} (truncated) WHERE truncated;
+CREATE TABLE {failures} ({keys}, seq INTEGER NOT NULL, attempts INTEGER NOT NULL, kind TEXT NOT NULL, error TEXT NOT NULL,
+    retry_at INTEGER, failed_at INTEGER NOT NULL, lease INTEGER, PRIMARY KEY ({keys})) WITHOUT ROWID;
+CREATE INDEX {failures_due} ON {failures} (retry_at) WHERE retry_at IS NOT NULL AND lease IS NULL;
+CREATE INDEX {failures_lease} ON {failures} (lease) WHERE lease IS NOT NULL
+
+-- name: generation_tables_drop
+-- All tables of a generation, whichever kind it is of.
+DROP TABLE IF EXISTS {rows};
+DROP TABLE IF EXISTS {chunks};
+DROP TABLE IF EXISTS {postings};
+DROP TABLE IF EXISTS {failures};
+DELETE FROM lease WHERE generation = {generation};
+DELETE FROM upkeep WHERE generation = {generation};
+DELETE FROM ann_shard WHERE generation = {generation};
+DELETE FROM postings_upkeep WHERE generation = {generation};
+DELETE FROM generation WHERE id = {generation}
+
+-- === claims ========================================================================================================
+
+-- name: claim_look
+-- Whether a claim could find anything, read without a lock, so that idle workers write nothing.
+SELECT g.backoff_until <= :now AND (
+    EXISTS (SELECT 1 FROM lease l WHERE l.generation = g.id AND l.expires_at <= :now)
+    OR g.fresh < (SELECT max(seq) FROM {journal})
+    OR EXISTS (SELECT 1 FROM {failures} f JOIN {journal} j ON j.seq = f.seq
+               WHERE f.lease IS NULL AND f.retry_at IS NOT NULL AND f.retry_at <= :now)
+    OR g.backfill > 0
+    OR (g.confirmed < g.fresh
+        AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.generation = g.id AND l.lo < coalesce(g.mark, g.fresh)))
+    OR (g.swept < g.origin AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.generation = g.id AND l.lo < g.origin)))
+FROM generation g WHERE g.id = :generation
+
+-- name: cursors
+-- A generation's cursors. Differs by necessity: the transaction has locked the whole file already.
+SELECT origin, fresh, backfill, confirmed, mark, horizon, swept, origin_horizon, backoff_until > :now
+FROM generation WHERE id = :generation
+
+-- name: cursors_write
+-- Write the cursors back.
+UPDATE generation SET fresh = ?, backfill = ?, confirmed = ?, mark = ?, horizon = ?, swept = ? WHERE id = ?
+
+-- name: lease_takeover
+-- Take over the expired lease of the lowest id.
+UPDATE lease SET worker = :worker, fence = fence + 1, expires_at = :expires_at
+WHERE id = (SELECT min(id) FROM lease WHERE generation = :generation AND expires_at <= :now)
+RETURNING id, lane, lo, hi, fence
+
+-- name: lease_lowest
+-- Where the lowest open lease begins.
+SELECT min(lo) FROM lease WHERE generation = ?
+
+-- name: lease_insert
+-- A new lease.
+INSERT INTO lease (generation, lane, lo, hi, worker, fence, expires_at) VALUES (?, ?, ?, ?, ?, 1, ?) RETURNING id
+
+-- name: failures_take
+-- Due failures, oldest first.
+SELECT {fkeys}, f.seq FROM {failures} f JOIN {journal} j ON j.seq = f.seq
+WHERE f.lease IS NULL AND f.retry_at IS NOT NULL AND f.retry_at <= ? ORDER BY f.retry_at, f.seq LIMIT ?
+
+-- name: failures_hold
+-- Give a failure to a lease.
+UPDATE {failures} SET lease = ? WHERE {keys_given}
+
+-- name: journal_ahead
+-- The seq of the n-th entry above one.
+SELECT max(seq) FROM (SELECT seq FROM {journal} WHERE seq > ? ORDER BY seq LIMIT ?)
+
+-- name: journal_behind
+-- The seq of the n-th entry at or below one, descending.
+SELECT min(seq) FROM (SELECT seq FROM {journal} WHERE seq <= ? ORDER BY seq DESC LIMIT ?)
+
+-- name: journal_step
+-- The seq of the n-th entry of a range; null when it has fewer.
+SELECT seq FROM {journal} WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT 1 OFFSET ?
+
+-- name: journal_unsettled
+-- The first and the last of the first n entries of a range that are neither done nor in failures.
+SELECT min(seq), max(seq) FROM (
+    SELECT j.seq FROM {journal} j
+    LEFT JOIN {rows} r ON {r_is_j}
+    LEFT JOIN {failures} f ON {f_is_j}
+    WHERE j.seq > ? AND j.seq <= ? AND r.seq IS NOT j.seq AND f.seq IS NOT j.seq
+    ORDER BY j.seq LIMIT ?
+)
+
+-- === reading, renewing and settling a lease ========================================================================
+
+-- name: lease_read
+-- The rows of a lease that its generation has not done, with their text, by seq.
+SELECT j.seq, j.deleted, {t_found}, 0, {jkeys}, {texts}
+FROM {journal} j
+LEFT JOIN {rows} r ON {r_is_j}
+LEFT JOIN {failures} f ON {f_is_j}
+LEFT JOIN {table} t ON {t_is_j} AND NOT j.deleted
+WHERE j.seq > :lo AND j.seq <= :hi AND r.seq IS NOT j.seq AND f.seq IS NOT j.seq
+ORDER BY j.seq
+
+-- name: lease_read_retry
+-- The rows whose failures a lease has taken, with their text, by seq.
+SELECT j.seq, j.deleted, {t_found}, f.attempts, {jkeys}, {texts}
+FROM {failures} f
+JOIN {journal} j ON j.seq = f.seq
+LEFT JOIN {table} t ON {t_is_j} AND NOT j.deleted
+WHERE f.lease = :lease
+ORDER BY j.seq
+
+-- name: lease_narrow
+-- Give the upper part of a lease's range up.
+UPDATE lease SET hi = ? WHERE id = ? AND fence = ? AND worker = ? AND expires_at > ?
+
+-- name: lease_remainder
+-- The part that was given up, as a lease that has expired already.
+INSERT INTO lease (generation, lane, lo, hi, worker, fence, expires_at) VALUES (?, ?, ?, ?, ?, 1, 0) RETURNING id
+
+-- name: failures_move
+-- The failures of the part that was given up.
+UPDATE {failures} SET lease = ? WHERE lease = ? AND seq > ?
+
+-- name: lease_renew
+-- Put off the expiry of a lease that is still ours.
+UPDATE lease SET expires_at = ? WHERE id = ? AND fence = ? AND worker = ? AND expires_at > ? RETURNING id
+
+-- name: lease_release
+-- Let a lease expire at once.
+UPDATE lease SET expires_at = 0 WHERE id = ? AND fence = ? AND worker = ?
+
+-- name: lease_held
+-- Whether a lease is still ours; the generation's next id.
+SELECT g.next_id FROM lease l JOIN generation g ON g.id = l.generation
+WHERE l.id = ? AND l.fence = ? AND l.worker = ? AND l.expires_at > ? AND l.generation = ?
+
+-- name: settle_compare
+-- Of these seqs, those that are still the journal's and of which the generation holds an older version or none.
+SELECT j.seq, r.seq, r.chunks FROM carray(?) a
+CROSS JOIN {journal} j ON j.seq = a.value
+LEFT JOIN {rows} r ON {r_is_j}
+WHERE r.seq IS NULL OR r.seq < j.seq
+
+-- name: rows_upsert_vector
+-- A row's new state.
+INSERT INTO {rows} ({keys}, seq, chunks, truncated, embedded_at, worker) VALUES ({marks}, ?, ?, ?, ?, ?)
+ON CONFLICT ({keys}) DO UPDATE SET seq = excluded.seq, chunks = excluded.chunks, truncated = excluded.truncated,
+    embedded_at = excluded.embedded_at, worker = excluded.worker
+
+-- name: rows_upsert_lexical
+-- A row's new state, and its new document number.
+INSERT INTO {rows} ({keys}, seq, chunks, truncated, embedded_at, worker, doc) VALUES ({marks}, ?, ?, ?, ?, ?, ?)
+ON CONFLICT ({keys}) DO UPDATE SET seq = excluded.seq, chunks = excluded.chunks, truncated = excluded.truncated,
+    embedded_at = excluded.embedded_at, worker = excluded.worker, doc = excluded.doc
+
+-- name: chunks_delete
+-- The chunks of a row's old version.
+DELETE FROM {chunks} WHERE {keys_given}
+
+-- name: chunks_insert
+-- One chunk.
+INSERT INTO {chunks} (id, {keys}, ordinal, start, stop, digest, embedding) VALUES (?, {marks}, ?, ?, ?, ?, ?)
+
+-- name: postings_insert
+-- One term's postings; small settles share a block, so that a trickle of writes does not leave one block for each.
+INSERT INTO {postings} (term, block, docs, lengths, data) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (term, block) DO UPDATE SET docs = docs + excluded.docs, lengths = lengths + excluded.lengths,
+    data = CAST(data || excluded.data AS BLOB)
+
+-- name: next_id_write
+-- The ids below are given out.
+UPDATE generation SET next_id = ? WHERE id = ?
+
+-- name: failures_any
+-- Whether there are failures at all.
+SELECT EXISTS (SELECT 1 FROM {failures})
+
+-- name: failures_delete
+-- A row has been done.
+DELETE FROM {failures} WHERE {keys_given}
+
+-- name: failures_upsert
+-- A row could not be done.
+INSERT INTO {failures} ({keys}, seq, attempts, kind, error, retry_at, failed_at, lease) VALUES ({marks}, ?, ?, ?, ?, ?, ?, NULL)
+ON CONFLICT ({keys}) DO UPDATE SET seq = excluded.seq, attempts = excluded.attempts, kind = excluded.kind,
+    error = excluded.error, retry_at = excluded.retry_at, failed_at = excluded.failed_at, lease = NULL
+
+-- name: failures_free
+-- Failures that a lease has taken and not settled.
+UPDATE {failures} SET lease = NULL WHERE lease = ?
+
+-- name: lease_delete
+-- The lease is done.
+DELETE FROM lease WHERE id = ?
+
+-- === failures ======================================================================================================
+
+-- name: failures_list
+-- Failures of rows whose seq is still the journal's, newest first.
+SELECT {fkeys}, f.seq, f.kind, f.error, f.attempts, f.retry_at, f.failed_at
+FROM {failures} f JOIN {journal} j ON j.seq = f.seq
+ORDER BY f.failed_at DESC, f.seq DESC LIMIT ?
+
+-- name: failures_retry_all
+-- Make all failures due now.
+UPDATE {failures} SET retry_at = :now, attempts = 0 WHERE seq IN (SELECT j.seq FROM {failures} f JOIN {journal} j ON j.seq = f.seq)
+RETURNING 1
+
+-- name: failures_retry
+-- Make one failure due now.
+UPDATE {failures} SET retry_at = ?, attempts = 0 WHERE {keys_given} AND EXISTS (SELECT 1 FROM {journal} j WHERE j.seq = {failures}.seq)
+RETURNING 1
+
+-- === coverage and trimming =========================================================================================
+
+-- name: coverage_cursors
+-- The cursors that coverage counts by.
+SELECT fresh, backfill, confirmed FROM generation WHERE id = ?
+
+-- name: coverage_leases
+-- The ranges under way; what a retry holds is counted as failed.
+SELECT lo, hi, lane = 'retry' FROM lease WHERE generation = ?
+
+-- name: coverage_journal
+-- How many entries there are, tombstones included: counted by the page, not by the row.
+SELECT count(*) FROM {journal}
+
+-- name: coverage_deleted
+-- How many of them are tombstones.
+SELECT count(*) FROM {journal} INDEXED BY {journal_deleted} WHERE deleted
+
+-- name: coverage_rows
+-- Current rows without chunks: phantoms (live by the journal, found gone), and blank ones.
+SELECT coalesce(sum(r.chunks = -1), 0), coalesce(sum(r.chunks = 0), 0)
+FROM {rows} r JOIN {journal} j ON j.seq = r.seq AND NOT j.deleted WHERE r.chunks <= 0
+
+-- name: coverage_truncated
+-- Current rows whose text was longer than is indexed.
+SELECT count(*) FROM {rows} r JOIN {journal} j ON j.seq = r.seq AND NOT j.deleted WHERE r.truncated AND r.chunks > 0
+
+-- name: coverage_failed
+-- Failures of live rows at their present version, and those of them that will be tried again.
+SELECT count(*), count(f.retry_at) FROM {failures} f JOIN {journal} j ON j.seq = f.seq AND NOT j.deleted
+
+-- name: coverage_unclaimed
+-- Live entries of a range that nobody has claimed, and the oldest change among them.
+SELECT count(*), min(changed_at) FROM {journal} WHERE seq > ? AND seq <= ? AND NOT deleted
+
+-- name: coverage_unsettled
+-- Live entries of a range neither done nor in failures, and the oldest change among them.
+SELECT count(*), min(j.changed_at) FROM {journal} j
+LEFT JOIN {rows} r ON {r_is_j}
+LEFT JOIN {failures} f ON {f_is_j}
+WHERE j.seq > ? AND j.seq <= ? AND NOT j.deleted AND r.seq IS NOT j.seq AND f.seq IS NOT j.seq
+
+-- name: trim_bound
+-- Up to where a generation has confirmed everything and no open lease begins below; -1 while it is being built.
+SELECT min(CASE WHEN backfill = 0 AND swept >= origin THEN confirmed ELSE -1 END,
+           coalesce((SELECT min(lo) FROM lease WHERE generation = g.id), confirmed))
+FROM generation g WHERE id = ?
+
+-- name: trim_find
+-- Tombstones that may go, but for the journal's last entry, whose seq would be given out again.
+SELECT seq FROM {journal} INDEXED BY {journal_deleted}
+WHERE deleted AND seq <= ? AND seq < (SELECT max(seq) FROM {journal}) ORDER BY seq LIMIT ?
+
+-- name: trim_settled
+-- Of these tombstones, those that the generation has settled.
+SELECT j.seq FROM carray(?) a CROSS JOIN {journal} j ON j.seq = a.value CROSS JOIN {rows} r ON {r_is_j} AND r.seq = j.seq
+
+-- name: trim
+-- Drop one tombstone.
+DELETE FROM {journal_here} WHERE seq = ? AND deleted RETURNING 1
+
+-- name: rows_forget
+-- Rows that are gone, and whose tombstone has been dropped.
+DELETE FROM {rows} AS r WHERE r.chunks < 0 AND NOT EXISTS (SELECT 1 FROM {journal} j WHERE {j_is_r})
+
+-- === workers =======================================================================================================
+
+-- name: worker_beat
+-- A worker is alive.
+INSERT INTO worker (id, host, pid, started_at, beat_at, rates) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET beat_at = excluded.beat_at, rates = excluded.rates
+
+-- name: worker_expire
+-- Forget workers not heard of for long.
+DELETE FROM worker WHERE beat_at < ?
+
+-- name: worker_forget
+-- A worker has stopped.
+DELETE FROM worker WHERE id = ?
+
+-- name: worker_list
+-- Workers heard of since then.
+SELECT id, host, pid, started_at, beat_at, rates FROM worker WHERE beat_at >= ? ORDER BY id
+
+-- === search ========================================================================================================
+
+-- name: terms_statistics
+-- How often a term occurs.
+SELECT ?1, count(*), sum(docs), sum(lengths) FROM {postings} WHERE term = ?1
+
+-- name: postings_read
+-- A term's postings, oldest block first.
+SELECT data FROM {postings} WHERE term = ? ORDER BY block
+
+-- name: postings_read_newest
+-- A term's postings, newest block first.
+SELECT docs, data FROM {postings} WHERE term = ? ORDER BY block DESC
+
+-- name: documents_resolve
+-- Those of the documents that are current and whose row is live and satisfies the filter.
+SELECT r.doc, {rkeys} FROM carray(?) a
+CROSS JOIN {rows} r ON r.doc = a.value
+CROSS JOIN {table} t ON {t_is_r}
+WHERE {live} AND {filter}
+
+-- name: documents_matching
+-- Documents of live rows that satisfy the filter.
+SELECT r.doc, {rkeys} FROM {table} t CROSS JOIN {rows} r ON {r_is_t}
+WHERE {live} AND {filter} AND r.doc IS NOT NULL LIMIT ?
+
+-- name: chunks_find
+-- Chunks by their ids.
+SELECT c.id, c.ordinal, c.start, c.stop, c.embedding, {ckeys} FROM carray(?) a CROSS JOIN {chunks} c ON c.id = a.value
+
+-- name: chunks_scan
+-- Ids and vectors of the next n chunks of a range of ids.
+SELECT id, embedding FROM {chunks} WHERE id > ? AND id <= ? ORDER BY id LIMIT ?
+
+-- name: chunks_end
+-- The highest id, 0 when there is none.
+SELECT coalesce(max(id), 0) FROM {chunks}
+
+-- name: chunks_outside
+-- How many chunks there are in a range of ids.
+SELECT count(*) FROM {chunks} WHERE id > ? AND id <= ?
+
+-- name: chunks_matching
+-- Chunks of live rows that satisfy the filter.
+SELECT c.id, c.embedding FROM {table} t CROSS JOIN {chunks} c ON {c_is_t} WHERE {live} AND {filter}
+
+-- name: key_live
+-- Whether a row is live and satisfies the filter.
+SELECT {table_keys} FROM {table} t WHERE {t_is_given} AND {live} AND {filter}
+
+-- name: row_live
+-- A live row with its text, and its journal's seq.
+SELECT j.seq, {table_keys}, {texts} FROM {table} t JOIN {journal} j ON {j_is_t} WHERE {t_is_given} AND {live}
+
+-- name: seq_indexed
+-- The version of a row that the generation holds.
+SELECT seq, {keys} FROM {rows} WHERE {keys_given} AND chunks >= 0
+
+-- === upkeep ========================================================================================================
+
+-- name: upkeep_begin
+-- Take a generation's upkeep, unless somebody else is at it.
+INSERT INTO upkeep (generation, owner, expires_at) VALUES (:generation, :owner, :expires_at)
+ON CONFLICT (generation) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at
+WHERE upkeep.expires_at <= :now OR upkeep.owner = :owner
+RETURNING 1
+
+-- name: upkeep_end
+-- Leave it to others.
+DELETE FROM upkeep WHERE generation = ? AND owner = ?
+
+-- name: shard_list
+-- A generation's shards in order.
+SELECT shard, first_id, last_id, chunks, bytes, checksum FROM ann_shard WHERE generation = ? ORDER BY shard
+
+-- name: shard_write
+-- A shard's file has been written.
+INSERT INTO ann_shard (generation, shard, first_id, last_id, chunks, bytes, checksum) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (generation, shard) DO UPDATE SET first_id = excluded.first_id, last_id = excluded.last_id,
+    chunks = excluded.chunks, bytes = excluded.bytes, checksum = excluded.checksum
+
+-- name: postings_upkeep
+-- What is to be known about a lexical generation's postings.
+SELECT blocks, added, superseded, term FROM postings_upkeep WHERE generation = ?
+
+-- name: postings_upkeep_create
+-- A generation without postings.
+INSERT INTO postings_upkeep (generation) VALUES (?)
+
+-- name: postings_upkeep_add
+-- A settle has added blocks, and made documents dead.
+UPDATE postings_upkeep SET added = added + ?, superseded = superseded + ? WHERE generation = ?
+
+-- name: postings_upkeep_write
+-- Where a pass stands.
+UPDATE postings_upkeep SET blocks = ?, added = ?, superseded = ?, term = ? WHERE generation = ?
+
+-- name: blocks_list
+-- The next blocks in order of term, without what is in them.
+SELECT term, block, docs FROM {postings} WHERE term > ?1 OR (term = ?1 AND ?2) ORDER BY term, block LIMIT ?3
+
+-- name: blocks_count
+-- How many blocks there are.
+SELECT count(*) FROM {postings}
+
+-- name: block_read
+-- One block.
+SELECT data FROM {postings} WHERE term = ? AND block = ?
+
+-- name: block_delete
+-- Drop a block.
+DELETE FROM {postings} WHERE term = ? AND block = ?
+
+-- name: documents_current
+-- The documents that are current.
+SELECT doc FROM {rows} WHERE doc IS NOT NULL ORDER BY doc
+
+-- name: next_id
+-- The next id to be given out.
+SELECT next_id FROM generation WHERE id = ?

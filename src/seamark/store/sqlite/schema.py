@@ -1,0 +1,38 @@
+"""The sidecar's schema, brought to the version that this Seamark knows."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from seamark.errors import StoreIncompatibleError
+from seamark.store.migrate import migrations, steps
+
+if TYPE_CHECKING:
+    from seamark.store.sqlite.connection import Connection, Connections
+
+APPLICATION_ID = 0x5345414D
+"""`SEAM`, in the place that SQLite keeps for whose file it is."""
+MIGRATIONS = migrations(files("seamark.store.sqlite").joinpath("migrations"))
+
+
+def schema_version(connection: Connection) -> int:
+    """Return how many migrations the sidecar has had; StoreIncompatibleError when the file is somebody else's."""
+    owner = connection.pragma("application_id")
+    empty = connection.value("SELECT count(*) = 0 FROM main.sqlite_schema")
+    if owner != APPLICATION_ID and not (owner == 0 and empty):
+        path = connection.filename
+        raise StoreIncompatibleError(f"{path} is not a sidecar of Seamark's; move it away, and attach again")
+    return int(connection.pragma("user_version"))
+
+
+def schema_migrate(connections: Connections, target: int | None = None) -> None:
+    """Run what leads from the sidecar's version to `target` (None means the newest), in one transaction."""
+    with connections.use() as connection:
+        if not steps(MIGRATIONS, schema_version(connection), target):
+            return
+    with connections.transaction() as connection:
+        for step in steps(MIGRATIONS, schema_version(connection), target):
+            connection.run(step.script)
+            connection.pragma("user_version", step.version)
+        connection.pragma("application_id", APPLICATION_ID)

@@ -1,0 +1,213 @@
+"""Following a user's table: its journal, the triggers that feed it, the enrolment of what is there, and the way back.
+
+The user's file is another file than the sidecar, and no transaction spans the two. Attaching writes the sidecar's row first and
+then, in one transaction, everything in the user's file; detaching goes the other way round. Killed in between and run again,
+each finds the row that says what to complete.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from seamark.errors import SourceConflictError
+from seamark.model import Condition, Enrolment
+from seamark.store.sqlite.catalog import columns_dump, generations_list, key_dump, source_load, spec_dump
+from seamark.store.sqlite.filters import filter_literal
+from seamark.store.sqlite.tables import columns_generated
+from seamark.store.sqlite.words import STATEMENTS, journal_name, quoted, table_words
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from seamark.model import Filter, Source, SourceSpec, Table, Touch
+    from seamark.store.sqlite.connection import Connection, Connections
+    from seamark.store.sqlite.words import Words
+
+
+def sources_list(connection: Connection) -> list[Source]:
+    """Return all sources, by id, each with its table as it was when it was attached."""
+    return [source_load(row) for row in connection.rows(STATEMENTS["source_list"])]
+
+
+def source_create(connections: Connections, name: str, spec: SourceSpec, table: Table) -> Source:
+    """Make the source's row, its journal and its triggers."""
+    assert table.key
+    values = (name, table.name, columns_dump(table), key_dump(table.key), spec_dump(spec))
+    with connections.transaction() as connection:
+        connection.run(STATEMENTS["source_insert"], values)
+        found = next((one for one in sources_list(connection) if one.table.name == table.name), None)
+        if found is None or found.name != name or found.spec != spec:
+            taken = f"a source {name!r} of another table" if found is None else f"source {found.name!r} with other words"
+            raise SourceConflictError(f"table {table.name!r} cannot be attached as {name!r}: there is {taken}; detach it first")
+        generated = columns_generated(connection, table.name)
+        kept = bool(generations_list(connection, found.id))
+    with connections.user_transaction() as connection:
+        _follow(connection, found, generated, keep=kept or found.enrolled is not None or found.state == "ready")
+    return found
+
+
+def source_enroll(connections: Connections, words: Words, limit: int) -> Enrolment:
+    """Enter the next rows in key order, and remember the last of them."""
+    source = words.source
+    if source.state == "ready":
+        return Enrolment(0, done=True)
+    with connections.use() as connection:
+        stored = next((one for one in sources_list(connection) if one.id == source.id), source)
+    if stored.state == "ready":
+        return Enrolment(0, done=True)
+    columns = ", ".join(f"t.{quoted(column)}" for column in source.table.key)
+    marks = ", ".join("?" * len(source.table.key))
+    beyond, passed = ("1", ()) if stored.enrolled is None else (f"({columns}) > ({marks})", stored.enrolled)
+    with connections.user_transaction() as connection:
+        last = connection.row(words.fill("enrol_last", after=beyond), (*passed, limit))
+        if last is not None:
+            statement = words.fill("enrol", after=beyond, until=f"({columns}) <= ({marks})")
+            connection.run(statement, (*passed, *last[:-1]))
+    rows = 0 if last is None else last[-1]
+    done = rows < limit
+    with connections.transaction() as connection:
+        enrolled = None if last is None else key_dump(last[:-1])
+        state = "ready" if done else "enrolling"
+        connection.run(STATEMENTS["source_enrolled_write"], (enrolled, state, source.id))
+    return Enrolment(rows, done=done)
+
+
+def source_forget(connections: Connections, source: Source) -> None:
+    """Take everything of ours out of the user's file."""
+    words = table_words(source.table)
+    with connections.user_transaction() as connection:
+        for trigger in _triggers(source, frozenset()):
+            connection.run(f"DROP TRIGGER IF EXISTS {quoted(trigger)}")
+        connection.run(STATEMENTS["journal_drop"].format_map(words))
+
+
+def collection_create(connections: Connections, name: str) -> None:
+    """Make the table of a collection if it is not there."""
+    with connections.user_transaction() as connection:
+        connection.run(STATEMENTS["collection_create"].format(table_here=quoted(name)))
+
+
+def collection_put(connections: Connections, name: str, documents: Sequence[tuple[str, str, str]]) -> int:
+    """Insert or update documents by path; return how many changed."""
+    rows = [tuple(_storable(text) for text in document) for document in documents]
+    with connections.user_transaction() as connection:
+        statement = STATEMENTS["collection_put"].format(table_here=quoted(name))
+        return len(connection.many_rows(statement, rows))
+
+
+def _follow(connection: Connection, source: Source, generated: frozenset[str], *, keep: bool) -> None:
+    """Bring journal and triggers about, in the transaction that is open.
+
+    A journal that is there already is kept when what feeds it is just what would be made now (the sidecar has been lost), or
+    when the sidecar counts on its `seq` values (`keep`). Else it was made for other words, and is begun anew.
+    """
+    words = table_words(source.table)
+    wanted = _triggers(source, generated)
+    standing = _standing(connection, wanted, "main")
+    [(present,)] = connection.rows(STATEMENTS["journal_exists"], (journal_name(source.table.name),))
+    if present and standing == wanted:
+        return
+    for trigger in wanted:
+        connection.run(f"DROP TRIGGER IF EXISTS {quoted(trigger)}")
+    if present and not keep:
+        connection.run(STATEMENTS["journal_drop"].format_map(words))
+    if not present or not keep:
+        for statement in ("journal_create", "journal_create_key", "journal_create_deleted"):
+            connection.run(STATEMENTS[statement].format_map(words))
+    for sql in wanted.values():
+        connection.run(sql)
+
+
+def triggers_stand(connection: Connection, source: Source) -> bool:
+    """Say whether the source's triggers are just as they were made."""
+    wanted = _triggers(source, columns_generated(connection, source.table.name))
+    return _standing(connection, wanted, "app") == wanted
+
+
+def _standing(connection: Connection, wanted: Mapping[str, str], schema: str) -> dict[str, str]:
+    statement = STATEMENTS["trigger_list"].format(schema=schema, names=", ".join("?" * len(wanted)))
+    return dict(connection.rows(statement, tuple(wanted)))
+
+
+def _triggers(source: Source, generated: frozenset[str]) -> dict[str, str]:
+    """Return name → statement of all triggers of a source."""
+    table, spec = source.table, source.spec
+    on = quoted(table.name)
+    own = [text.column for text in spec.text if text.table is None]
+    watched = list(dict.fromkeys([*own, *_columns(spec.where)]))
+    key_changed = _changed(table.key)
+    # No list of columns catches a generated column, nor a key that is set by one of the names of SQLite's rowid.
+    of = "" if generated.intersection(watched) else " OF " + ", ".join(quoted(column) for column in watched)
+    new, tombstone = _upsert(source, "NEW"), _upsert(source, "OLD", deleted="1")
+    found = {
+        f"seamark_insert_{table.name}": f"AFTER INSERT ON {on} BEGIN\n{new}\nEND",
+        f"seamark_delete_{table.name}": f"AFTER DELETE ON {on} BEGIN\n{tombstone}\nEND",
+        f"seamark_rekey_{table.name}": f"AFTER UPDATE ON {on} WHEN {key_changed} BEGIN\n{tombstone}\n{new}\nEND",
+    }
+    if watched:
+        changed = f"NOT ({key_changed}) AND ({_changed(watched)})"
+        found[f"seamark_update_{table.name}"] = f"AFTER UPDATE{of} ON {on} WHEN {changed} BEGIN\n{new}\nEND"
+    for number, touch in enumerate(spec.touch, 1):
+        found |= _touch_triggers(source, touch, number)
+    return {name: f"CREATE TRIGGER {quoted(name)} {body}" for name, body in found.items()}
+
+
+def _touch_triggers(source: Source, touch: Touch, number: int) -> dict[str, str]:
+    on = quoted(touch.table)
+    texts = [text.column for text in source.spec.text if text.table == touch.table]
+    watched = list(dict.fromkeys([*texts, *touch.columns]))
+    of = ", ".join(quoted(column) for column in watched)
+    moved = _changed(touch.columns)
+    place = f"{number}_{source.table.name}"
+    new, old = _touch(source, touch, "NEW"), _touch(source, touch, "OLD")
+    left = _touch(source, touch, "OLD", f"({moved})")
+    return {
+        f"seamark_touch_insert_{place}": f"AFTER INSERT ON {on} BEGIN\n{new}\nEND",
+        f"seamark_touch_delete_{place}": f"AFTER DELETE ON {on} BEGIN\n{old}\nEND",
+        f"seamark_touch_update_{place}": f"AFTER UPDATE OF {of} ON {on} WHEN {_changed(watched)} BEGIN\n{left}\n{new}\nEND",
+    }
+
+
+def _upsert(source: Source, row: str, deleted: str | None = None) -> str:
+    columns = [f"{row}.{quoted(column)}" for column in source.table.key]
+    words = table_words(source.table) | {
+        "deleted": _deleted(source, row) if deleted is None else deleted,
+        "row": ", ".join(columns),
+        "row_present": " AND ".join(f"{column} IS NOT NULL" for column in columns),
+        "j_is_row": " AND ".join(f"k{place} = +{column}" for place, column in enumerate(columns, 1)),
+    }
+    return STATEMENTS["journal_upsert"].format_map(words) + ";"
+
+
+def _touch(source: Source, touch: Touch, row: str, condition: str = "1") -> str:
+    pairs = zip(source.table.key, touch.columns, strict=True)
+    words = table_words(source.table) | {
+        "deleted": _deleted(source, "t"),
+        "t_is_reference": " AND ".join(f"t.{quoted(key)} = {row}.{quoted(column)}" for key, column in pairs),
+        "condition": condition,
+    }
+    return STATEMENTS["journal_touch"].format_map(words) + ";"
+
+
+def _deleted(source: Source, row: str) -> str:
+    where = source.spec.where
+    return "0" if where is None else f"NOT coalesce({filter_literal(where, row)}, 0)"
+
+
+def _changed(columns: Sequence[str]) -> str:
+    """Compare byte by byte: a column's own collation may hold another spelling for the same."""
+    return " OR ".join(f"OLD.{quoted(one)} IS NOT NEW.{quoted(one)} COLLATE BINARY" for one in columns)
+
+
+def _columns(where: Filter | None) -> list[str]:
+    """Return the columns that a filter reads."""
+    if where is None:
+        return []
+    if isinstance(where, Condition):
+        return [where.column]
+    return [column for part in where.of for column in _columns(part)]
+
+
+def _storable(text: str) -> str:
+    """Return the text with U+FFFD for lone surrogates, which no database takes."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

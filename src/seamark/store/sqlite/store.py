@@ -1,0 +1,255 @@
+"""The SQLite store: the user's file is followed, and everything else is kept in a sidecar beside it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from seamark.errors import StoreError, TableUnusableError
+from seamark.model import Claim
+from seamark.store.sqlite import catalog, checks, claims, coverage, failures, generations, settle, tables, upkeep, workers
+from seamark.store.sqlite import source as following
+from seamark.store.sqlite.ann import Neighbours
+from seamark.store.sqlite.connection import Connection, Connections
+from seamark.store.sqlite.reader import SqliteReader
+from seamark.store.sqlite.schema import schema_migrate
+from seamark.store.sqlite.shards import Shards
+from seamark.store.sqlite.words import STATEMENTS, Words
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from seamark.model import (
+        Check,
+        Coverage,
+        Enrolment,
+        FailedRow,
+        Failure,
+        Generation,
+        GenerationSpec,
+        Key,
+        Lease,
+        LexicalBatch,
+        Reading,
+        Settled,
+        Source,
+        SourceSpec,
+        Table,
+        VectorBatch,
+        WorkerBeat,
+    )
+    from seamark.store.contract import Reader
+
+
+class SqliteStore:
+    """A `Store` on a SQLite file. `create` makes the file, in WAL mode, if it is not there."""
+
+    def __init__(self, path: str | Path, *, create: bool = False) -> None:
+        self._connections = Connections(Path(path), create=create)
+        self._shards = Shards(self._connections.sidecar)
+        self._neighbours = Neighbours(self._shards)
+        self._words: dict[tuple[int, int], Words] = {}
+        self._sources: dict[int, Source] = {}
+        try:
+            schema_migrate(self._connections)
+        except BaseException:
+            self.close()
+            raise
+
+    # --- the database itself ----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close every connection, of every thread."""
+        self._neighbours.close()
+        self._connections.close()
+
+    def checks(self) -> Sequence[Check]:
+        """Look at the database as `doctor` does."""
+        return checks.checks(self._connections)
+
+    def clock(self) -> int:
+        """Return the database's time, microseconds UTC."""
+        with self._connections.use() as connection:
+            return claims.clock(connection)
+
+    # --- tables and sources -----------------------------------------------------------------------------------
+
+    def table_inspect(self, name: str) -> Table:
+        """Return the table as it stands."""
+        with self._connections.use() as connection:
+            return tables.table_inspect(connection, name)
+
+    def source_create(self, name: str, spec: SourceSpec, table: Table) -> Source:
+        """Begin to track a table."""
+        return following.source_create(self._connections, name, spec, table)
+
+    def source_enroll(self, source: Source, limit: int) -> Enrolment:
+        """Enter up to `limit` existing rows, next in key order, into the journal."""
+        return following.source_enroll(self._connections, self._words_for(source), limit)
+
+    def source_drop(self, source_id: int) -> None:
+        """Stop tracking."""
+        # The source's row goes last: as long as it is there, a call that was interrupted can be repeated.
+        for number in generations.generations_drop(self._connections, source_id):
+            self._neighbours.drop(number)
+        with self._connections.use() as connection:
+            found = next((one for one in following.sources_list(connection) if one.id == source_id), None)
+        if found is not None:
+            following.source_forget(self._connections, found)
+            with self._connections.transaction() as connection:
+                connection.run(STATEMENTS["source_delete"], (source_id,))
+
+    def sources(self) -> Sequence[Source]:
+        """Return all sources, by id."""
+        with self._connections.use() as connection:
+            return [_present(connection, source) for source in following.sources_list(connection)]
+
+    def collection_create(self, name: str) -> None:
+        """Make the table of a collection if it is not there."""
+        following.collection_create(self._connections, name)
+
+    def collection_put(self, name: str, documents: Sequence[tuple[str, str, str]]) -> int:
+        """Insert or update documents (path, title, body) by path; return how many rows changed."""
+        return following.collection_put(self._connections, name, documents)
+
+    # --- generations ------------------------------------------------------------------------------------------
+
+    def generation_create(self, source: Source, spec: GenerationSpec) -> Generation:
+        """Begin a generation at the journal's present end."""
+        return generations.generation_create(self._connections, source, spec, self._words_of)
+
+    def generations(self, source_id: int | None = None) -> Sequence[Generation]:
+        """Return generations, oldest first."""
+        with self._connections.use() as connection:
+            return catalog.generations_list(connection, source_id)
+
+    def generation_activate(self, generation_id: int) -> bool:
+        """Make a building generation the active one of its kind."""
+        return generations.generation_activate(self._connections, generation_id)
+
+    def generation_backoff(self, generation_id: int, seconds: float, error: str | None) -> None:
+        """Let nobody claim from the generation for so long."""
+        generations.generation_backoff(self._connections, generation_id, seconds, error)
+
+    def generation_maintain(self, generation_id: int, *, idle: bool) -> bool:
+        """Do one bounded piece of upkeep of the generation's index, if any is due."""
+        with self._connections.use() as connection:
+            found = next((one for one in catalog.generations_list(connection) if one.id == generation_id), None)
+            if found is None:
+                return False
+            words = self._words_by_generation(connection, generation_id)
+        if found.model is None:
+            return upkeep.lexical_maintain(self._connections, words, idle=idle)
+        return upkeep.vector_maintain(self._connections, words, self._shards, found.model.dimension, idle=idle)
+
+    # --- work -------------------------------------------------------------------------------------------------
+
+    def lease_claim(self, generation_id: int, worker: str, limit: int, seconds: float) -> Claim:
+        """Claim the next piece of work."""
+        with self._connections.use() as connection:
+            if not _exists(connection, generation_id):
+                return Claim(None)
+            words = self._words_by_generation(connection, generation_id)
+        return claims.lease_claim(self._connections, words, worker, limit, seconds)
+
+    def lease_read(self, source: Source, lease: Lease, characters: int) -> Reading:
+        """Read the rows of a lease that its generation has not done."""
+        return claims.lease_read(self._connections, self._words_for(source, lease.generation_id), lease, characters)
+
+    def lease_renew(self, leases: Sequence[Lease], seconds: float) -> Sequence[int]:
+        """Put off the expiry of those leases that are still ours; return their ids."""
+        return claims.leases_renew(self._connections, leases, seconds)
+
+    def lease_release(self, lease: Lease) -> None:
+        """Give a lease back untouched."""
+        claims.lease_release(self._connections, lease)
+
+    def lease_settle(
+        self, source: Source, lease: Lease, batch: VectorBatch | LexicalBatch, failed: Sequence[FailedRow]
+    ) -> Settled | None:
+        """Write what the lease produced and retire the lease."""
+        words = self._words_for(source, lease.generation_id)
+        return settle.lease_settle(self._connections, words, lease, batch, failed)
+
+    def journal_trim(self, source_id: int) -> int:
+        """Drop tombstones that every generation has settled and no open lease begins below; return how many."""
+        with self._connections.use() as connection:
+            source = next((one for one in following.sources_list(connection) if one.id == source_id), None)
+            if source is None:
+                return 0
+            numbers = [one.id for one in catalog.generations_list(connection, source_id)]
+            words = [self._words_of(connection, source, number) for number in [0, *numbers]]
+        return coverage.journal_trim(self._connections, words[1:], words[0])
+
+    # --- failures ---------------------------------------------------------------------------------------------
+
+    def failures(self, source: Source, generation_id: int, limit: int) -> Sequence[Failure]:
+        """Return recorded failures of rows whose `seq` is still the journal's, newest first."""
+        return failures.failures_list(self._connections, self._words_for(source, generation_id), limit)
+
+    def failures_retry(self, source: Source, generation_id: int, keys: Sequence[Key] | None) -> int:
+        """Make failures (all, or those of the keys) due now with no attempts spent; return how many."""
+        return failures.failures_retry(self._connections, self._words_for(source, generation_id), keys)
+
+    # --- what there is ----------------------------------------------------------------------------------------
+
+    def coverage(self, source: Source, generation_id: int) -> Coverage:
+        """Count, exactly, in one snapshot."""
+        return coverage.coverage(self._connections, self._words_for(source, generation_id))
+
+    def worker_beat(self, beat: WorkerBeat) -> None:
+        """Record a worker's heartbeat."""
+        workers.worker_beat(self._connections, beat)
+
+    def worker_forget(self, worker: str) -> None:
+        """Remove a worker that has stopped."""
+        workers.worker_forget(self._connections, worker)
+
+    def workers(self, seconds: float) -> Sequence[WorkerBeat]:
+        """Return the workers heard of within the last so many seconds."""
+        return workers.workers_list(self._connections, seconds)
+
+    @contextmanager
+    def snapshot(self) -> Generator[Reader]:
+        """Open a reader on one snapshot of the whole database."""
+        with self._connections.snapshot() as connection:
+            codec = self._connections.codec
+            yield SqliteReader(connection, codec, self._words_by_generation, self._words_of, self._neighbours)
+
+    # --- the words that the statements are made with ----------------------------------------------------------
+
+    def _words_for(self, source: Source, generation_id: int = 0) -> Words:
+        with self._connections.use() as connection:
+            return self._words_of(connection, source, generation_id)
+
+    def _words_of(self, connection: Connection, source: Source, generation_id: int) -> Words:
+        words = self._words.get((source.id, generation_id))
+        if words is None or not words.serves(source):
+            related = {touch.table: tables.table_order(connection, touch.table) for touch in source.spec.touch}
+            words = self._words[source.id, generation_id] = Words(source, related, generation_id)
+        return words
+
+    def _words_by_generation(self, connection: Connection, generation_id: int) -> Words:
+        source = self._sources.get(generation_id)
+        if source is None:
+            row = connection.row(STATEMENTS["generation_source"], (generation_id,))
+            if row is None:
+                raise StoreError(f"there is no generation {generation_id}; it has been dropped")
+            source = next(one for one in following.sources_list(connection) if one.id == row[0])
+            self._sources[generation_id] = source
+        return self._words_of(connection, source, generation_id)
+
+
+def _exists(connection: Connection, generation_id: int) -> bool:
+    return connection.row(STATEMENTS["generation_source"], (generation_id,)) is not None
+
+
+def _present(connection: Connection, source: Source) -> Source:
+    """Return the source with its table's present columns; as it was when it was attached, if the table is gone."""
+    try:
+        table = tables.table_inspect(connection, source.table.name)
+    except TableUnusableError:
+        return source
+    return replace(source, table=replace(table, key=source.table.key))
