@@ -81,14 +81,16 @@ def search(reader: Reader, source: Source, request: Request, embed_query: QueryE
     the result and the other one answers alone; when none can, the embedder's error or an InvalidRequestError is raised.
     """
     generations = reader.generations(source.id)
+    vector = generation_read(generations, "vector")
     legs = _Legs()
     if request.mode != "vector":
         _words_rank(legs, reader, source, request, generation_read(generations, "lexical"))
     if request.mode != "lexical":
-        _meaning_rank(legs, reader, source, request, generation_read(generations, "vector"), embed_query)
+        _meaning_rank(legs, reader, source, request, vector, embed_query)
     if legs.words is None and legs.meaning is None:
         raise legs.error or InvalidRequestError(f"{source.name!r} cannot be searched so: {'; '.join(legs.degraded)}")
-    hits = _Hits(reader, source, request, legs).first(_fused(legs, request.fusion))
+    chunker = Chunker.like(vector.identity if vector else {})
+    hits = _Hits(reader, source, request, legs, chunker).first(_fused(legs, request.fusion))
     return SearchResult(tuple(hits), tuple(legs.degraded), tuple(leg.generation.id for leg in legs.ran()))
 
 
@@ -186,13 +188,13 @@ def _fused(legs: _Legs, fusion: Fusion) -> list[tuple[Key, float]]:
 class _Hits:
     """Fills in what a hit shows: its passage, and whether the index is behind the row."""
 
-    def __init__(self, reader: Reader, source: Source, request: Request, legs: _Legs) -> None:
+    def __init__(self, reader: Reader, source: Source, request: Request, legs: _Legs, chunker: Chunker) -> None:
         self._reader = reader
         self._source = source
         self._limit = request.limit
         self._legs = legs
         self._weights = legs.words.weights if legs.words else dict.fromkeys(_ANALYZER.query_terms(request.query), 1.0)
-        self._chunker = Chunker.like(legs.meaning.generation.identity if legs.meaning else {})
+        self._chunker = chunker
         self._ranks = {leg.generation.id: _ranks(leg.ranked) for leg in legs.ran()}
 
     def first(self, fused: Sequence[tuple[Key, float]]) -> list[Hit]:
