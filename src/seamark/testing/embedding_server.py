@@ -84,7 +84,8 @@ class EmbeddingServer(ThreadingHTTPServer):
         dimension: the length of the vectors, unless a call asks for shorter ones.
         key: the key that calls must bring; none: any call is served.
         token_limit: texts of more words are cut, in silence as servers do, or refused with 400 when `truncate` is false.
-        digest: what Ollama's /api/tags says of every model it is asked for.
+        models: the models that Ollama's /api/tags lists; any is served.
+        digest: what it says of each of them.
         log: a file that every call is appended to as one JSON line, before it is answered.
         port: the port to listen on; 0: any free one.
     """
@@ -98,6 +99,7 @@ class EmbeddingServer(ThreadingHTTPServer):
         dimension: int = 32,
         key: str | None = None,
         token_limit: int | None = None,
+        models: tuple[str, ...] = ("m:latest", "m:tagged"),
         digest: str = "sha256:0123456789abcdef",
         log: Path | None = None,
         port: int = 0,
@@ -106,6 +108,7 @@ class EmbeddingServer(ThreadingHTTPServer):
         self.dimension = dimension
         self.key = key
         self.token_limit = token_limit
+        self.models = models
         self.digest = digest
         self.calls: list[Call] = []
         self._log = log
@@ -189,8 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/api/tags":
             self._send(HTTPStatus.NOT_FOUND, b"404 page not found")
             return
-        models = {call.request.get("model", "") for call in self.server.calls} | {"embedder:latest"}
-        self._json([{"name": name, "digest": self.server.digest} for name in sorted(models)], "models")
+        self._json([{"name": name, "digest": self.server.digest} for name in self.server.models], "models")
 
     def do_POST(self) -> None:
         """Serve /v1/embeddings, /api/embed, /embed, and /faults, which scripts this server."""
@@ -272,7 +274,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
         # Closing with zero linger sends RST.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.connection.shutdown(socket.SHUT_RD)
         self.close_connection = True
 
     def _huge(self) -> None:
