@@ -1,0 +1,114 @@
+"""Generations: making, activating and listing them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from psycopg.types.json import Jsonb
+
+from seamark.errors import InvalidRequestError, StoreError
+from seamark.model import Generation, ModelIdentity
+from seamark.store.postgres.names import generation_words
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from seamark.model import GenerationSpec, Source
+    from seamark.store.postgres.catalog import Catalog
+    from seamark.store.postgres.connection import Connection, Database, Row
+    from seamark.store.postgres.names import Words
+
+DIMENSION_MAX = 4000
+"""What a halfvec may have to be indexed by HNSW."""
+
+
+def generations(database: Database, connection: Connection, source_id: int | None) -> Sequence[Generation]:
+    """Return the generations of a source, or all."""
+    return [_generation(row) for row in database.run(connection, "generations", {}, {"source": source_id})]
+
+
+def _generation(row: Row) -> Generation:
+    id_, source_id, kind, fingerprint, identity, state, name, version, dimension, document, query, normalised, *rest = row
+    model = None if name is None else ModelIdentity(name, version, dimension, document, query, normalised)
+    return Generation(id_, source_id, kind, fingerprint, identity, state, model, *rest)
+
+
+def generation_create(database: Database, catalog: Catalog, source: Source, spec: GenerationSpec) -> Generation:
+    """Make a generation with its tables; see the contract."""
+    if spec.model is not None and not 1 <= spec.model.dimension <= DIMENSION_MAX:
+        raise InvalidRequestError(
+            f"model {spec.model.name!r} has {spec.model.dimension} dimensions, and pgvector can index up to {DIMENSION_MAX}; "
+            "use a model, or its `dimensions` setting, of at most so many"
+        )
+    words = catalog.words(source.id)
+
+    def create() -> Generation:
+        # Read before the transaction begins: whoever holds a lower `seq` by then has a lower transaction id than ours, too.
+        with database.connection() as connection:
+            [(origin,)] = database.run(connection, "journal_end", words).fetchall()
+        with database.transaction() as connection:
+            created = _insert(database, connection, source, spec, origin)
+            if created is not None:
+                _tables_create(database, connection, created, spec, words | generation_words(created))
+            found = [
+                generation
+                for generation in generations(database, connection, source.id)
+                if (generation.kind, generation.fingerprint) == (spec.kind, spec.fingerprint) and generation.state != "retired"
+            ]
+            return found[-1]
+
+    return database.retried(create)
+
+
+def _insert(database: Database, connection: Connection, source: Source, spec: GenerationSpec, origin: int) -> int | None:
+    model: int | None = None
+    if spec.model is not None:
+        values = {name: getattr(spec.model, name) for name in spec.model.__dataclass_fields__}
+        [(model,)] = database.run(connection, "model_upsert", {}, values).fetchall()
+    values = {
+        "source": source.id,
+        "kind": spec.kind,
+        "fingerprint": spec.fingerprint,
+        "identity": Jsonb(dict(spec.identity)),
+        "model": model,
+        "locator": spec.locator,
+        "origin": origin,
+    }
+    created = database.run(connection, "generation_insert", {}, values).fetchone()
+    return None if created is None else created[0]
+
+
+def _tables_create(database: Database, connection: Connection, generation_id: int, spec: GenerationSpec, words: Words) -> None:
+    database.run(connection, f"rows_create_{spec.kind}", words)
+    database.run(connection, "rows_index", words)
+    if spec.model is not None:
+        database.run(connection, "chunks_create", words | {"dimension": str(spec.model.dimension)})
+        database.run(connection, "chunks_index", words)
+    else:
+        database.run(connection, "documents_create", words)
+        database.run(connection, "postings_create", words)
+        database.run(connection, "postings_upkeep_create", {}, {"generation": generation_id})
+    database.run(connection, "failures_create", words)
+    database.run(connection, "failures_index", words)
+
+
+def generation_activate(database: Database, generation_id: int) -> bool:
+    """Swap the active generation of a kind; see the contract."""
+    values = {"generation": generation_id}
+    with database.transaction() as connection:
+        database.run(connection, "generation_lock", {}, values)
+        ready = database.run(connection, "generation_ready", {}, values).fetchone()
+        if ready is None:
+            raise StoreError(f"there is no generation {generation_id}")
+        if not ready[0]:
+            return False
+        database.run(connection, "generation_retire", {}, values)
+        database.run(connection, "generation_activate", {}, values)
+        return True
+
+
+def generation_backoff(database: Database, generation_id: int, seconds: float, error: str | None) -> None:
+    """Let nobody claim from a generation for a while."""
+    values = {"generation": generation_id, "microseconds": round(seconds * 1e6), "error": error}
+    with database.connection() as connection:
+        database.run(connection, "generation_backoff", {}, values)

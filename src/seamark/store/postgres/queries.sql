@@ -1,0 +1,840 @@
+-- Statements of the PostgreSQL store. Those of the same name in store/sqlite/queries.sql do the same thing there.
+-- Aliases: j journal, s source, r rows, c chunks, f failures, b batch given by the caller. {k_j} is the key columns as j's,
+-- {j_is_s} compares the keys of two. `seq` ranges are lo < seq <= hi.
+
+-- ===== the user's tables ==========================================================================================
+
+-- name: table_find
+-- Find a relation by its name as it is, along the search path, else as schema.table.
+-- Differs by necessity: schemas, views that are found only to be refused, partitions.
+SELECT c.oid, n.nspname, c.relname, c.relkind, c.relpersistence,
+       c.relkind <> 'p' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid)
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+  AND ((c.relname = %(name)s::text AND pg_catalog.pg_table_is_visible(c.oid)) OR n.nspname || '.' || c.relname = %(name)s::text)
+ORDER BY c.relname = %(name)s::text DESC
+LIMIT 1;
+
+-- name: table_columns
+-- Give a table's columns in their order, with the base type under any domains.
+WITH RECURSIVE base AS (
+    SELECT a.attnum, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod) AS declared, a.atttypid AS type
+    FROM pg_catalog.pg_attribute a WHERE a.attrelid = %(oid)s::oid AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL
+    SELECT b.attnum, b.attname, b.declared, t.typbasetype
+    FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type WHERE t.typtype = 'd'
+)
+SELECT b.attname, b.declared, t.typname, t.typcategory
+FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.type WHERE t.typtype <> 'd'
+ORDER BY b.attnum;
+
+-- name: table_key
+-- Give the columns of a table's primary key, in the key's order.
+SELECT a.attname
+FROM pg_catalog.pg_index i
+CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS key (attnum, place)
+JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = key.attnum
+WHERE i.indrelid = %(oid)s::oid AND i.indisprimary AND key.place <= i.indnkeyatts
+ORDER BY key.place;
+
+-- name: table_names
+-- Give the names of the tables that could have been meant.
+SELECT CASE WHEN pg_catalog.pg_table_is_visible(c.oid) THEN c.relname ELSE n.nspname || '.' || c.relname END
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'seamark') AND n.nspname NOT LIKE 'pg\_%%'
+LIMIT 1000;
+
+-- name: table_tree
+-- Give the table and its partitions, itself first, and whether it is part of a tree, in which row triggers are needed.
+-- Differs by necessity: SQLite has no partitions.
+WITH RECURSIVE root AS (
+    SELECT c.oid, c.relkind FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = %(schema)s AND c.relname = %(table)s
+), tree AS (
+    SELECT oid, 0 AS depth FROM root
+    UNION ALL
+    SELECT i.inhrelid, t.depth + 1 FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid
+)
+SELECT n.nspname, c.relname,
+       (SELECT relkind = 'p' FROM root) OR EXISTS (SELECT FROM pg_catalog.pg_inherits i, root WHERE i.inhrelid = root.oid)
+FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ORDER BY t.depth, n.nspname, c.relname;
+
+-- ===== sources ====================================================================================================
+
+-- name: sources
+-- Give all sources.
+SELECT id, name, spec, tables, state, enrolled FROM seamark.source ORDER BY id;
+
+-- name: source
+-- Give one source.
+SELECT id, name, spec, tables, state, enrolled FROM seamark.source WHERE id = %(source)s;
+
+-- name: source_named
+-- Give the source of a name.
+SELECT id, name, spec, tables, state, enrolled FROM seamark.source WHERE name = %(name)s;
+
+-- name: source_insert
+-- Enter a source unless its name is taken.
+INSERT INTO seamark.source (name, spec, tables, state, created_at)
+VALUES (%(name)s, %(spec)s, %(tables)s, 'enrolling', seamark.clock())
+ON CONFLICT (name) DO NOTHING RETURNING id;
+
+-- name: source_lock
+-- Lock a source's row; say how far its enrolment is.
+SELECT state, enrolled FROM seamark.source WHERE id = %(source)s FOR UPDATE;
+
+-- name: source_enrolled
+-- Remember how far the enrolment is.
+UPDATE seamark.source SET enrolled = %(key)s, state = %(state)s WHERE id = %(source)s;
+
+-- name: source_delete
+-- Remove a source; its generations and leases go with it.
+DELETE FROM seamark.source WHERE id = %(source)s;
+
+-- name: lock_timeout
+-- Wait only for an instant for the lock that CREATE TRIGGER and DROP TRIGGER take: writers queue behind us meanwhile.
+-- Differs by necessity: SQLite has its busy timeout.
+SET LOCAL lock_timeout = '200ms';
+
+-- name: journal_create
+-- Make the journal's table, its key columns with the collations of the user's.
+-- Differs by necessity: types, collations.
+CREATE TABLE {journal} AS
+SELECT {key_copies}, NULL::bigint AS seq, NULL::bigint AS changed_at, NULL::boolean AS deleted FROM {source} s WITH NO DATA;
+
+-- name: journal_key
+-- Give the journal its key, and room on each page for the next version of its rows.
+ALTER TABLE {journal} ADD PRIMARY KEY ({k}), ALTER seq SET NOT NULL, ALTER changed_at SET NOT NULL, ALTER deleted SET NOT NULL;
+
+-- name: journal_order
+-- Index the journal by `seq`.
+CREATE UNIQUE INDEX ON {journal} (seq);
+
+-- name: sequence_create
+-- Make the sequence that `seq` is drawn from. It caches nothing, so that a later draw is a higher number.
+CREATE SEQUENCE {sequence} AS bigint CACHE 1;
+
+-- name: enroll_lock_timeout
+-- Wait only for an instant for a writer who has entered one of the rows.
+SET LOCAL lock_timeout = '50ms';
+
+-- name: enroll
+-- Enter existing rows after a key into the journal unless they are there, and give the keys looked at, in order.
+WITH found AS MATERIALIZED (
+    SELECT {k_s}, ({where}) IS NOT TRUE AS deleted FROM {source} s WHERE {after} ORDER BY {k_s} LIMIT %(limit)s
+), batch AS (SELECT * FROM found AS b ({k}, deleted)), entered AS (
+    INSERT INTO {journal} ({k}, seq, deleted, changed_at)
+    SELECT {k_b}, nextval('{sequence}'::regclass), b.deleted, seamark.clock() FROM batch b ORDER BY {k_b}
+    ON CONFLICT ({k}) DO NOTHING
+)
+SELECT {k_b} FROM batch b ORDER BY {k_b};
+
+-- name: functions
+-- Give the trigger functions of a source.
+SELECT p.proname FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+WHERE n.nspname = 'seamark' AND p.proname LIKE %(pattern)s;
+
+-- name: journal_drop
+-- Drop a source's journal.
+DROP TABLE IF EXISTS {journal}; DROP SEQUENCE IF EXISTS {sequence};
+
+-- name: collection_create
+-- Make a collection's table, an ordinary table of the user's.
+CREATE TABLE IF NOT EXISTS {table} (
+    id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+    path text NOT NULL UNIQUE,
+    title text NOT NULL,
+    body text NOT NULL,
+    added_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- name: collection_put
+-- Insert or update documents by path, where they differ.
+INSERT INTO {table} AS t (path, title, body)
+SELECT * FROM unnest(%(paths)s::text[], %(titles)s::text[], %(bodies)s::text[]) AS b (path, title, body) ORDER BY path
+ON CONFLICT (path) DO UPDATE SET title = EXCLUDED.title, body = EXCLUDED.body
+WHERE (t.title, t.body) IS DISTINCT FROM (EXCLUDED.title, EXCLUDED.body);
+
+-- ===== generations ================================================================================================
+
+-- name: generations
+-- Give the generations of a source, or all of them.
+SELECT g.id, g.source_id, g.kind, g.fingerprint, g.identity, g.state, m.name, m.version, m.dimension, m.document_prefix,
+       m.query_prefix, m.normalised, g.locator, g.origin, g.fresh, g.backfill, g.confirmed, g.swept, g.backoff_until,
+       g.backoff_error, g.created_at, g.activated_at
+FROM seamark.generation g LEFT JOIN seamark.model m ON m.id = g.model_id
+WHERE %(source)s::integer IS NULL OR g.source_id = %(source)s ORDER BY g.id;
+
+-- name: generations_of
+-- Give the ids of a source's generations.
+SELECT id FROM seamark.generation WHERE source_id = %(source)s ORDER BY id;
+
+-- name: generation_source
+-- Give the source of a generation.
+SELECT source_id FROM seamark.generation WHERE id = %(generation)s;
+
+-- name: journal_end
+-- Give the highest `seq`.
+SELECT coalesce(max(seq), 0) FROM {journal};
+
+-- name: model_upsert
+-- Enter a model unless it is known, and give its id.
+WITH entered AS (
+    INSERT INTO seamark.model (name, version, dimension, document_prefix, query_prefix, normalised)
+    VALUES (%(name)s, %(version)s, %(dimension)s, %(document_prefix)s, %(query_prefix)s, %(normalised)s)
+    ON CONFLICT (name, version, dimension, document_prefix, query_prefix, normalised) DO UPDATE SET name = EXCLUDED.name
+    RETURNING id
+)
+SELECT id FROM entered;
+
+-- name: generation_insert
+-- Enter a generation that begins at `origin`, unless there is one of that kind and fingerprint, not retired.
+-- Differs by necessity: the horizon below which writers may hold a `seq` at or below the origin that nobody sees yet. It is our
+-- own transaction's id, taken after the origin was read: theirs are lower, for they had one before they drew their `seq`.
+INSERT INTO seamark.generation (source_id, kind, fingerprint, identity, state, model_id, locator, origin, fresh, backfill,
+    confirmed, swept, origin_horizon, created_at)
+VALUES (%(source)s, %(kind)s, %(fingerprint)s, %(identity)s, 'building', %(model)s, %(locator)s, %(origin)s, %(origin)s,
+    %(origin)s, %(origin)s, 0, pg_current_xact_id()::text::bigint, seamark.clock())
+ON CONFLICT (source_id, kind, fingerprint) WHERE state <> 'retired' DO NOTHING
+RETURNING id;
+
+-- name: rows_create_vector
+-- Make the table of which version of each row a vector generation holds.
+CREATE TABLE {rows} AS
+SELECT {k}, NULL::bigint AS seq, NULL::bigint AS embedded_at, NULL::integer AS chunks, NULL::boolean AS truncated,
+       NULL::text AS worker
+FROM {journal} WITH NO DATA;
+
+-- name: rows_create_lexical
+-- Make the table of which version of each row a lexical generation holds, and the document number of that version.
+CREATE TABLE {rows} AS
+SELECT {k}, NULL::bigint AS seq, NULL::bigint AS embedded_at, NULL::bigint AS doc, NULL::integer AS chunks,
+       NULL::boolean AS truncated, NULL::text AS worker
+FROM {journal} WITH NO DATA;
+
+-- name: rows_index
+-- Give the rows their key, and indexes of the few that are not simply indexed in full.
+ALTER TABLE {rows} ADD PRIMARY KEY ({k}), ALTER seq SET NOT NULL, ALTER embedded_at SET NOT NULL, ALTER chunks SET NOT NULL,
+    ALTER truncated SET NOT NULL, ALTER worker SET NOT NULL;
+CREATE INDEX ON {rows} ({k}) WHERE chunks <= 0;
+CREATE INDEX ON {rows} ({k}) WHERE truncated;
+
+-- name: documents_create
+-- Index the document numbers, and make the sequence that they are drawn from.
+CREATE UNIQUE INDEX ON {rows} (doc);
+CREATE SEQUENCE {documents} AS bigint CACHE 1;
+
+-- name: chunks_create
+-- Make the table of a vector generation's chunks.
+-- Differs by necessity: halfvec, and no number of its own, since no index file has to be kept in step with it.
+CREATE TABLE {chunks} AS
+SELECT {k}, NULL::integer AS ordinal, NULL::integer AS start, NULL::integer AS stop, NULL::bytea AS digest,
+       NULL::{vector}.halfvec({dimension}) AS embedding
+FROM {journal} WITH NO DATA;
+
+-- name: chunks_index
+-- Give the chunks their key.
+ALTER TABLE {chunks} ADD PRIMARY KEY ({k}, ordinal), ALTER start SET NOT NULL, ALTER stop SET NOT NULL,
+    ALTER digest SET NOT NULL, ALTER embedding SET NOT NULL;
+
+-- name: postings_create
+-- Make the table of a lexical generation's postings. They do not compress, so that it is not tried.
+CREATE TABLE {postings} (
+    term text COLLATE "C" NOT NULL,
+    block bigint NOT NULL,
+    docs integer NOT NULL,
+    lengths bigint NOT NULL,
+    data bytea STORAGE EXTERNAL NOT NULL,
+    PRIMARY KEY (term, block)
+);
+CREATE INDEX ON {postings} USING brin (block) WITH (pages_per_range = 16, autosummarize = on);
+
+-- name: failures_create
+-- Make the table of the rows that a generation could not index.
+CREATE TABLE {failures} AS
+SELECT {k}, NULL::bigint AS seq, NULL::integer AS attempts, NULL::text AS kind, NULL::text AS error, NULL::bigint AS retry_at,
+       NULL::bigint AS failed_at, NULL::bigint AS lease
+FROM {journal} WITH NO DATA;
+
+-- name: failures_index
+-- Give the failures their key, and find those that are due, and those that a lease has taken.
+ALTER TABLE {failures} ADD PRIMARY KEY ({k}), ALTER seq SET NOT NULL, ALTER attempts SET NOT NULL, ALTER kind SET NOT NULL,
+    ALTER error SET NOT NULL, ALTER failed_at SET NOT NULL;
+CREATE INDEX ON {failures} (retry_at) WHERE lease IS NULL AND retry_at IS NOT NULL;
+CREATE INDEX ON {failures} (lease) WHERE lease IS NOT NULL;
+
+-- name: generation_tables_drop
+-- Drop all tables that a generation of either kind may have.
+DROP TABLE IF EXISTS {rows}, {chunks}, {postings}, {failures}; DROP SEQUENCE IF EXISTS {documents};
+
+-- name: generation_lock
+-- Lock a generation's row, and those of its kind that a swap would change, in the order of their ids.
+SELECT o.id FROM seamark.generation g JOIN seamark.generation o ON o.source_id = g.source_id AND o.kind = g.kind
+WHERE g.id = %(generation)s ORDER BY o.id FOR UPDATE OF o;
+
+-- name: generation_ready
+-- Say whether a generation may become the active one.
+SELECT g.state = 'building' AND g.backfill = 0 AND g.swept >= g.origin
+       AND NOT EXISTS (SELECT FROM seamark.lease l WHERE l.generation_id = g.id AND l.lo < g.origin)
+FROM seamark.generation g WHERE g.id = %(generation)s;
+
+-- name: generation_retire
+-- Retire the active generation of the same kind.
+UPDATE seamark.generation o SET state = 'retired'
+FROM seamark.generation g
+WHERE g.id = %(generation)s AND o.source_id = g.source_id AND o.kind = g.kind AND o.state = 'active';
+
+-- name: generation_activate
+-- Make a generation the active one.
+UPDATE seamark.generation SET state = 'active', activated_at = seamark.clock() WHERE id = %(generation)s;
+
+-- name: generation_backoff
+-- Let nobody claim for a while, and say why.
+UPDATE seamark.generation
+SET backoff_until = CASE WHEN %(microseconds)s = 0 THEN 0 ELSE seamark.clock() + %(microseconds)s::bigint END,
+    backoff_error = %(error)s
+WHERE id = %(generation)s;
+
+-- ===== upkeep =====================================================================================================
+
+-- name: upkeep_lock
+-- Take the upkeep of a generation on, until the transaction ends; false when another process has it.
+-- Differs by necessity: many machines may try.
+SELECT pg_try_advisory_xact_lock(%(lock)s::integer, %(generation)s::integer);
+
+-- name: generation_upkeep
+-- Give what a generation's upkeep depends on.
+SELECT g.kind, m.dimension FROM seamark.generation g LEFT JOIN seamark.model m ON m.id = g.model_id WHERE g.id = %(generation)s;
+
+-- name: index_due
+-- Say whether the generation's backfill is done and it has so many chunks.
+SELECT g.backfill = 0 AND (SELECT count(*) FROM (SELECT FROM {chunks} LIMIT %(enough)s) c) >= %(enough)s
+FROM seamark.generation g WHERE g.id = %(generation)s;
+
+-- name: index_state
+-- Say whether the generation's HNSW index is whole; no row when there is none.
+SELECT i.indisvalid FROM pg_catalog.pg_class c
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
+WHERE n.nspname = 'seamark' AND c.relname = %(name)s;
+
+-- name: index_build
+-- Build the HNSW index while the table is written to.
+CREATE INDEX CONCURRENTLY {index} ON {chunks} USING hnsw (embedding {vector}.halfvec_cosine_ops) WITH (m = 16, ef_construction = 100);
+
+-- name: index_drop
+-- Drop what an interrupted build left.
+DROP INDEX CONCURRENTLY IF EXISTS seamark.{index};
+
+-- name: index_size
+-- Give the number of chunks as the planner has it, at least.
+SELECT count(*) FROM {chunks};
+
+-- name: analyze_due
+-- Give those of the tables that have rows enough for a plan to go wrong and were never analysed.
+SELECT s.relname FROM pg_catalog.pg_stat_user_tables s
+WHERE s.schemaname = 'seamark' AND s.relname = ANY (%(tables)s) AND s.last_analyze IS NULL AND s.last_autoanalyze IS NULL
+  AND s.n_tup_ins >= 1000;
+
+-- name: postings_upkeep
+-- Give what is to be known about a lexical generation's postings, and the last document number given out.
+SELECT merged, upto, term, purging, checked, (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {documents})
+FROM seamark.postings_upkeep WHERE generation_id = %(generation)s;
+
+-- name: postings_upkeep_create
+-- Begin a generation without postings.
+INSERT INTO seamark.postings_upkeep (generation_id) VALUES (%(generation)s);
+
+-- name: postings_upkeep_write
+-- Remember where the upkeep stands.
+UPDATE seamark.postings_upkeep
+SET merged = %(merged)s, upto = %(upto)s, term = %(term)s, purging = %(purging)s, checked = %(checked)s
+WHERE generation_id = %(generation)s;
+
+-- name: blocks_since
+-- Count the settles since the last pass: each has added a block to the empty term.
+SELECT count(*) FROM {postings} WHERE term = '' AND block > %(merged)s;
+
+-- name: documents_dead
+-- Count the documents that have postings, and those of them that are current.
+SELECT (SELECT coalesce(sum(docs), 0)::bigint FROM {postings} WHERE term = ''), (SELECT count(*) FROM {rows} WHERE doc IS NOT NULL);
+
+-- name: terms_crowded
+-- Give the next terms with many blocks that are not full, of those that have had a block since the last pass.
+SELECT p.term, array_agg(p.block ORDER BY p.block), array_agg(p.docs ORDER BY p.block) FROM {postings} p
+WHERE p.term IN (
+    SELECT q.term FROM {postings} q WHERE q.block > %(merged)s AND q.block <= %(upto)s AND (q.term > %(term)s OR %(first)s)
+)
+GROUP BY p.term HAVING count(*) FILTER (WHERE p.docs < %(full)s) > %(loose)s ORDER BY p.term LIMIT %(limit)s;
+
+-- name: terms_next
+-- Give the next terms, up to so many postings.
+SELECT term, blocks, docs FROM (
+    SELECT term, blocks, docs, sum(total) OVER (ORDER BY term) - total AS before FROM (
+        SELECT term, array_agg(block ORDER BY block) AS blocks, array_agg(docs ORDER BY block) AS docs, sum(docs) AS total
+        FROM {postings} WHERE (term > %(term)s OR %(first)s) GROUP BY term ORDER BY term LIMIT %(limit)s
+    ) t
+) t WHERE before < %(postings)s ORDER BY term;
+
+-- name: blocks_read
+-- Give blocks with their postings.
+SELECT p.term, p.data FROM unnest(%(terms)s::text[], %(blocks)s::bigint[]) AS b (term, block)
+JOIN {postings} p ON p.term = b.term AND p.block = b.block ORDER BY p.term, p.block;
+
+-- name: blocks_delete
+-- Drop blocks.
+DELETE FROM {postings} p USING unnest(%(terms)s::text[], %(blocks)s::bigint[]) AS b (term, block)
+WHERE p.term = b.term AND p.block = b.block;
+
+-- name: documents_current
+-- Give those of the documents that are current.
+SELECT r.doc FROM {rows} r WHERE r.doc = ANY (%(docs)s::bigint[]) ORDER BY r.doc;
+
+-- name: postings_copy
+-- Write blocks of postings.
+COPY {postings} (term, block, docs, lengths, data) FROM STDIN (FORMAT binary);
+
+-- ===== claim ======================================================================================================
+
+-- name: look
+-- Without a lock: where the fresh lane stands, which horizons are not of this cluster, and whether a claim could find anything.
+-- A horizon was some committed transaction's id, so it is below the xmax of this snapshot, unless the database was dumped and
+-- restored elsewhere, where no transaction of its past can still be under way.
+-- Differs by necessity: many machines look all the time; max() and min() are read off an index, whatever the statistics say.
+SELECT g.fresh, g.horizon >= n.xmax, g.origin_horizon >= n.xmax,
+    g.backoff_until <= n.clock AND (
+        g.backfill > 0
+        OR (SELECT max(j.seq) FROM {journal} j) > g.fresh
+        OR EXISTS (SELECT FROM seamark.lease l WHERE l.generation_id = g.id AND l.expires_at <= n.clock)
+        OR (SELECT min(f.retry_at) FROM {failures} f WHERE f.lease IS NULL AND f.retry_at IS NOT NULL) <= n.clock
+        OR CASE WHEN g.mark IS NULL THEN g.fresh > g.confirmed
+                ELSE (n.xmin >= g.horizon OR g.horizon >= n.xmax) AND NOT l.lowest < g.mark END
+        OR (g.swept < g.origin AND (n.xmin >= g.origin_horizon OR g.origin_horizon >= n.xmax) AND NOT l.lowest < g.origin)
+    )
+FROM seamark.generation g
+CROSS JOIN LATERAL (SELECT coalesce(min(lo), 9223372036854775807) AS lowest FROM seamark.lease WHERE generation_id = g.id) l
+CROSS JOIN (
+    SELECT pg_snapshot_xmin(s)::text::bigint AS xmin, pg_snapshot_xmax(s)::text::bigint AS xmax, seamark.clock() AS clock
+    FROM pg_current_snapshot() s
+) n
+WHERE g.id = %(generation)s;
+
+-- name: cursors
+-- Lock the generation's row and give its cursors.
+SELECT origin, fresh, backfill, confirmed, mark, horizon, swept, origin_horizon, backoff_until > seamark.clock()
+FROM seamark.generation WHERE id = %(generation)s FOR UPDATE;
+
+-- name: cursors_write
+-- Write the cursors back.
+UPDATE seamark.generation
+SET fresh = %(fresh)s, backfill = %(backfill)s, confirmed = %(confirmed)s, mark = %(mark)s, horizon = %(horizon)s,
+    swept = %(swept)s, origin_horizon = %(origin_horizon)s
+WHERE id = %(generation)s;
+
+-- name: lease_takeover
+-- Take over the expired lease with the lowest id.
+-- Differs by necessity: one that is being settled is locked, and skipped.
+UPDATE seamark.lease SET worker = %(worker)s, fence = fence + 1, expires_at = seamark.clock() + %(microseconds)s::bigint
+WHERE id = (
+    SELECT id FROM seamark.lease WHERE generation_id = %(generation)s AND expires_at <= seamark.clock()
+    ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED
+)
+RETURNING id, lane, lo, hi, fence, expires_at;
+
+-- name: lease_lowest
+-- Give where the lowest lease begins.
+SELECT min(lo) FROM seamark.lease WHERE generation_id = %(generation)s;
+
+-- name: lease_insert
+-- Enter a lease.
+INSERT INTO seamark.lease (generation_id, lane, lo, hi, worker, expires_at)
+VALUES (%(generation)s, %(lane)s, %(lo)s, %(hi)s, %(worker)s, seamark.clock() + %(microseconds)s::bigint)
+RETURNING id, lane, lo, hi, fence, expires_at;
+
+-- name: lease_retry
+-- Give due failures, oldest first, to a new lease over their range.
+WITH due AS MATERIALIZED (
+    SELECT {k_f}, f.seq FROM {failures} f JOIN {journal} j ON {j_is_f} AND j.seq = f.seq
+    WHERE f.lease IS NULL AND f.retry_at <= seamark.clock()
+    ORDER BY f.retry_at, f.seq LIMIT %(limit)s FOR UPDATE OF f
+), entered AS (
+    INSERT INTO seamark.lease (generation_id, lane, lo, hi, worker, expires_at)
+    SELECT %(generation)s, 'retry', min(seq) - 1, max(seq), %(worker)s, seamark.clock() + %(microseconds)s::bigint
+    FROM due HAVING count(*) > 0
+    RETURNING id, lane, lo, hi, fence, expires_at
+), taken AS (
+    UPDATE {failures} f SET lease = entered.id FROM entered, due b WHERE {f_is_b}
+)
+SELECT id, lane, lo, hi, fence, expires_at FROM entered;
+
+-- name: journal_ahead
+-- Give the `seq` of the limit-th row above, or of the last.
+SELECT max(seq) FROM (SELECT seq FROM {journal} WHERE seq > %(seq)s ORDER BY seq LIMIT %(limit)s) j;
+
+-- name: journal_behind
+-- Give the `seq` of the limit-th row at or below, descending, or of the last.
+SELECT min(seq) FROM (SELECT seq FROM {journal} WHERE seq <= %(seq)s ORDER BY seq DESC LIMIT %(limit)s) j;
+
+-- name: journal_step
+-- Give the `seq` of the so-many-th row of the range, or its end.
+SELECT coalesce((SELECT seq FROM {journal} WHERE seq > %(lo)s AND seq <= %(hi)s ORDER BY seq OFFSET %(rows)s - 1 LIMIT 1), %(hi)s);
+
+-- name: unsettled
+-- Give the first and the last `seq` of the limit first rows of the range neither done nor in failures.
+SELECT min(seq), max(seq) FROM (
+    SELECT j.seq FROM {journal} j
+    WHERE j.seq > %(lo)s AND j.seq <= %(hi)s
+      AND NOT EXISTS (SELECT FROM {rows} r WHERE {j_is_r} AND r.seq = j.seq)
+      AND NOT EXISTS (SELECT FROM {failures} f WHERE {j_is_f} AND f.seq = j.seq)
+    ORDER BY j.seq LIMIT %(limit)s
+) u;
+
+-- name: horizon_now
+-- Give the lowest transaction id under way.
+SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
+
+-- name: horizon_next
+-- Give a transaction id that is above all that were under way when the look was taken: our own.
+SELECT pg_current_xact_id()::text::bigint;
+
+-- ===== leases =====================================================================================================
+
+-- name: lease_read
+-- Give the rows of a range that the generation has not done and not recorded as failed, with their text, up to the budget.
+WITH todo AS MATERIALIZED (
+    SELECT {k_j}, j.seq, {live} AS live, 0 AS attempts, {texts_named}
+    FROM {journal} j
+    LEFT JOIN {source} s ON NOT j.deleted AND {j_is_s} AND {where}
+    LEFT JOIN {rows} r ON {j_is_r}
+    LEFT JOIN {failures} f ON {j_is_f} AND f.seq = j.seq
+    WHERE j.seq > %(lo)s AND j.seq <= %(hi)s AND r.seq IS DISTINCT FROM j.seq AND f.seq IS NULL
+), b AS (
+    SELECT *, count(*) OVER () AS total, sum({size}) OVER (ORDER BY seq) - {size} AS before FROM todo
+)
+SELECT total, seq, live, attempts, {texts_read}, {k_b} FROM b
+WHERE before < %(characters)s OR before = 0 ORDER BY seq;
+
+-- name: lease_read_retry
+-- Give the failed rows that a lease has taken, with their text, up to the budget.
+WITH todo AS MATERIALIZED (
+    SELECT {k_j}, j.seq, {live} AS live, f.attempts, {texts_named}
+    FROM {failures} f
+    JOIN {journal} j ON {j_is_f} AND j.seq = f.seq
+    LEFT JOIN {source} s ON NOT j.deleted AND {j_is_s} AND {where}
+    WHERE f.lease = %(lease)s
+), b AS (
+    SELECT *, count(*) OVER () AS total, sum({size}) OVER (ORDER BY seq) - {size} AS before FROM todo
+)
+SELECT total, seq, live, attempts, {texts_read}, {k_b} FROM b
+WHERE before < %(characters)s OR before = 0 ORDER BY seq;
+
+-- name: lease_split
+-- Narrow a lease that is ours, and give the rest of its range back as a lease that has expired already.
+WITH mine AS (
+    UPDATE seamark.lease SET hi = %(hi)s WHERE id = %(lease)s AND fence = %(fence)s AND expires_at > seamark.clock()
+    RETURNING generation_id, lane
+)
+INSERT INTO seamark.lease (generation_id, lane, lo, hi, worker, expires_at)
+SELECT generation_id, lane, %(hi)s, %(end)s, '', 0 FROM mine RETURNING id;
+
+-- name: failures_pass_on
+-- Give failed rows above a `seq` from one lease to another.
+UPDATE {failures} SET lease = %(rest)s WHERE lease = %(lease)s AND seq > %(hi)s;
+
+-- name: lease_renew
+-- Put off the expiry of leases that are ours.
+UPDATE seamark.lease l SET expires_at = seamark.clock() + %(microseconds)s::bigint
+FROM unnest(%(leases)s::bigint[], %(fences)s::integer[]) AS b (id, fence)
+WHERE l.id = b.id AND l.fence = b.fence AND l.expires_at > seamark.clock() RETURNING l.id;
+
+-- name: lease_release
+-- Let a lease that is ours expire now.
+UPDATE seamark.lease SET expires_at = seamark.clock()
+WHERE id = %(lease)s AND fence = %(fence)s AND expires_at > seamark.clock();
+
+-- ===== settle =====================================================================================================
+
+-- name: lease_hold
+-- Lock a lease that is ours, so that nobody takes it over, and draw document numbers.
+-- Differs by necessity: numbers are drawn from a sequence, since others settle at the same time.
+SELECT ARRAY(SELECT {next_document} FROM generate_series(1, %(rows)s))
+FROM seamark.lease WHERE id = %(lease)s AND fence = %(fence)s AND expires_at > seamark.clock() FOR UPDATE;
+
+-- name: rows_settle_vector
+-- Write the rows whose version is still the journal's and newer than the one held; give the `seq` of those written.
+INSERT INTO {rows} AS r ({k}, seq, chunks, truncated, embedded_at, worker)
+SELECT {k_b}, b.seq, b.chunks, b.truncated, seamark.clock(), %(worker)s
+FROM unnest({key_arrays}, %(seqs)s::bigint[], %(chunks)s::integer[], %(truncated)s::boolean[]) AS b ({k}, seq, chunks, truncated)
+JOIN {journal} j ON {j_is_b} AND j.seq = b.seq
+ORDER BY {k_b}
+ON CONFLICT ({k}) DO UPDATE
+SET seq = EXCLUDED.seq, chunks = EXCLUDED.chunks, truncated = EXCLUDED.truncated, embedded_at = EXCLUDED.embedded_at,
+    worker = EXCLUDED.worker
+WHERE r.seq < EXCLUDED.seq
+RETURNING r.seq;
+
+-- name: rows_settle_lexical
+-- Do the same for a lexical generation, with the document number of each version.
+INSERT INTO {rows} AS r ({k}, seq, chunks, truncated, doc, embedded_at, worker)
+SELECT {k_b}, b.seq, b.chunks, b.truncated, CASE WHEN b.chunks > 0 THEN b.doc END, seamark.clock(), %(worker)s
+FROM unnest({key_arrays}, %(seqs)s::bigint[], %(chunks)s::integer[], %(truncated)s::boolean[], %(docs)s::bigint[])
+    AS b ({k}, seq, chunks, truncated, doc)
+JOIN {journal} j ON {j_is_b} AND j.seq = b.seq
+ORDER BY {k_b}
+ON CONFLICT ({k}) DO UPDATE
+SET seq = EXCLUDED.seq, chunks = EXCLUDED.chunks, truncated = EXCLUDED.truncated, doc = EXCLUDED.doc,
+    embedded_at = EXCLUDED.embedded_at, worker = EXCLUDED.worker
+WHERE r.seq < EXCLUDED.seq
+RETURNING r.seq;
+
+-- name: chunks_delete
+-- Drop the old chunks of rows.
+DELETE FROM {chunks} c USING unnest({key_arrays}) AS b ({k}) WHERE {c_is_b};
+
+-- name: chunks_copy
+-- Write chunks.
+COPY {chunks} ({k}, ordinal, start, stop, digest, embedding) FROM STDIN (FORMAT binary);
+
+-- name: failures_settle
+-- Drop the failures of rows that were written.
+DELETE FROM {failures} f USING unnest({key_arrays}) AS b ({k}) WHERE {f_is_b};
+
+-- name: failures_write
+-- Record failures of rows whose version is still the journal's, and that no newer failure is recorded of.
+INSERT INTO {failures} AS f ({k}, seq, attempts, kind, error, retry_at, failed_at, lease)
+SELECT {k_b}, b.seq, b.attempts, b.kind, b.error, seamark.clock() + b.wait, seamark.clock(), NULL
+FROM unnest({key_arrays}, %(seqs)s::bigint[], %(attempts)s::integer[], %(kinds)s::text[], %(errors)s::text[], %(waits)s::bigint[])
+    AS b ({k}, seq, attempts, kind, error, wait)
+JOIN {journal} j ON {j_is_b} AND j.seq = b.seq
+WHERE NOT EXISTS (SELECT FROM {rows} r WHERE {r_is_b} AND r.seq >= b.seq)
+ORDER BY {k_b}
+ON CONFLICT ({k}) DO UPDATE
+SET seq = EXCLUDED.seq, attempts = EXCLUDED.attempts, kind = EXCLUDED.kind, error = EXCLUDED.error,
+    retry_at = EXCLUDED.retry_at, failed_at = EXCLUDED.failed_at, lease = NULL
+WHERE f.seq <= EXCLUDED.seq
+RETURNING f.seq;
+
+-- name: failures_let_go
+-- Let go of failures that a lease had taken and did not settle: a newer version of the row is ahead.
+UPDATE {failures} SET lease = NULL WHERE lease = %(lease)s;
+
+-- name: lease_retire
+-- Remove a settled lease.
+DELETE FROM seamark.lease WHERE id = %(lease)s;
+
+-- name: journal_trim
+-- Drop a batch of tombstones that every generation has settled, below every cursor and every lease, and what is kept of them.
+-- A writer who brings a row back at this moment is left alone, and waits no longer than this statement takes.
+WITH doomed AS MATERIALIZED (
+    SELECT {k_j}, j.seq FROM {journal} j
+    WHERE j.deleted AND j.seq <= %(below)s AND {settled}
+    ORDER BY j.seq LIMIT %(limit)s FOR UPDATE OF j SKIP LOCKED
+), {forgotten}
+DELETE FROM {journal} j USING doomed b WHERE {j_is_b} AND j.seq = b.seq;
+
+-- name: journal_trim_settled
+-- Part of `journal_trim`, for each generation: it has settled the tombstone.
+EXISTS (SELECT FROM {rows} r WHERE {j_is_r} AND r.seq = j.seq);
+
+-- name: journal_trim_forgotten
+-- Part of `journal_trim`, for each generation: what it keeps of the row.
+rows_{generation} AS (DELETE FROM {rows} r USING doomed b WHERE {r_is_b}),
+failures_{generation} AS (DELETE FROM {failures} f USING doomed b WHERE {f_is_b});
+
+-- name: journal_trim_below
+-- Give the `seq` up to which tombstones may go: confirmed and swept by all generations, and no lease begins below it.
+SELECT min(least(
+    CASE WHEN g.backfill > 0 OR g.swept < g.origin THEN 0 ELSE g.confirmed END,
+    coalesce((SELECT min(l.lo) FROM seamark.lease l WHERE l.generation_id = g.id), 9223372036854775807)
+)) FROM seamark.generation g WHERE g.source_id = %(source)s;
+
+-- ===== failures, counts, workers ==================================================================================
+
+-- name: failures
+-- Give failures of rows whose version is still the journal's, newest first.
+SELECT {k_f}, f.seq, f.kind, f.error, f.attempts, f.retry_at, f.failed_at
+FROM {failures} f JOIN {journal} j ON {j_is_f} AND j.seq = f.seq ORDER BY f.failed_at DESC, f.seq DESC LIMIT %(limit)s;
+
+-- name: failures_retry
+-- Make failures due now, with no attempts spent.
+UPDATE {failures} f SET retry_at = seamark.clock(), attempts = 0
+FROM {journal} j WHERE {j_is_f} AND j.seq = f.seq AND f.lease IS NULL;
+
+-- name: failures_retry_keys
+-- Do the same for some.
+UPDATE {failures} f SET retry_at = seamark.clock(), attempts = 0
+FROM {journal} j, unnest({key_arrays}) AS b ({k}) WHERE {j_is_f} AND {f_is_b} AND j.seq = f.seq AND f.lease IS NULL;
+
+-- name: coverage
+-- Count a generation, in one snapshot. Only what is not known to be done is joined: the windows that a sweep is still to go
+-- over, and the ranges of leases (not those of retries, whose rows are in failures).
+WITH g AS (
+    SELECT * FROM seamark.generation WHERE id = %(generation)s
+), windows AS (
+    SELECT confirmed AS lo, fresh AS hi FROM g WHERE fresh > confirmed
+    UNION ALL
+    SELECT greatest(swept, backfill), origin FROM g WHERE swept < origin AND backfill < origin
+    UNION ALL
+    SELECT lo, hi FROM seamark.lease WHERE generation_id = %(generation)s AND lane <> 'retry'
+), missing AS (
+    SELECT count(*) AS rows, min(changed_at) AS oldest FROM (
+        SELECT DISTINCT j.seq, j.changed_at FROM windows w
+        CROSS JOIN LATERAL (SELECT * FROM {journal} j WHERE j.seq > w.lo AND j.seq <= w.hi AND NOT j.deleted OFFSET 0) j
+        WHERE NOT EXISTS (SELECT FROM {rows} r WHERE {j_is_r} AND r.seq = j.seq)
+          AND NOT EXISTS (SELECT FROM {failures} f WHERE {j_is_f} AND f.seq = j.seq)
+    ) w
+    UNION ALL
+    SELECT count(*), min(j.changed_at) FROM {journal} j WHERE j.seq > (SELECT fresh FROM g) AND NOT j.deleted
+    UNION ALL
+    SELECT count(*), min(j.changed_at) FROM {journal} j WHERE j.seq <= (SELECT backfill FROM g) AND NOT j.deleted
+), empty AS (
+    SELECT count(*) FILTER (WHERE r.chunks < 0) AS phantom, count(*) FILTER (WHERE r.chunks = 0) AS blank
+    FROM {rows} r JOIN {journal} j ON {j_is_r} AND j.seq = r.seq WHERE r.chunks <= 0 AND NOT j.deleted
+), failed AS (
+    SELECT count(*) AS rows, count(f.retry_at) AS retrying
+    FROM {failures} f JOIN {journal} j ON {j_is_f} AND j.seq = f.seq WHERE NOT j.deleted
+)
+SELECT (SELECT count(*) FROM {journal} j WHERE NOT j.deleted) - empty.phantom, empty.blank, failed.rows, failed.retrying,
+    (SELECT sum(rows)::bigint FROM missing), (SELECT min(oldest) FROM missing), seamark.clock(),
+    (SELECT count(*) FROM {rows} r JOIN {journal} j ON {j_is_r} AND j.seq = r.seq
+     WHERE r.truncated AND r.chunks > 0 AND NOT j.deleted),
+    (SELECT count(*) FROM seamark.lease WHERE generation_id = %(generation)s)
+FROM empty, failed;
+
+-- name: worker_beat
+-- Record a heartbeat.
+INSERT INTO seamark.worker AS w (id, host, pid, started_at, beat_at, rates)
+VALUES (%(id)s, %(host)s, %(pid)s, seamark.clock(), seamark.clock(), %(rates)s)
+ON CONFLICT (id) DO UPDATE SET host = EXCLUDED.host, pid = EXCLUDED.pid, beat_at = EXCLUDED.beat_at, rates = EXCLUDED.rates;
+
+-- name: workers_expire
+-- Forget workers not heard of for long.
+DELETE FROM seamark.worker WHERE beat_at < seamark.clock() - %(microseconds)s::bigint;
+
+-- name: worker_forget
+-- Forget a worker.
+DELETE FROM seamark.worker WHERE id = %(id)s;
+
+-- name: workers
+-- Give the workers heard of of late.
+SELECT id, host, pid, started_at, beat_at, rates FROM seamark.worker
+WHERE beat_at >= seamark.clock() - %(microseconds)s::bigint ORDER BY started_at, id;
+
+-- name: clock
+-- Give the time.
+SELECT seamark.clock();
+
+-- ===== search =====================================================================================================
+
+-- name: terms_statistics
+-- Give the blocks, postings and lengths of terms.
+SELECT term, count(*), sum(docs), sum(lengths)::bigint FROM {postings} WHERE term = ANY (%(terms)s::text[]) GROUP BY term;
+
+-- name: postings_read
+-- Give the blocks of terms, oldest first.
+SELECT term, data FROM {postings} WHERE term = ANY (%(terms)s::text[]) ORDER BY term, block;
+
+-- name: postings_read_newest
+-- Give the newest blocks of terms until each has so many postings, oldest first.
+SELECT term, data FROM (
+    SELECT term, block, data, sum(docs) OVER (PARTITION BY term ORDER BY block DESC) - docs AS before
+    FROM {postings} WHERE term = ANY (%(terms)s::text[])
+) p WHERE before < %(limit)s ORDER BY term, block;
+
+-- name: documents_resolve
+-- Give the keys of those documents that are current and whose row is live and satisfies the filter.
+SELECT r.doc, {k_r} FROM unnest(%(docs)s::bigint[]) AS b (doc) JOIN {rows} r ON r.doc = b.doc
+JOIN {source} s ON {s_is_r} WHERE {where} AND {filter};
+
+-- name: documents_matching
+-- Give documents of live rows that satisfy the filter.
+SELECT r.doc, {k_r} FROM {source} s JOIN {rows} r ON {s_is_r} AND r.doc IS NOT NULL WHERE {where} AND {filter} LIMIT %(limit)s;
+
+-- name: search_width
+-- Say how far a search of the HNSW index looks.
+-- Differs by necessity: a setting of the transaction.
+SELECT set_config('hnsw.ef_search', %(width)s::text, true);
+
+-- name: search_exact
+-- Keep the planner from the HNSW index.
+SET LOCAL enable_indexscan = off;
+
+-- name: search_indexed
+-- Let the planner use it again.
+SET LOCAL enable_indexscan = on;
+
+-- name: chunks_nearest
+-- Give the chunks nearest to a vector, with the distance.
+SELECT {k_c}, c.start, c.stop, c.distance FROM (
+    SELECT {k_c}, c.ordinal, c.start, c.stop, c.embedding OPERATOR({vector}.<=>) %(vector)s::{vector}.halfvec AS distance
+    FROM {chunks} c ORDER BY c.embedding OPERATOR({vector}.<=>) %(vector)s::{vector}.halfvec LIMIT %(limit)s
+) c ORDER BY c.distance, {k_c}, c.ordinal;
+
+-- name: chunks_nearest_exact
+-- Do the same without the HNSW index.
+SELECT {k_c}, c.start, c.stop, c.embedding OPERATOR({vector}.<=>) %(vector)s::{vector}.halfvec AS distance
+FROM {chunks} c ORDER BY distance, {k_c}, c.ordinal LIMIT %(limit)s;
+
+-- name: chunks_matching
+-- Give the chunks nearest to a vector of live rows that satisfy the filter.
+SELECT {k_c}, c.start, c.stop, c.embedding OPERATOR({vector}.<=>) %(vector)s::{vector}.halfvec AS distance
+FROM {source} s JOIN {chunks} c ON {s_is_c} WHERE {where} AND {filter}
+ORDER BY distance, {k_c}, c.ordinal LIMIT %(limit)s;
+
+-- name: keys_live
+-- Give those of the keys whose row is live and satisfies the filter, by their place in the list.
+SELECT b.place FROM unnest({key_arrays}) WITH ORDINALITY AS b ({k}, place) JOIN {source} s ON {s_is_b}
+WHERE {where} AND {filter} ORDER BY b.place;
+
+-- name: rows_live
+-- Give the live rows of keys with their text, by their place in the list.
+SELECT b.place, coalesce(j.seq, 0), {texts}
+FROM unnest({key_arrays}) WITH ORDINALITY AS b ({k}, place) JOIN {source} s ON {s_is_b} LEFT JOIN {journal} j ON {j_is_b}
+WHERE {where} ORDER BY b.place;
+
+-- name: seqs_indexed
+-- Give the `seq` of the versions held of keys, by their place in the list.
+SELECT b.place, r.seq FROM unnest({key_arrays}) WITH ORDINALITY AS b ({k}, place) JOIN {rows} r ON {r_is_b} WHERE r.chunks >= 0;
+
+-- ===== the database itself ========================================================================================
+
+-- name: schema_state
+-- Give the server's version and encoding, whether there is a schema of our name, and whether it is ours.
+SELECT current_setting('server_version_num')::integer, current_setting('server_version'), current_setting('server_encoding'),
+    to_regnamespace('seamark') IS NOT NULL, to_regclass('seamark.schema_version') IS NOT NULL;
+
+-- name: schema_version
+-- Give the version of our schema.
+SELECT max(version) FROM seamark.schema_version;
+
+-- name: schema_version_write
+-- Write the version of our schema.
+WITH gone AS (DELETE FROM seamark.schema_version) INSERT INTO seamark.schema_version VALUES (%(version)s);
+
+-- name: schema_lock
+-- Let one process at a time migrate, until the transaction ends.
+SELECT pg_advisory_xact_lock(%(lock)s);
+
+-- name: extension
+-- Give the version and the schema of pgvector where it is installed, and the version that could be.
+SELECT e.extversion, n.nspname, (SELECT default_version FROM pg_catalog.pg_available_extensions WHERE name = 'vector')
+FROM (SELECT) one LEFT JOIN pg_catalog.pg_extension e ON e.extname = 'vector'
+LEFT JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace;
+
+-- name: extension_create
+-- Install pgvector.
+CREATE EXTENSION IF NOT EXISTS vector;
+
+-- name: rights
+-- Say whether the role may make a schema, or owns ours.
+SELECT current_user, has_database_privilege(current_database(), 'CREATE'),
+    coalesce(has_schema_privilege(to_regnamespace('seamark')::oid, 'CREATE'), false);
+
+-- name: triggers_missing
+-- Give the names of a source's triggers that should fire and are not there or are switched off.
+SELECT p.proname FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+WHERE n.nspname = 'seamark' AND p.proname LIKE 'track\_%%'
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgfoid = p.oid AND t.tgenabled <> 'D' AND t.tgparentid = 0)
+ORDER BY p.proname;

@@ -1,0 +1,166 @@
+"""Our schema in the user's database: what must be there, bringing it up to date, and what `doctor` looks at."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from psycopg import errors
+
+from seamark.errors import SeamarkError, StoreIncompatibleError, StorePermissionError
+from seamark.model import Check
+from seamark.store.migrate import migrations, steps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from seamark.store.postgres.connection import Connection, Database
+
+SERVER_MIN = 140000
+VECTOR_MIN = (0, 8)
+"""pgvector 0.8 brought iterative scans, without which a filter may leave a search short."""
+SCHEMA_LOCK = 0x5EA3A12C
+"""Our advisory lock; the number is arbitrary."""
+MIGRATIONS = migrations(files("seamark.store.postgres") / "migrations")
+
+
+def schema_open(database: Database, connection: Connection) -> str:
+    """Bring the schema up to date and return the name of the schema that pgvector is in."""
+    _server_check(database, connection)
+    vector = _extension(database, connection)
+    if schema_version(database, connection) != len(MIGRATIONS):
+        schema_migrate(database, connection)
+    return vector
+
+
+def schema_version(database: Database, connection: Connection) -> int:
+    """Return the version of our schema, 0 when there is none. StoreIncompatibleError when it is not ours."""
+    *_, there, ours = database.run(connection, "schema_state", {}).fetchall()[0]
+    if not there:
+        return 0
+    version = database.run(connection, "schema_version", {}).fetchall()[0][0] if ours else None
+    if version is None:
+        raise StoreIncompatibleError(
+            "this database has a schema named seamark that is not Seamark's; rename it, or use another database"
+        )
+    steps(MIGRATIONS, version)
+    return version
+
+
+def schema_migrate(database: Database, connection: Connection, target: int | None = None) -> None:
+    """Migrate to a version (None means the newest), one process at a time, all or nothing."""
+    with connection.transaction():
+        database.run(connection, "schema_lock", {}, {"lock": SCHEMA_LOCK})
+        for step in steps(MIGRATIONS, schema_version(database, connection), target):
+            connection.execute(step.script.encode())
+            if step.version:
+                database.run(connection, "schema_version_write", {}, {"version": step.version})
+
+
+def _server_check(database: Database, connection: Connection) -> None:
+    number, version, encoding, *_ = database.run(connection, "schema_state", {}).fetchall()[0]
+    if number < SERVER_MIN:
+        raise StoreIncompatibleError(f"PostgreSQL {version} is too old; Seamark needs {SERVER_MIN // 10000} or later")
+    if encoding == "SQL_ASCII":
+        raise StoreIncompatibleError(
+            "the database's encoding is SQL_ASCII, which is none; Seamark needs one that is, such as UTF8"
+        )
+
+
+def _extension(database: Database, connection: Connection) -> str:
+    version, schema, available = database.run(connection, "extension", {}).fetchall()[0]
+    if version is None:
+        _extension_create(database, connection, available)
+        version, schema, _ = database.run(connection, "extension", {}).fetchall()[0]
+    if _parts(version) < VECTOR_MIN:
+        raise StoreIncompatibleError(
+            f"pgvector {version} is too old; install 0.8 or later and run ALTER EXTENSION vector UPDATE"
+        )
+    return schema
+
+
+def _extension_create(database: Database, connection: Connection, available: str | None) -> None:
+    if available is None:
+        raise StoreIncompatibleError(
+            "pgvector is not installed on this PostgreSQL server; install it (see github.com/pgvector/pgvector), then run "
+            "CREATE EXTENSION vector"
+        )
+    try:
+        database.run(connection, "extension_create", {})
+    except errors.UniqueViolation:
+        # Another process has created it at the same moment.
+        return
+    except errors.InsufficientPrivilege as exc:
+        raise StoreIncompatibleError(
+            "the extension pgvector is not in this database, and this role may not add it; let a superuser run "
+            "CREATE EXTENSION vector"
+        ) from exc
+
+
+def _parts(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+# --- doctor -------------------------------------------------------------------------------------------------------
+
+
+def checks(database: Database) -> Sequence[Check]:
+    """Look at the database and say what is wrong with it."""
+    looks: tuple[tuple[str, Callable[[Database, Connection], Check]], ...] = (
+        ("server", _check_server),
+        ("pgvector", _check_extension),
+        ("schema", _check_schema),
+        ("rights", _check_rights),
+        ("triggers", _check_triggers),
+    )
+    found: list[Check] = []
+    for name, look in looks:
+        try:
+            with database.connection() as connection:
+                found.append(look(database, connection))
+        except SeamarkError as exc:
+            found.append(Check(name, ok=False, detail=str(exc), remedy="mend what the message says, then run doctor again"))
+    return found
+
+
+def _check_server(database: Database, connection: Connection) -> Check:
+    _server_check(database, connection)
+    _, version, encoding, *_ = database.run(connection, "schema_state", {}).fetchall()[0]
+    return Check("server", ok=True, detail=f"PostgreSQL {version}, encoding {encoding}")
+
+
+def _check_extension(database: Database, connection: Connection) -> Check:
+    version, schema, _ = database.run(connection, "extension", {}).fetchall()[0]
+    if version is None:
+        return Check("pgvector", ok=False, detail="not in this database", remedy="CREATE EXTENSION vector")
+    if _parts(version) < VECTOR_MIN:
+        return Check("pgvector", ok=False, detail=f"version {version}", remedy="ALTER EXTENSION vector UPDATE, to 0.8 or later")
+    return Check("pgvector", ok=True, detail=f"version {version} in schema {schema}")
+
+
+def _check_schema(database: Database, connection: Connection) -> Check:
+    version = schema_version(database, connection)
+    if version != len(MIGRATIONS):
+        return Check(
+            "schema", ok=False, detail=f"version {version}", remedy="open the database with this Seamark to migrate it"
+        )
+    return Check("schema", ok=True, detail=f"version {version}")
+
+
+def _check_rights(database: Database, connection: Connection) -> Check:
+    role, may_create, ours = database.run(connection, "rights", {}).fetchall()[0]
+    if ours:
+        return Check("rights", ok=True, detail=f"role {role} may work in schema seamark")
+    if may_create:
+        return Check("rights", ok=True, detail=f"role {role} may create schema seamark")
+    raise StorePermissionError(
+        f"role {role} may neither use schema seamark nor create it; GRANT CREATE ON DATABASE … TO {role}"
+    )
+
+
+def _check_triggers(database: Database, connection: Connection) -> Check:
+    missing = [name for (name,) in database.run(connection, "triggers_missing", {})]
+    if missing:
+        detail = f"dropped or switched off: {', '.join(missing)}"
+        return Check("triggers", ok=False, detail=detail, remedy="ALTER TABLE … ENABLE TRIGGER, or detach and attach again")
+    return Check("triggers", ok=True, detail="all in place")

@@ -1,0 +1,214 @@
+"""Tracking a table: the journal, the triggers, and the enrolment of the rows that were there before."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from psycopg import errors
+from psycopg.types.json import Jsonb
+
+from seamark.errors import SourceConflictError, StoreUnavailableError, TableUnusableError
+from seamark.model import Enrolment
+from seamark.store.postgres import codec
+from seamark.store.postgres.catalog import Tracked, source_words, tracked_load
+from seamark.store.postgres.names import generation_words, identifier, key_columns, qualified
+from seamark.store.postgres.tables import table_inspect
+from seamark.store.postgres.triggers import triggers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from seamark.model import Key, Source, SourceSpec, Table
+    from seamark.store.postgres.catalog import Catalog
+    from seamark.store.postgres.connection import Connection, Database, Row
+    from seamark.store.postgres.names import Words
+
+T = TypeVar("T")
+
+LOCK_TRIES = 20
+LOCK_PAUSE_SECONDS = 0.25
+"""Between two tries to lock the user's table; the statements have the time each may wait, and hold up writers, for it."""
+
+
+# --- attach -------------------------------------------------------------------------------------------------------
+
+
+def source_create(database: Database, vector_schema: str, name: str, spec: SourceSpec, table: Table) -> Source:
+    """Make the source with its journal and triggers, in one transaction; see the contract."""
+    key_columns(table)
+
+    def create(connection: Connection) -> Source:
+        touching = [table_inspect(database, connection, touch.table) for touch in spec.touch]
+        values = {
+            "name": name,
+            "spec": Jsonb(codec.spec_dump(spec)),
+            "tables": Jsonb([codec.table_dump(each) for each in (table, *touching)]),
+        }
+        inserted = database.run(connection, "source_insert", {}, values).fetchone()
+        rows = database.run(connection, "source_named", {}, {"name": name}).fetchall()
+        tracked = tracked_load(rows[0])
+        if inserted is None:
+            return _same(tracked.source, table)
+        words = source_words(tracked, vector_schema)
+        _text_check(connection, tracked, words)
+        database.run(connection, "journal_create", words)
+        for statement in ("journal_key", "journal_order", "sequence_create"):
+            database.run(connection, statement, words)
+        _triggers_create(database, connection, tracked, words)
+        return tracked.source
+
+    return _locking(database, create, table.name)
+
+
+def _same(source: Source, table: Table) -> Source:
+    if (source.table.schema, source.table.name) != (table.schema, table.name):
+        raise SourceConflictError(
+            f"a source named {source.name!r} tracks the table {source.table.schema}.{source.table.name} already; "
+            "attach this one under another name"
+        )
+    return source
+
+
+def _text_check(connection: Connection, tracked: Tracked, words: Words) -> None:
+    """Run the expressions once over nothing, so that what cannot work fails here and not in a writer's trigger."""
+    statement = f"SELECT {words['texts']}, {words['where']} FROM {words['source']} s LIMIT 0"
+    try:
+        connection.execute(statement.encode(), {})
+    except (errors.DataError, errors.UndefinedFunction, errors.UndefinedColumn, errors.DatatypeMismatch) as exc:
+        raise TableUnusableError(f"table {tracked.source.table.name!r} cannot be read so: {exc.diag.message_primary}") from exc
+
+
+def _triggers_create(database: Database, connection: Connection, tracked: Tracked, words: Words) -> None:
+    row_wise: set[str] = set()
+    roots: list[str] = []
+    for table in (tracked.source.table, *tracked.touching):
+        values = {"schema": table.schema, "table": table.name}
+        members = database.run(connection, "table_tree", {}, values).fetchall()
+        if not members:
+            raise TableUnusableError(f"table {table.name!r} is no longer there")
+        if members[0][2]:
+            row_wise.add(qualified(table))
+        if table is tracked.source.table:
+            roots = [f"{identifier(schema)}.{identifier(name)}" for schema, name, _ in members]
+    for trigger in triggers(tracked, words, frozenset(row_wise), roots):
+        for statement in trigger.statements():
+            connection.execute(statement.encode(), {})
+
+
+def _locking(database: Database, work: Callable[[Connection], T], table: str) -> T:
+    """Run a transaction that locks the user's table, trying again rather than queueing, since writers queue behind us."""
+    for _ in range(LOCK_TRIES):
+        try:
+            with database.transaction() as connection:
+                database.run(connection, "lock_timeout", {})
+                return work(connection)
+        except StoreUnavailableError as exc:
+            if not isinstance(exc.__cause__, errors.LockNotAvailable | errors.DeadlockDetected):
+                raise
+            time.sleep(LOCK_PAUSE_SECONDS)
+    raise StoreUnavailableError(
+        f"table {table!r} is held by a long transaction, and triggers need it for an instant; end that transaction and run "
+        "this again (pg_stat_activity shows it)"
+    )
+
+
+# --- enrolment ----------------------------------------------------------------------------------------------------
+
+
+def source_enroll(database: Database, catalog: Catalog, source: Source, limit: int) -> Enrolment:
+    """Enter the next rows; see the contract.
+
+    A writer may be in the middle of a transaction that has entered one of them. We would wait for it while others wait for us,
+    so a batch that cannot go on at once is taken back and tried smaller; a single row waits with nothing in hand.
+    """
+    rows = limit
+    while True:
+        try:
+            return _enroll(database, catalog, source.id, rows)
+        except StoreUnavailableError as exc:
+            if not isinstance(exc.__cause__, errors.LockNotAvailable | errors.DeadlockDetected):
+                raise
+        if rows == 1:
+            return Enrolment(0, done=False)
+        rows = max(1, rows // 8)
+
+
+def _enroll(database: Database, catalog: Catalog, source_id: int, limit: int) -> Enrolment:
+    words = catalog.words(source_id)
+    tracked = catalog.tracked(source_id)
+    with database.transaction() as connection:
+        # The lock gives us a transaction id before any `seq` is drawn.
+        state, stored = database.run(connection, "source_lock", {}, {"source": source_id}).fetchone() or ("ready", None)
+        if state == "ready":
+            return Enrolment(0, done=True)
+        columns = key_columns(tracked.source.table)
+        last = codec.key_load(stored, columns)
+        values: dict[str, Any] = {"limit": limit}
+        words = words | {"after": "TRUE"}
+        if last is not None:
+            words["after"] = f"({words['k_s']}) > ({words['key_values']})"
+            values |= {f"k{position}": value for position, value in enumerate(last, start=1)}
+        database.run(connection, "enroll_lock_timeout", {})
+        found = database.run(connection, "enroll", words, values).fetchall()
+        count, key = len(found), max_key(found)
+        done = count < limit
+        database.run(
+            connection,
+            "source_enrolled",
+            {},
+            {"source": source_id, "key": Jsonb(codec.key_dump(key or last)), "state": "ready" if done else "enrolling"},
+        )
+        return Enrolment(count, done=done)
+
+
+def max_key(found: Sequence[Row]) -> Key | None:
+    """Return the last key; the statement gives them in order."""
+    return tuple(found[-1]) if found else None
+
+
+# --- detach -------------------------------------------------------------------------------------------------------
+
+
+def source_drop(database: Database, source_id: int) -> None:
+    """Drop the functions, and the triggers with them wherever they are by now, and all tables; see the contract."""
+
+    def drop(connection: Connection) -> None:
+        generations = database.run(connection, "generations_of", {}, {"source": source_id}).fetchall()
+        for (function,) in database.run(connection, "functions", {}, {"pattern": f"track\\_{source_id}\\_%"}).fetchall():
+            connection.execute(f"DROP FUNCTION seamark.{identifier(function)} CASCADE".encode(), {})
+        for (generation_id,) in generations:
+            database.run(connection, "generation_tables_drop", generation_words(generation_id))
+        database.run(
+            connection, "journal_drop", {"journal": f"seamark.journal_{source_id}", "sequence": f"seamark.seq_{source_id}"}
+        )
+        database.run(connection, "source_delete", {}, {"source": source_id})
+
+    _locking(database, drop, str(source_id))
+
+
+# --- collections --------------------------------------------------------------------------------------------------
+
+
+def collection_create(database: Database, name: str) -> None:
+    """Make the collection's table."""
+    with database.transaction() as connection:
+        database.run(connection, "collection_create", {"table": identifier(name)})
+
+
+def collection_put(database: Database, name: str, documents: Sequence[tuple[str, str, str]]) -> int:
+    """Upsert documents by path; the last of several with one path counts."""
+    latest = {codec.text_clean(path): (codec.text_clean(title), codec.text_clean(body)) for path, title, body in documents}
+    ordered = sorted(latest.items())
+    values = {
+        "paths": codec.array(path for path, _ in ordered),
+        "titles": codec.array(title for _, (title, _) in ordered),
+        "bodies": codec.array(body for _, (_, body) in ordered),
+    }
+
+    def put() -> int:
+        with database.transaction() as connection:
+            return database.run(connection, "collection_put", {"table": identifier(name)}, values).rowcount
+
+    return database.retried(put)

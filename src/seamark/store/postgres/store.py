@@ -1,0 +1,220 @@
+"""The store on PostgreSQL: the contract's operations, each handed to the module that knows how."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from psycopg.types.json import Jsonb
+
+from seamark.model import Coverage, Failure, WorkerBeat
+from seamark.store.postgres import codec, generations, leases, schema, settle, source, upkeep
+from seamark.store.postgres.catalog import Catalog
+from seamark.store.postgres.connection import Database
+from seamark.store.postgres.names import generation_words
+from seamark.store.postgres.reader import PostgresReader
+from seamark.store.postgres.tables import table_inspect
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from seamark.model import (
+        Check,
+        Claim,
+        Enrolment,
+        FailedRow,
+        Generation,
+        GenerationSpec,
+        Key,
+        Lease,
+        LexicalBatch,
+        Reading,
+        Settled,
+        Source,
+        SourceSpec,
+        Table,
+        VectorBatch,
+    )
+    from seamark.store.contract import Reader
+    from seamark.store.postgres.names import Words
+
+WORKER_KEPT_SECONDS = 86_400
+
+
+class PostgresStore:
+    """A PostgreSQL database with pgvector; `url` is whatever libpq takes. Opening it brings our schema up to date."""
+
+    def __init__(self, url: str) -> None:
+        self._database = Database(url)
+        with self._database.single() as connection:
+            vector_schema = schema.schema_open(self._database, connection)
+        self._vector = vector_schema
+        self._catalog = Catalog(self._database, vector_schema)
+        self._database.open()
+
+    # --- the database itself
+
+    def close(self) -> None:
+        """See the contract."""
+        self._database.close()
+
+    def checks(self) -> Sequence[Check]:
+        """See the contract."""
+        return schema.checks(self._database)
+
+    def clock(self) -> int:
+        """See the contract."""
+        with self._database.connection() as connection:
+            [(now,)] = self._database.run(connection, "clock", {}).fetchall()
+            return now
+
+    # --- tables and sources
+
+    def table_inspect(self, name: str) -> Table:
+        """See the contract."""
+        with self._database.connection() as connection:
+            return table_inspect(self._database, connection, name)
+
+    def source_create(self, name: str, spec: SourceSpec, table: Table) -> Source:
+        """See the contract."""
+        return source.source_create(self._database, self._vector, name, spec, table)
+
+    def source_enroll(self, source_: Source, limit: int) -> Enrolment:
+        """See the contract."""
+        return source.source_enroll(self._database, self._catalog, source_, limit)
+
+    def source_drop(self, source_id: int) -> None:
+        """See the contract."""
+        source.source_drop(self._database, source_id)
+
+    def sources(self) -> Sequence[Source]:
+        """See the contract."""
+        return self._catalog.sources()
+
+    def collection_create(self, name: str) -> None:
+        """See the contract."""
+        source.collection_create(self._database, name)
+
+    def collection_put(self, name: str, documents: Sequence[tuple[str, str, str]]) -> int:
+        """See the contract."""
+        return source.collection_put(self._database, name, documents)
+
+    # --- generations
+
+    def generation_create(self, source: Source, spec: GenerationSpec) -> Generation:
+        """See the contract."""
+        return generations.generation_create(self._database, self._catalog, source, spec)
+
+    def generations(self, source_id: int | None = None) -> Sequence[Generation]:
+        """See the contract."""
+        with self._database.connection() as connection:
+            return generations.generations(self._database, connection, source_id)
+
+    def generation_activate(self, generation_id: int) -> bool:
+        """See the contract."""
+        return generations.generation_activate(self._database, generation_id)
+
+    def generation_backoff(self, generation_id: int, seconds: float, error: str | None) -> None:
+        """See the contract."""
+        generations.generation_backoff(self._database, generation_id, seconds, error)
+
+    def generation_maintain(self, generation_id: int, *, idle: bool) -> bool:
+        """See the contract."""
+        return upkeep.generation_maintain(self._database, self._catalog, generation_id, idle=idle)
+
+    # --- work
+
+    def lease_claim(self, generation_id: int, worker: str, limit: int, seconds: float) -> Claim:
+        """See the contract."""
+        return leases.lease_claim(self._database, self._catalog, generation_id, worker, limit, seconds)
+
+    def lease_read(self, source: Source, lease: Lease, characters: int) -> Reading:
+        """See the contract."""
+        return leases.lease_read(self._database, self._catalog, source, lease, characters)
+
+    def lease_renew(self, leases_: Sequence[Lease], seconds: float) -> Sequence[int]:
+        """See the contract."""
+        return leases.lease_renew(self._database, leases_, seconds)
+
+    def lease_release(self, lease: Lease) -> None:
+        """See the contract."""
+        leases.lease_release(self._database, lease)
+
+    def lease_settle(
+        self, source: Source, lease: Lease, batch: VectorBatch | LexicalBatch, failed: Sequence[FailedRow]
+    ) -> Settled | None:
+        """See the contract."""
+        return settle.lease_settle(self._database, self._catalog, source, lease, batch, failed)
+
+    def journal_trim(self, source_id: int) -> int:
+        """See the contract."""
+        return leases.journal_trim(self._database, self._catalog, source_id)
+
+    # --- failures
+
+    def failures(self, source: Source, generation_id: int, limit: int) -> Sequence[Failure]:
+        """See the contract."""
+        width = len(source.table.key)
+        with self._database.connection() as connection:
+            rows = self._database.run(connection, "failures", self._words(source, generation_id), {"limit": limit}).fetchall()
+        return [Failure(generation_id, row[:width], *row[width:]) for row in rows]
+
+    def failures_retry(self, source: Source, generation_id: int, keys: Sequence[Key] | None) -> int:
+        """See the contract."""
+        name = "failures_retry" if keys is None else "failures_retry_keys"
+        values = {} if keys is None else codec.keys_columns(keys, len(source.table.key))
+
+        def retry() -> int:
+            with self._database.connection() as connection:
+                return self._database.run(connection, name, self._words(source, generation_id), values).rowcount
+
+        return self._database.retried(retry)
+
+    # --- what there is
+
+    def coverage(self, source: Source, generation_id: int) -> Coverage:
+        """See the contract."""
+        with self._database.snapshot() as connection:
+            rows = self._database.run(
+                connection, "coverage", self._words(source, generation_id), {"generation": generation_id}
+            ).fetchall()
+        [(live, blank, failed, retrying, missing, oldest, now, truncated, leased)] = rows
+        return Coverage(
+            live=live,
+            embedded=live - blank - missing - failed,
+            blank=blank,
+            missing=missing,
+            failed=failed,
+            truncated=truncated,
+            leases=leased,
+            retrying=retrying,
+            oldest_missing_seconds=None if oldest is None else max(0, now - oldest) / 1e6,
+        )
+
+    def worker_beat(self, beat: WorkerBeat) -> None:
+        """See the contract."""
+        rates = Jsonb({str(generation): rate for generation, rate in beat.rates.items()})
+        values = {"id": beat.id, "host": beat.host, "pid": beat.pid, "rates": rates}
+        with self._database.transaction() as connection:
+            self._database.run(connection, "worker_beat", {}, values)
+            self._database.run(connection, "workers_expire", {}, {"microseconds": WORKER_KEPT_SECONDS * 1_000_000})
+
+    def worker_forget(self, worker: str) -> None:
+        """See the contract."""
+        with self._database.connection() as connection:
+            self._database.run(connection, "worker_forget", {}, {"id": worker})
+
+    def workers(self, seconds: float) -> Sequence[WorkerBeat]:
+        """See the contract."""
+        with self._database.connection() as connection:
+            rows = self._database.run(connection, "workers", {}, {"microseconds": round(seconds * 1e6)}).fetchall()
+        return [WorkerBeat(*row, {int(generation): rate for generation, rate in rates.items()}) for *row, rates in rows]
+
+    @contextmanager
+    def snapshot(self) -> Generator[Reader]:
+        """See the contract."""
+        with self._database.snapshot() as connection:
+            yield PostgresReader(self._database, self._catalog, connection)
+
+    def _words(self, source: Source, generation_id: int) -> Words:
+        return self._catalog.words(source.id) | generation_words(generation_id)

@@ -1,0 +1,217 @@
+"""The triggers that feed a journal, and the functions that they call: SQL text from a source, no database.
+
+Bulk statements are the reason for statement triggers with transition tables: they cost less than half of row triggers. A
+partitioned table, a partition and a child of an inheritance tree get row triggers instead: those are cloned to new partitions
+and fire whichever table of the tree the write names.
+
+The functions run with their owner's rights and a fixed search path, so that the application's role needs none on our schema.
+What is not in `pg_catalog` is written with its schema. `seq` is always drawn after the writer has its transaction id (its row
+is written by then); docs/architecture.md says what rests on that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from seamark.store.postgres.filters import filter_columns, filter_compile
+from seamark.store.postgres.names import identifier, literal, pairs, qualified
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from seamark.model import Column, Table, Touch
+    from seamark.store.postgres.catalog import Tracked
+    from seamark.store.postgres.names import Words
+
+_FUNCTION = """CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS {body}"""
+
+_BODY = """
+DECLARE
+    moment bigint := (extract(epoch FROM statement_timestamp()) * 1000000)::bigint;
+    gone boolean;
+BEGIN
+{body}
+    RETURN NULL;
+END
+"""
+
+_UPSERT = """    INSERT INTO {journal} AS j ({k}, seq, deleted, changed_at)
+    SELECT {keys}, nextval('{sequence}'::regclass), {deleted}, moment
+    FROM (SELECT DISTINCT ON ({keys}) {columns} FROM {rows} s ORDER BY {keys}) s
+    ON CONFLICT ({k}) DO UPDATE
+    SET seq = nextval('{sequence}'::regclass), deleted = EXCLUDED.deleted, changed_at = EXCLUDED.changed_at;"""
+
+_UPSERT_ONE = """    INSERT INTO {journal} AS j ({k}, seq, deleted, changed_at)
+    VALUES ({keys}, nextval('{sequence}'::regclass), {deleted}, moment)
+    ON CONFLICT ({k}) DO UPDATE
+    SET seq = nextval('{sequence}'::regclass), deleted = EXCLUDED.deleted, changed_at = EXCLUDED.changed_at;"""
+
+_KEY_CHANGED = """    IF {changed} THEN
+        EXECUTE 'SELECT NOT EXISTS (SELECT FROM ' || TG_RELID::regclass || {condition} INTO gone USING {old};
+        -- The key is still there where a deferrable one moved on within this statement.
+    {upsert}
+    END IF;"""
+
+_TRUNCATE = """    EXECUTE 'UPDATE {journal} j SET seq = nextval(''{sequence}''::regclass), deleted = true, changed_at = $1'
+        ' WHERE NOT j.deleted AND NOT EXISTS (SELECT FROM ' || {root} || {condition} USING moment;"""
+
+_EACH_ROW = "FOR EACH ROW"
+_NEW_ROWS = "REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT"
+_OLD_ROWS = "REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT"
+
+_TOUCH = """    INSERT INTO {journal} AS j ({k}, seq, deleted, changed_at)
+    SELECT {k_s}, nextval('{sequence}'::regclass), ({where}) IS NOT TRUE, moment
+    FROM {source} s JOIN (SELECT DISTINCT {references} FROM {rows} t) t ON {s_is_t} ORDER BY {k_s}
+    -- Whether the row is live is for its own triggers to say: they hold its lock, this one looks at it from outside.
+    ON CONFLICT ({k}) DO UPDATE SET seq = nextval('{sequence}'::regclass), changed_at = EXCLUDED.changed_at;"""
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """A trigger with its function. `table` is quoted; `before` and `after` are the words around it."""
+
+    table: str
+    name: str
+    function: str
+    body: str
+    before: str
+    after: str
+
+    def statements(self) -> tuple[str, str]:
+        """Return the two statements that make it."""
+        return (
+            _FUNCTION.format(name=self.function, body=_text(_BODY.format(body=self.body))),
+            f"CREATE TRIGGER {self.name} {self.before} ON {self.table} {self.after} EXECUTE FUNCTION {self.function}()",
+        )
+
+
+def triggers(tracked: Tracked, words: Words, row_wise: frozenset[str], roots: Sequence[str]) -> tuple[Trigger, ...]:
+    """Return all triggers of a source. `row_wise` has the quoted names of tables that need row triggers.
+
+    `roots` are the quoted names of the tables that hold rows of the source: itself, and the partitions there are now.
+    """
+    found = list(_own(tracked, words, row_wise, roots))
+    for position, (touch, table) in enumerate(zip(tracked.source.spec.touch, tracked.touching, strict=True), start=1):
+        found += _touching(tracked, words, row_wise, position, touch, table)
+    return tuple(found)
+
+
+def functions_like(source_id: int) -> str:
+    """Return a pattern for the names of a source's functions."""
+    return rf"^track_{source_id}_"
+
+
+def _own(tracked: Tracked, words: Words, row_wise: frozenset[str], roots: Sequence[str]) -> Iterable[Trigger]:
+    source, table = tracked.source, tracked.source.table
+    where = filter_compile(source.spec.where, table, literal)
+    name = qualified(table)
+
+    def trigger(event: str, body: str, before: str, after: str, on: str = name) -> Trigger:
+        return Trigger(on, f"seamark_{source.id}_{event}", f"seamark.track_{source.id}_{event}", body, before, after)
+
+    if name in row_wise:
+        yield trigger("insert", _one(words, table, "NEW", _outside(tracked, "NEW")), "AFTER INSERT", _EACH_ROW)
+        yield trigger("delete", _one(words, table, "OLD", "true"), "AFTER DELETE", _EACH_ROW)
+    else:
+        columns = dict.fromkeys((*table.key, *filter_columns(source.spec.where)))
+        listed = ", ".join(f"s.{identifier(column)}" for column in columns)
+        many = _UPSERT.format(**words, keys=words["k_s"], columns=listed, rows="new_rows", deleted=f"({where}) IS NOT TRUE")
+        gone = _UPSERT.format(**words, keys=words["k_s"], columns=words["k_s"], rows="old_rows", deleted="true")
+        yield trigger("insert", many, "AFTER INSERT", _NEW_ROWS)
+        yield trigger("delete", gone, "AFTER DELETE", _OLD_ROWS)
+    watched = _distinct(table, [*table.key, *_own_texts(tracked), *filter_columns(source.spec.where)])
+    yield trigger("update", _update(tracked, words, where), "AFTER UPDATE", f"{_EACH_ROW} WHEN ({watched})")
+    condition = _text(f" s WHERE {words['j_is_s']})")
+    for position, root in enumerate(roots):
+        own = root == name
+        body = _TRUNCATE.format(**words, root="TG_RELID::regclass" if own else _text(name), condition=condition)
+        yield trigger("truncate" if own else f"truncate_{position}", body, "AFTER TRUNCATE", "FOR EACH STATEMENT", root)
+
+
+def _update(tracked: Tracked, words: Words, where: str) -> str:
+    table = tracked.source.table
+    old = [f"OLD.{identifier(name)}" for name in table.key]
+    same = pairs([f"s.{identifier(name)}" for name in table.key], [f"${position}" for position in range(1, len(old) + 1)])
+    tombstone = _UPSERT_ONE.format(**words, keys=", ".join(old), deleted="gone")
+    changed = _KEY_CHANGED.format(
+        changed=_distinct(table, table.key),
+        condition=_text(f" s WHERE {same} AND {where})"),
+        old=", ".join(old),
+        upsert=tombstone.strip(),
+    )
+    return changed + "\n" + _one(words, table, "NEW", _outside(tracked, "NEW"))
+
+
+def _touching(
+    tracked: Tracked, words: Words, row_wise: frozenset[str], position: int, touch: Touch, table: Table
+) -> Iterable[Trigger]:
+    source = tracked.source
+    name = qualified(table)
+    where = filter_compile(source.spec.where, source.table, literal)
+    references = [identifier(column) for column in touch.columns]
+    keys = [f"s.{identifier(column)}" for column in source.table.key]
+
+    def body(rows: str) -> str:
+        return _TOUCH.format(
+            **words,
+            where=where,
+            references=", ".join(f"t.{reference}" for reference in references),
+            rows=rows,
+            s_is_t=pairs(keys, [f"t.{reference}" for reference in references]),
+        )
+
+    def one(row: str) -> str:
+        listed = ", ".join(f"{row}.{reference} AS {reference}" for reference in references)
+        return f"(SELECT {listed})"
+
+    def trigger(event: str, body: str, before: str, after: str) -> Trigger:
+        stem = f"{source.id}_touch_{position}_{event}"
+        return Trigger(name, f"seamark_{stem}", f"seamark.track_{stem}", body, before, after)
+
+    if name in row_wise:
+        yield trigger("insert", body(one("NEW")), "AFTER INSERT", _EACH_ROW)
+        yield trigger("delete", body(one("OLD")), "AFTER DELETE", _EACH_ROW)
+    else:
+        yield trigger("insert", body("new_rows"), "AFTER INSERT", _NEW_ROWS)
+        yield trigger("delete", body("old_rows"), "AFTER DELETE", _OLD_ROWS)
+    texts = [text.column for text in source.spec.text if text.table == touch.table]
+    watched = _distinct(table, [*table.key, *touch.columns, *texts])
+    both = f"({one('OLD')[1:-1]} UNION {one('NEW')[1:-1]})"
+    yield trigger("update", body(both), "AFTER UPDATE", f"{_EACH_ROW} WHEN ({watched})")
+    # Before, while one can still see whose rows they are; the transaction id is drawn first, as always.
+    truncate = "    PERFORM pg_current_xact_id();\n" + body(name)
+    yield trigger("truncate", truncate, "BEFORE TRUNCATE", "FOR EACH STATEMENT")
+
+
+def _one(words: Words, table: Table, row: str, deleted: str) -> str:
+    keys = ", ".join(f"{row}.{identifier(name)}" for name in table.key)
+    return _UPSERT_ONE.format(**words, keys=keys, deleted=deleted)
+
+
+def _outside(tracked: Tracked, row: str) -> str:
+    where = filter_compile(tracked.source.spec.where, tracked.source.table, literal, row)
+    return f"({where}) IS NOT TRUE"
+
+
+def _own_texts(tracked: Tracked) -> list[str]:
+    return [text.column for text in tracked.source.spec.text if text.table is None]
+
+
+def _distinct(table: Table, names: Sequence[str]) -> str:
+    columns = [column for name in dict.fromkeys(names) if (column := table.column(name)) is not None]
+    return " OR ".join(_differs(column) for column in columns)
+
+
+def _differs(column: Column) -> str:
+    """Compare the old value with the new byte by byte: a collation, citext or JSON may call different texts equal, or not compare."""
+    name = identifier(column.name)
+    if column.kind in ("integer", "uuid", "blob", "boolean"):
+        return f"OLD.{name} IS DISTINCT FROM NEW.{name}"
+    return f'OLD.{name}::text COLLATE "C" IS DISTINCT FROM NEW.{name}::text COLLATE "C"'
+
+
+def _text(text: str) -> str:
+    """Quote a piece of SQL as text within SQL. Its percent signs are doubled already."""
+    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"

@@ -1,0 +1,215 @@
+"""Upkeep of the indexes: building HNSW, merging and purging postings, and statistics for the planner.
+
+One process at a time does it for a generation: it holds an advisory lock in a transaction of its own, on a connection that does
+nothing else, since CREATE INDEX CONCURRENTLY cannot run inside one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from psycopg import errors
+
+from seamark.store.blocks import BLOCK_POSTINGS, BLOCKS_LOOSE, blocks_loose, blocks_merge, postings_load
+from seamark.store.postgres import codec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from seamark.store.blocks import Block
+    from seamark.store.postgres.catalog import Catalog
+    from seamark.store.postgres.connection import Connection, Database, Row
+    from seamark.store.postgres.names import Words
+
+UPKEEP_LOCK = 0x5EA3
+"""The first half of our advisory locks for upkeep; the second is the generation. The number is arbitrary."""
+INDEX_CHUNKS = 5_000
+"""From so many chunks on a search of the HNSW index is faster than an exact one."""
+INDEX_MEMORY_MIN_KB, INDEX_MEMORY_MAX_KB = 64 * 1024, 1024 * 1024
+SETTLES_BUSY = 32
+"""So many settles are let go by between two passes while there is other work."""
+TERMS_STEP = 2_000
+POSTINGS_STEP = 2_000_000
+"""Terms and postings that one step of a pass takes at most: 16 MB of postings."""
+DOCUMENTS_CHECK = 10
+"""A tenth of the documents is given out anew between two looks at how many are dead."""
+DEAD_SHARE = 4
+"""A quarter as many dead documents as current ones is worth a purge."""
+
+
+def generation_maintain(database: Database, catalog: Catalog, generation_id: int, *, idle: bool) -> bool:
+    """Do one piece of upkeep that is due; see the contract."""
+    words = catalog.generation_words(generation_id)
+    if words is None:
+        return False
+    values = {"generation": generation_id, "lock": UPKEEP_LOCK}
+    with database.transaction() as holding:
+        [(held,)] = database.run(holding, "upkeep_lock", {}, values).fetchall()
+        if not held:
+            return False
+        if _analyze(database, generation_id, words):
+            return True
+        with database.connection() as connection:
+            upkeep = database.run(connection, "generation_upkeep", {}, values).fetchone()
+        if upkeep is None:
+            return False
+        kind, dimension = upkeep
+        if kind == "vector":
+            return _index_build(database, generation_id, words, dimension)
+        return _Postings(database, generation_id, words).maintain(idle=idle)
+
+
+def _analyze(database: Database, generation_id: int, words: Words) -> bool:
+    """Gather statistics of tables that have been filled and never looked at; later autovacuum sees to it."""
+    names = [f"rows_{generation_id}", f"chunks_{generation_id}", f"postings_{generation_id}", words["journal"].split(".")[1]]
+    with database.connection() as connection:
+        due = [name for (name,) in database.run(connection, "analyze_due", {}, {"tables": names})]
+        for name in due:
+            connection.execute(f"ANALYZE seamark.{name}".encode())
+    return bool(due)
+
+
+# --- HNSW ---------------------------------------------------------------------------------------------------------
+
+
+def _index_build(database: Database, generation_id: int, words: Words, dimension: int) -> bool:
+    name = f"chunks_{generation_id}_hnsw"
+    words = words | {"index": name}
+    with database.connection() as connection:
+        valid = database.run(connection, "index_state", {}, {"name": name}).fetchone()
+        if valid is not None and valid[0]:
+            return False
+        due = database.run(connection, "index_due", words, {"generation": generation_id, "enough": INDEX_CHUNKS}).fetchone()
+        if due is None or not due[0]:
+            return False
+        [(chunks,)] = database.run(connection, "index_size", words).fetchall()
+        memory = min(max(chunks * (2 * dimension + 400) // 1024, INDEX_MEMORY_MIN_KB), INDEX_MEMORY_MAX_KB)
+        try:
+            connection.execute(f"SET maintenance_work_mem = '{memory}kB'".encode())
+            _index_build_now(database, connection, words)
+        finally:
+            if not connection.closed:
+                connection.execute(b"RESET maintenance_work_mem")
+    return True
+
+
+def _index_build_now(database: Database, connection: Connection, words: Words) -> None:
+    """Build the index; a parallel build can ask for more shared memory than a container has."""
+    database.run(connection, "index_drop", words)
+    try:
+        database.run(connection, "index_build", words)
+    except (errors.DiskFull, errors.OutOfMemory):
+        database.run(connection, "index_drop", words)
+        connection.execute(b"SET max_parallel_maintenance_workers = 0")
+        try:
+            database.run(connection, "index_build", words)
+        finally:
+            connection.execute(b"RESET max_parallel_maintenance_workers")
+
+
+# --- postings -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Stand:
+    """Where the upkeep stands; see `seamark.postings_upkeep`. `issued` is the last document number given out."""
+
+    merged: int
+    upto: int
+    term: str | None
+    purging: bool
+    checked: int
+    issued: int
+
+
+class _Postings:
+    def __init__(self, database: Database, generation_id: int, words: Words) -> None:
+        self._database, self._generation, self._words = database, generation_id, words
+
+    def maintain(self, *, idle: bool) -> bool:
+        """Take one step: of the pass under way, else of a pass that is due."""
+        with self._database.transaction() as connection:
+            row = self._run(connection, "postings_upkeep")
+            stand = _Stand(*row[0])
+            if stand.term is None:
+                begun = self._begin(connection, stand, idle=idle)
+                if begun is None:
+                    return False
+                stand = begun
+            after = self._purge(connection, stand) if stand.purging else self._merge(connection, stand)
+            self._write(connection, after)
+            return True
+
+    def _begin(self, connection: Connection, stand: _Stand, *, idle: bool) -> _Stand | None:
+        [(settles,)] = self._run(connection, "blocks_since", merged=stand.merged)
+        if settles > (BLOCKS_LOOSE if idle else SETTLES_BUSY):
+            return replace(stand, term="", upto=stand.issued, purging=False)
+        if stand.issued - stand.checked <= stand.checked // DOCUMENTS_CHECK:
+            return None
+        [(total, current)] = self._run(connection, "documents_dead")
+        stand = replace(stand, checked=stand.issued)
+        if total - current > current // DEAD_SHARE:
+            return replace(stand, term="", upto=stand.issued, purging=True)
+        self._write(connection, stand)
+        return None
+
+    def _merge(self, connection: Connection, stand: _Stand) -> _Stand:
+        """Merge the newest blocks of the next crowded terms."""
+        bounds = {"merged": stand.merged, "upto": stand.upto, "full": BLOCK_POSTINGS, "loose": BLOCKS_LOOSE}
+        found = self._run(connection, "terms_crowded", term=stand.term, first=stand.term == "", limit=TERMS_STEP, **bounds)
+        runs = [(term, blocks[-run:]) for term, blocks, docs in found if (run := blocks_loose(docs))]
+        self._rewrite(connection, runs, always=True)
+        if len(found) < TERMS_STEP:
+            return replace(stand, term=None, merged=stand.upto)
+        return replace(stand, term=found[-1][0])
+
+    def _purge(self, connection: Connection, stand: _Stand) -> _Stand:
+        """Drop dead postings of the next terms, all their blocks."""
+        found = self._run(
+            connection, "terms_next", term=stand.term, first=stand.term == "", limit=TERMS_STEP, postings=POSTINGS_STEP
+        )
+        self._rewrite(connection, [(term, blocks) for term, blocks, _ in found], always=False)
+        return replace(stand, term=found[-1][0] if found else None, merged=stand.merged if found else stand.upto)
+
+    def _rewrite(self, connection: Connection, runs: Sequence[tuple[str, Sequence[int]]], *, always: bool) -> None:
+        """Replace each run of blocks by what is current in it; unless `always`, only where something is not."""
+        if not runs:
+            return
+        blobs: dict[str, list[bytes]] = {term: [] for term, _ in runs}
+        for term, data in self._run(connection, "blocks_read", **_listed(runs), binary=True):
+            blobs[term].append(data)
+        loaded = {term: postings_load(each) for term, each in blobs.items()}
+        docs = np.unique(np.concatenate([each["doc"] for each in loaded.values()]))
+        current = self._run(connection, "documents_current", docs=codec.array(docs.tolist()))
+        live = np.array([doc for (doc,) in current], np.uint32)
+        changed = [
+            (term, blocks, merged)
+            for term, blocks in runs
+            for merged in (blocks_merge(blobs[term], live),)
+            if always or sum(block.docs for block in merged) < len(loaded[term])
+        ]
+        if changed:
+            self._run(connection, "blocks_delete", **_listed([(term, blocks) for term, blocks, _ in changed]))
+            self._copy(connection, [(term, block) for term, _, merged in changed for block in merged])
+
+    def _copy(self, connection: Connection, blocks: Sequence[tuple[str, Block]]) -> None:
+        rows = ((term, block.number, block.docs, block.lengths, block.data) for term, block in blocks)
+        with self._database.copy(connection, "postings_copy", self._words) as copy:
+            copy.write(codec.postings_encode(rows))
+
+    def _write(self, connection: Connection, stand: _Stand) -> None:
+        names = ("merged", "upto", "term", "purging", "checked")
+        self._run(connection, "postings_upkeep_write", **{name: getattr(stand, name) for name in names})
+
+    def _run(self, connection: Connection, name: str, *, binary: bool = False, **values: object) -> list[Row]:
+        cursor = self._database.run(connection, name, self._words, {"generation": self._generation, **values}, binary=binary)
+        return cursor.fetchall() if cursor.description else []
+
+
+def _listed(runs: Sequence[tuple[str, Sequence[int]]]) -> dict[str, object]:
+    return {
+        "terms": [term for term, blocks in runs for _ in blocks],
+        "blocks": [block for _, blocks in runs for block in blocks],
+    }
