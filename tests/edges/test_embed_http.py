@@ -216,7 +216,7 @@ def test_an_index_that_does_not_add_up_is_transient(server, openai, kind):
 
 def test_another_dimension_is_a_matter_of_configuration(server, embedder):
     server.fail(Fault("dimension"))
-    with pytest.raises(EmbedderConfigurationError, match="15 dimensions and had 16 before"):
+    with pytest.raises(EmbedderConfigurationError, match="15 dimensions instead of 16"):
         embedder.embed_documents(TEXTS)
     assert server.calls[-1].fault == "dimension"
 

@@ -149,8 +149,8 @@ class _HttpEmbedder:
             vectors = self._vectors(batch)
             if vectors.shape[1] != dimension:
                 raise EmbedderConfigurationError(
-                    f"{self._name} returned vectors of {vectors.shape[1]} dimensions and had {dimension} before: "
-                    f"the model behind that name has changed"
+                    f"{self._name} returned vectors of {vectors.shape[1]} dimensions instead of {dimension}: "
+                    f"the model behind that name has changed, or does not heed `dimensions`"
                 )
             pieces.append(vectors)
         return np.concatenate(pieces)

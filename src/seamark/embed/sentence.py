@@ -96,13 +96,13 @@ class SentenceEmbedder:
         """Embed passages; EmbedderInputError if one of them would have to be cut."""
         prefix = self.identity.document_prefix
         vectors = self._model.encode_document(self._fitting(texts, prefix), prompt=prefix, **_ENCODING)
-        return np.asarray(vectors, np.float32).reshape(len(texts), -1)
+        return np.asarray(vectors, np.float32).reshape(len(texts), self.identity.dimension)
 
     def embed_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed questions; EmbedderInputError if one of them would have to be cut."""
         prefix = self.identity.query_prefix
         vectors = self._model.encode_query(self._fitting(texts, prefix), prompt=prefix, **_ENCODING)
-        return np.asarray(vectors, np.float32).reshape(len(texts), -1)
+        return np.asarray(vectors, np.float32).reshape(len(texts), self.identity.dimension)
 
     def _fitting(self, texts: Sequence[str], prefix: str) -> list[str]:
         if any(self._excess(texts, prefix)):
