@@ -3,11 +3,12 @@
 import json
 from collections.abc import Sequence
 from typing import cast
-from uuid import UUID
 
 import typer
 
-from seamark.model import Column, Key, KeyValue, Source
+from seamark.edges import serialise
+from seamark.errors import InvalidRequestError
+from seamark.model import Failure, Key
 
 
 def json_object(text: str) -> dict[str, object]:
@@ -32,35 +33,21 @@ def touches(words: Sequence[str]) -> dict[str, list[str]]:
     return parsed
 
 
-def keys(source: Source, words: Sequence[str]) -> list[Key]:
-    """Parse rows' keys, each in its own type; a key of several columns is written as a JSON list."""
-    columns = [column for name in source.table.key if (column := source.table.column(name)) is not None]
-    return [_key(columns, word) for word in words]
+def keys(failures: Sequence[Failure], words: Sequence[str]) -> list[Key]:
+    """Return the keys of the failed rows that are meant, each in the type it has; one of several columns is a JSON list.
+
+    Raises InvalidRequestError for a word that means no failed row.
+    """
+    shown = [(failure.key, serialise.key(failure.key)) for failure in failures]
+    return [key for word in words for key in _meant(word, shown)]
 
 
-def _key(columns: Sequence[Column], word: str) -> Key:
-    if len(columns) == 1:
-        return (_member(columns[0], word),)
+def _meant(word: str, shown: Sequence[tuple[Key, object]]) -> set[Key]:
     try:
-        members: object = json.loads(word)
+        value: object = json.loads(word)
     except (ValueError, RecursionError):
-        members = None
-    if not isinstance(members, list) or len(cast("list[object]", members)) != len(columns):
-        names = ", ".join(column.name for column in columns)
-        raise typer.BadParameter(f"{word!r} is not a JSON list of {names}, such as '[\"a\", 3]'", param_hint="KEY")
-    return tuple(_member(column, str(member)) for column, member in zip(columns, cast("list[object]", members), strict=True))
-
-
-def _member(column: Column, word: str) -> KeyValue:
-    try:
-        match column.kind:
-            case "integer":
-                return int(word)
-            case "uuid":
-                return UUID(word)
-            case "blob":
-                return bytes.fromhex(word)
-            case _:
-                return word
-    except ValueError as error:
-        raise typer.BadParameter(f"{word!r} is no {column.kind}, which {column.name!r} is", param_hint="KEY") from error
+        value = word
+    found = {key for key, value_shown in shown if value_shown in (word, value)}
+    if not found:
+        raise InvalidRequestError(f"no row {word!r} has failed; see `seamark failures list`")
+    return found

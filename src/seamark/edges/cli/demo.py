@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import apsw
 import typer
@@ -21,6 +22,7 @@ from seamark.edges.cli.progress import progress
 from seamark.edges.cli.search import rendered_hit
 from seamark.edges.cli.session import Session, command
 from seamark.edges.cli.status import counts
+from seamark.edges.cli.text import counted
 from seamark.edges.serialise import Json
 from seamark.errors import InvalidRequestError
 
@@ -29,10 +31,10 @@ APPLICATION_ID = 0x5EA3A2C
 """In the header of a demo's file, so that no other file is ever taken for one and overwritten."""
 TABLE = "docstrings"
 QUESTIONS: tuple[tuple[str, dict[str, object]], ...] = (
-    ("how do I copy a whole directory tree", {}),
-    ("wait until a thread has finished", {}),
-    ("show the differences between two texts", {}),
-    ("read a value that may be missing, with a default", {"module": "builtins"}),
+    ("make a secret token that nobody can guess", {}),
+    ("delay for a number of seconds", {}),
+    ("send an e-mail", {}),
+    ("split text at a separator", {"module": "builtins"}),
 )
 EDITED = "calendar.isleap"
 OLD_QUESTION = "is it a leap year"
@@ -66,15 +68,16 @@ def demo(
     It needs no network, no key and no server, makes one database, and leaves it for you to play with.
     """
     path = keep / FILE
+    url = f"sqlite:///{quote(str(path))}"
     began = time.monotonic()
     with closing(_made(path)) as user:
         stage = Stage(session, user)
         rows = stage.fill()
-        with seamark.open(f"sqlite:///{path}") as service:
+        with seamark.open(url) as service:
             document = stage.play(service)
     seconds = time.monotonic() - began
     stage.say("", ("The end. ", "bold"), f"{rows:,} rows in {seconds:.0f} s; {path} is yours to play with:")
-    for suggestion in _suggestions(path):
+    for suggestion in _suggestions(url):
         stage.say("  ", (suggestion, "cyan"))
     session.show({"database": str(path), "rows": rows, "seconds": round(seconds, 1), **document})
 
@@ -132,7 +135,7 @@ class Stage:
         with progress(self._session) as report:
             settled = service.work(until="current", progress=report)
         seconds = time.monotonic() - began
-        self.say(f"{settled:,} rows done in {seconds:.1f} s (each is done once for words and once for meaning)")
+        self.say(f"{counted(settled, 'row')} done in {seconds:.1f} s (each is done once for words and once for meaning)")
 
     def _ask(self, tracked: Tracked, question: str, only: dict[str, object] | None = None) -> Answer:
         told = f" --filter '{json.dumps(only)}'" if only else ""
@@ -147,7 +150,7 @@ class Stage:
 
     def _edit(self) -> None:
         self.say("\nThe program that owns the table changes a row, and tells nobody:")
-        self.say(("$ sqlite3 ", "dim"), (f"UPDATE {TABLE} SET doc = '{NEW_TEXT}' WHERE name = '{EDITED}'", "cyan"))
+        self.say(("$ sqlite3 ", "dim"), (f"{FILE} \"UPDATE {TABLE} SET doc = '{NEW_TEXT}' WHERE name = '{EDITED}'\"", "cyan"))
         _execute(self._user, f"UPDATE {TABLE} SET doc = ? WHERE name = ?", NEW_TEXT, EDITED)
 
 
@@ -181,7 +184,7 @@ def _document(answer: Answer) -> Json:
     return {"query": answer.question, "filter": answer.only, "milliseconds": round(answer.milliseconds, 1), **found}
 
 
-def _suggestions(path: Path) -> Iterator[str]:
-    yield f'seamark search {TABLE} "parse a date" --explain --db sqlite:///{path}'
-    yield f"seamark status --db sqlite:///{path}"
-    yield f"seamark work --db sqlite:///{path}    (in one terminal, and change rows in another)"
+def _suggestions(url: str) -> Iterator[str]:
+    yield f'seamark search {TABLE} "parse a date" --explain --db {url}'
+    yield f"seamark status --db {url}"
+    yield f"seamark work --db {url}    (in one terminal, and change rows in another)"

@@ -4,6 +4,7 @@ import ast
 import builtins
 import inspect
 import os
+import re
 import sys
 import sysconfig
 import warnings
@@ -12,17 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-SKIPPED_FOLDERS = {
-    "test",
-    "tests",
-    "idle_test",
-    "site-packages",
-    "dist-packages",
-    "__pycache__",
-    "lib2to3",
-    "ensurepip",
-    "turtledemo",
-}
+SKIPPED_FOLDERS = {"test", "tests", "site-packages", "dist-packages", "distutils", "idlelib", "lib2to3", "turtledemo"}
 Kind = Literal["module", "class", "function", "method"]
 
 
@@ -37,7 +28,11 @@ class Docstring:
 
 
 def docstrings() -> Iterator[Docstring]:
-    """Read the sources of the standard library, importing nothing, and those modules without source that are loaded already."""
+    """Return those of the public names: from the sources, importing nothing, and from what is loaded and has no source."""
+    return (found for found in _all() if not any(re.match("_(?!_)", part) for part in found.name.split(".")))
+
+
+def _all() -> Iterator[Docstring]:
     folder = Path(sysconfig.get_path("stdlib"))
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name not in SKIPPED_FOLDERS and name.isidentifier())

@@ -10,7 +10,11 @@ from seamark.edges import serialise
 from seamark.edges.cli.arguments import keys
 from seamark.edges.cli.session import Session, command
 from seamark.edges.cli.status import failure_line
-from seamark.edges.cli.text import line
+from seamark.edges.cli.text import counted, line
+
+
+FAILURES_MAX = 100_000
+"""Failures among which the rows named are looked for."""
 
 
 class ListedFirst(TyperGroup):
@@ -57,5 +61,6 @@ def failures_retry(
     """Have failed rows tried again at once, with all their attempts before them."""
     with session.service() as service:
         tracked = service.source(source)
-        retried = tracked.failures_retry(keys(tracked.source, key) if key else None)
-    session.show({"source": source, "retried": retried}, f"{line(source)}: {retried:,} rows will be tried again")
+        chosen = keys(tracked.failures(FAILURES_MAX), key) if key else None
+        retried = tracked.failures_retry(chosen)
+    session.show({"source": source, "retried": retried}, f"{line(source)}: {counted(retried, 'row')} will be tried again")

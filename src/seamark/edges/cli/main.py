@@ -22,8 +22,11 @@ class Program(TyperGroup):
         try:
             code = super().main(*args, standalone_mode=False, **extra)
         except typer.TyperException as error:
-            sys.stderr.write(f"seamark: {line(masked(error.format_message().replace("Value error, ", ""))).removesuffix('.')}{_hint(error)}\n")
+            message = line(masked(error.format_message())).replace("Value error, ", "").removesuffix(".")
+            sys.stderr.write(f"seamark: {message}{_hint(error)}\n")
             code = CALLED_WRONGLY
+        except SystemExit:  # what writes the help ends so when its reader has left
+            code = READER_LEFT
         except typer.Abort:
             code = INTERRUPTED
         if standalone_mode:

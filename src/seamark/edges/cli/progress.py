@@ -79,9 +79,9 @@ def figures(value: Progress) -> str:
     parts = [rows]
     if value.rows_per_second >= 1:
         parts.append(f"{value.rows_per_second:,.0f} rows/s")
-    if value.eta_seconds:
+    if value.eta_seconds is not None and value.eta_seconds >= 1:
         parts.append(f"{duration(value.eta_seconds)} to go")
-    if value.lag_seconds:
+    if value.lag_seconds is not None and value.lag_seconds >= 1:
         parts.append(f"lag {duration(value.lag_seconds)}")
     if value.problem is not None:
         parts.append(line(value.problem))

@@ -12,7 +12,7 @@ from seamark.edges.cli.arguments import json_object, touches
 from seamark.edges.cli.documents import Skipped, batches, documents_find
 from seamark.edges.cli.progress import progress
 from seamark.edges.cli.session import FOUND_A_PROBLEM, Session, command
-from seamark.edges.cli.text import line
+from seamark.edges.cli.text import counted, line
 from seamark.model import Progress
 
 Model = Annotated[
@@ -69,7 +69,7 @@ def attach(
         coverage = tracked.coverage()
     session.show(
         {"source": serialise.source(tracked.source), "coverage": serialise.source_coverage(coverage)},
-        f"{line(table)}: attached, {coverage.live:,} rows of which {coverage.missing:,} are to be embedded. Next: seamark work",
+        f"{line(table)}: {counted(coverage.live, 'row')}, {coverage.missing:,} of them to be embedded. Next: seamark work",
     )
 
 
@@ -83,8 +83,8 @@ def detach(
     with session.service() as service:
         tracked = service.source(source)
         if session.err.is_terminal and not yes and not session.as_json:
-            rows = tracked.coverage().embedded
-            typer.confirm(f"Detach {line(source)} and drop the vectors of {rows:,} rows?", abort=True, err=True)
+            rows = counted(tracked.coverage().embedded, "row")
+            typer.confirm(f"Detach {line(source)} and drop the vectors of {rows}?", abort=True, err=True)
         service.detach(source)
     session.show({"detached": source}, f"{line(source)}: detached")
 
@@ -118,7 +118,7 @@ def add(
             "changed": changed,
             "skipped": [{"path": serialise.text(file.path), "reason": file.reason} for file in skipped],
         },
-        f"{line(collection)}: {read:,} files, {changed:,} new or changed. Next: seamark work --until current",
+        f"{line(collection)}: {counted(read, 'file')}, {changed:,} new or changed. Next: seamark work --until current",
     )
     return FOUND_A_PROBLEM if skipped else 0
 

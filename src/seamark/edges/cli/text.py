@@ -26,6 +26,11 @@ def line(text: str) -> str:
     return cleaned(" ".join(text.split()))
 
 
+def counted(number: int, noun: str) -> str:
+    """Return `1 row`, `1,200 rows`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def shortened(text: str, characters: int) -> str:
     """Return a text as one line of at most so many characters."""
     whole = line(text)

@@ -16,6 +16,7 @@ from seamark.core.service import Seamark
 from seamark.edges.cli.crew import Crew
 from seamark.edges.cli.progress import progress
 from seamark.edges.cli.session import FOUND_A_PROBLEM, INTERRUPTED, SIGNALLED, Session, command
+from seamark.edges.cli.text import counted
 
 WORKERS_MAX = 64
 
@@ -55,7 +56,11 @@ def work(
             with progress(session, otherwise="json") as report:
                 settled, died = service.work(until=until, progress=report, stop=stop), 0
         missing, failed = _left(service)
-    told = [f"{settled:,} rows done", f"{missing:,} missing" if missing else "", f"{failed:,} failed" if failed else ""]
+    told = [
+        f"{counted(settled, 'row')} done",
+        f"{missing:,} missing" if missing else "",
+        f"{failed:,} failed" if failed else "",
+    ]
     session.show(
         {"settled": settled, "workers": workers, "died": died, "missing": missing, "failed": failed, "stopped": stop.signal},
         ", ".join(part for part in told if part),
