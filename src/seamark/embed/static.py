@@ -61,7 +61,8 @@ class StaticEmbedder:
     """
 
     identity = ModelIdentity(name="static:seamark-static-256", version=WEIGHTS_DIGEST, dimension=DIMENSION)
-    # A weak model beside BM25: 0.2 was the best weight on four of four collections, see docs/architecture.md.
+    # A weak model beside BM25. On 250 training questions of SciFact over 1,500 abstracts, nDCG@10: 0.775 for BM25 alone, 0.622
+    # for the model alone, 0.779, 0.784, 0.784 and 0.781 at weights 0.1, 0.2, 0.3 and 0.5, and 0.734 for reciprocal ranks.
     fusion_weight = 0.2
     concurrency = 2
     batch_items = 1024
