@@ -126,8 +126,9 @@ def _filter_dump(where: Filter) -> dict[str, Any]:
 
 def _filter_load(stored: Mapping[str, Any]) -> Filter:
     if "column" in stored:
-        value: Scalar | tuple[Scalar, ...] = tuple(stored["value"]) if isinstance(stored["value"], list) else stored["value"]
-        return Condition(stored["column"], stored["operator"], value, tuple(stored["path"]))
+        value: Scalar | list[Scalar] = stored["value"]
+        values = tuple(value) if isinstance(value, list) else value
+        return Condition(stored["column"], stored["operator"], values, tuple(stored["path"]))
     kind, parts = (Every, stored["every"]) if "every" in stored else (Either, stored["either"])
     return kind(tuple(_filter_load(part) for part in parts))
 
@@ -151,8 +152,8 @@ def chunks_encode(
         len(keys),
         dtype=[
             ("ordinal_size", ">i4"), ("ordinal", ">i4"), ("start_size", ">i4"), ("start", ">i4"), ("stop_size", ">i4"),
-            ("stop", ">i4"), ("digest_size", ">i4"), ("digest", "S16"), ("size", ">i4"), ("dimension", ">i2"), ("unused", ">i2"),
-            ("embedding", ">f2", (dimension,)),
+            ("stop", ">i4"), ("digest_size", ">i4"), ("digest", "S16"), ("size", ">i4"), ("dimension", ">i2"),
+            ("unused", ">i2"), ("embedding", ">f2", (dimension,)),
         ],
     )  # fmt: skip
     for name in ("ordinal_size", "start_size", "stop_size"):

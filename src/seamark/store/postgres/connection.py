@@ -32,12 +32,16 @@ CONNECT_SECONDS = 10
 RETRIES = 5
 """So often is a transaction run again that lost a deadlock; each loser was in the way of one that has gone on."""
 
-_KEYED = "BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off"
+_KEYED = (
+    "BEGIN; SET LOCAL jit = off; "
+    "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
+)
 """For statements that look rows up by key or by a short range of `seq`: without statistics the planner would rather scan."""
 _SNAPSHOT = (
     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off; SET LOCAL random_page_cost = 1.1; "
-    "SET LOCAL hnsw.iterative_scan = strict_order"
+    "SELECT set_config('hnsw.iterative_scan', 'strict_order', true)"
 )
+"""The last statement is a query, because the first query takes the snapshot."""
 
 
 class Database:

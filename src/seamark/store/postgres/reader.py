@@ -93,12 +93,14 @@ class PostgresReader:
         """See the contract."""
         values = codec.keys_columns(keys, len(source.table.key))
         rows = self._filtered("keys_live", source, self._catalog.words(source.id), values, where)
-        return [keys[place - 1] for (place,) in rows]
+        places: list[int] = [row[0] for row in rows]
+        return [keys[place - 1] for place in places]
 
     def rows_live(self, source: Source, keys: Sequence[Key]) -> Sequence[LiveRow]:
         """See the contract."""
         rows = self._run("rows_live", self._catalog.words(source.id), codec.keys_columns(keys, len(source.table.key)))
-        return [LiveRow(keys[place - 1], seq, tuple(texts)) for place, seq, *texts in rows]
+        places: list[int] = [row[0] for row in rows]
+        return [LiveRow(keys[place - 1], row[1], row[2:]) for place, row in zip(places, rows, strict=True)]
 
     def seqs_indexed(self, generation_id: int, keys: Sequence[Key]) -> Mapping[Key, int]:
         """See the contract."""
@@ -137,4 +139,4 @@ def _vector(vector: NDArray[np.float32]) -> str:
 
 
 def _hits(rows: Sequence[Row]) -> list[ChunkHit]:
-    return [ChunkHit(tuple(key), start, stop, 1.0 - distance) for *key, start, stop, distance in rows]
+    return [ChunkHit(row[:-3], row[-3], row[-2], 1.0 - row[-1]) for row in rows]

@@ -208,7 +208,10 @@ class PostgresStore:
         """See the contract."""
         with self._database.connection() as connection:
             rows = self._database.run(connection, "workers", {}, {"microseconds": round(seconds * 1e6)}).fetchall()
-        return [WorkerBeat(*row, {int(generation): rate for generation, rate in rates.items()}) for *row, rates in rows]
+        return [
+            WorkerBeat(id_, host, pid, started_at, beat_at, {int(generation): rate for generation, rate in rates.items()})
+            for id_, host, pid, started_at, beat_at, rates in rows
+        ]
 
     @contextmanager
     def snapshot(self) -> Generator[Reader]:

@@ -98,14 +98,9 @@ def triggers(tracked: Tracked, words: Words, row_wise: frozenset[str], roots: Se
     return tuple(found)
 
 
-def functions_like(source_id: int) -> str:
-    """Return a pattern for the names of a source's functions."""
-    return rf"^track_{source_id}_"
-
-
 def _own(tracked: Tracked, words: Words, row_wise: frozenset[str], roots: Sequence[str]) -> Iterable[Trigger]:
     source, table = tracked.source, tracked.source.table
-    where = filter_compile(source.spec.where, table, literal)
+    where = words["where"]
     name = qualified(table)
 
     def trigger(event: str, body: str, before: str, after: str, on: str = name) -> Trigger:
@@ -149,14 +144,12 @@ def _touching(
 ) -> Iterable[Trigger]:
     source = tracked.source
     name = qualified(table)
-    where = filter_compile(source.spec.where, source.table, literal)
     references = [identifier(column) for column in touch.columns]
     keys = [f"s.{identifier(column)}" for column in source.table.key]
 
     def body(rows: str) -> str:
         return _TOUCH.format(
             **words,
-            where=where,
             references=", ".join(f"t.{reference}" for reference in references),
             rows=rows,
             s_is_t=pairs(keys, [f"t.{reference}" for reference in references]),
@@ -205,7 +198,7 @@ def _distinct(table: Table, names: Sequence[str]) -> str:
 
 
 def _differs(column: Column) -> str:
-    """Compare the old value with the new byte by byte: a collation, citext or JSON may call different texts equal, or not compare."""
+    """Compare old with new byte by byte: a collation, citext or JSON may call different texts equal, or not compare."""
     name = identifier(column.name)
     if column.kind in ("integer", "uuid", "blob", "boolean"):
         return f"OLD.{name} IS DISTINCT FROM NEW.{name}"

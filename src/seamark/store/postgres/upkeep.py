@@ -157,8 +157,17 @@ class _Postings:
 
     def _merge(self, connection: Connection, stand: _Stand) -> _Stand:
         """Merge the newest blocks of the next crowded terms."""
-        bounds = {"merged": stand.merged, "upto": stand.upto, "full": BLOCK_POSTINGS, "loose": BLOCKS_LOOSE}
-        found = self._run(connection, "terms_crowded", term=stand.term, first=stand.term == "", limit=TERMS_STEP, **bounds)
+        found = self._run(
+            connection,
+            "terms_crowded",
+            merged=stand.merged,
+            upto=stand.upto,
+            term=stand.term,
+            first=stand.term == "",
+            full=BLOCK_POSTINGS,
+            loose=BLOCKS_LOOSE,
+            limit=TERMS_STEP,
+        )
         runs = [(term, blocks[-run:]) for term, blocks, docs in found if (run := blocks_loose(docs))]
         self._rewrite(connection, runs, always=True)
         if len(found) < TERMS_STEP:
@@ -178,7 +187,7 @@ class _Postings:
         if not runs:
             return
         blobs: dict[str, list[bytes]] = {term: [] for term, _ in runs}
-        for term, data in self._run(connection, "blocks_read", **_listed(runs), binary=True):
+        for term, data in self._run(connection, "blocks_read", **_listed(runs)):
             blobs[term].append(data)
         loaded = {term: postings_load(each) for term, each in blobs.items()}
         docs = np.unique(np.concatenate([each["doc"] for each in loaded.values()]))
@@ -203,13 +212,14 @@ class _Postings:
         names = ("merged", "upto", "term", "purging", "checked")
         self._run(connection, "postings_upkeep_write", **{name: getattr(stand, name) for name in names})
 
-    def _run(self, connection: Connection, name: str, *, binary: bool = False, **values: object) -> list[Row]:
-        cursor = self._database.run(connection, name, self._words, {"generation": self._generation, **values}, binary=binary)
+    def _run(self, connection: Connection, name: str, **values: object) -> list[Row]:
+        values["generation"] = self._generation
+        cursor = self._database.run(connection, name, self._words, values, binary=name == "blocks_read")
         return cursor.fetchall() if cursor.description else []
 
 
-def _listed(runs: Sequence[tuple[str, Sequence[int]]]) -> dict[str, object]:
+def _listed(runs: Sequence[tuple[str, Sequence[int]]]) -> dict[str, str]:
     return {
-        "terms": [term for term, blocks in runs for _ in blocks],
-        "blocks": [block for _, blocks in runs for block in blocks],
+        "terms": codec.array(term for term, blocks in runs for _ in blocks),
+        "blocks": codec.array(block for _, blocks in runs for block in blocks),
     }
