@@ -323,8 +323,7 @@ def test_a_connection_that_breaks_again_and_again_is_transient(server, embedder)
     assert [call.fault for call in requests(server)] == ["reset"] * 3
 
 
-def test_a_server_that_closed_idle_connections_is_reached_again(server):
-    embedder = opened(server)
+def test_a_server_that_closed_idle_connections_is_reached_again():
     with EmbeddingServer(dimension=16) as other:
         embedder = opened(other)
         embedder.embed_documents(TEXTS)
