@@ -53,6 +53,7 @@ def test_attaching_again_with_other_words_says_what_differs(cli, backend, attach
 
 
 def test_detach_leaves_the_schema_as_it_was(cli, backend, notes):
+    assert cli("status", db=backend.url).code == 0  # whoever opens a PostgreSQL database first creates pgvector
     before = backend.schema()
     assert cli(*ATTACH, db=backend.url).code == 0
     assert backend.schema() != before

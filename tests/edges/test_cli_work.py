@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 import seamark
+from seamark.testing.oracle import OracleEmbedder
 
 ROWS = 400
 POISON = "row 7 of the table"
@@ -178,15 +179,14 @@ def test_workers_end_when_the_process_that_started_them_is_killed(program, cli, 
     assert [each.leases for each in coverage().generations.values()] == [0, 0]
 
 
-def test_a_model_that_cannot_work_is_one_line(ran, cli, backend, table):
-    with model_server() as server:
-        done = cli("attach", "rows_of_text", "--text", "body", "--model", locator(server), db=backend.url)
-        assert done.code == 0, done.err
+def test_a_model_that_is_not_to_be_had_is_one_line(ran, backend, table):
+    with seamark.open(backend.url, embedder=OracleEmbedder()) as service:
+        service.attach("rows_of_text", text="body")
     for workers in (1, 2):
-        # The server is gone: that is an outage, not a configuration that cannot work, so the worker would wait for it.
-        worked = ran("work", "--until", "current", "--workers", workers, db=backend.url, env={"SEAMARK_EMBED_API_KEY": "\n"})
+        worked = ran("work", "--until", "current", "--workers", workers, db=backend.url)
         assert worked.code == 1
-        assert len(worked.err.splitlines()) == 1, worked.err
+        [told] = [line for line in worked.err.splitlines() if not line.startswith("{")]
+        assert "seamark.open(…, embedder=…)" in told
 
 
 def test_the_url_is_not_on_the_command_line_of_the_workers(program, cli, backend, table):

@@ -68,9 +68,11 @@ class Crew:
                         member.process.send_signal(signal.SIGTERM)
                 census.tell()
                 stop.wait(POLL_SECONDS) if not told else time.sleep(POLL_SECONDS)
-            settled = [self._settled(member) for member in members]
+            ends = [_end(member, told=told) for member in members]
+        for message in sorted({end for end in ends if isinstance(end, str)}):
+            self._session.note(f"seamark: {message}")
         census.tell(last=True)
-        return Done(sum(rows for rows in settled if rows is not None), sum(rows is None for rows in settled))
+        return Done(sum(end for end in ends if isinstance(end, int)), sum(isinstance(end, str) for end in ends))
 
     def _start(self, stack: ExitStack) -> _Member:
         """Start a process in a session of its own: Ctrl-C reaches it through this one only, and only once."""
@@ -83,25 +85,28 @@ class Crew:
         assert process.stdin is not None
         return _Member(process, process.stdin, out, err)
 
-    def _settled(self, member: _Member) -> int | None:
-        """Return how many rows a process that has ended settled; None, and say so, if it ended otherwise than it should."""
-        member.out.seek(0)
-        member.err.seek(0)
-        try:
-            document = cast("dict[str, object]", json.loads(member.out.read()))
-        except ValueError:
-            document = {}
-        match document:
-            case {"settled": int(rows)}:
-                return rows
-            case {"error": {"message": str(message)}}:
-                self._session.note(f"seamark: {message}")
-            case _:
-                code = member.process.returncode
-                ended = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-                said = line(member.err.read().decode("utf-8", "replace").strip().rpartition("\n")[2])
-                self._session.note(f"seamark: a worker died ({ended}){': ' if said else ''}{said}")
-        return None
+
+def _end(member: _Member, *, told: bool) -> int | str:
+    """Return how many rows a process that has ended settled, or what went wrong with it; `told` when it was told to stop."""
+    member.out.seek(0)
+    member.err.seek(0)
+    try:
+        document = cast("dict[str, object]", json.loads(member.out.read()))
+    except ValueError:
+        document = {}
+    match document:
+        case {"settled": int(rows)}:
+            return rows
+        case {"error": {"message": str(message)}}:
+            return message
+        case _:
+            pass
+    code = member.process.returncode
+    if told and code == -signal.SIGTERM:  # told before it had begun
+        return 0
+    ended = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    said = line(member.err.read().decode("utf-8", "replace").strip().rpartition("\n")[2])
+    return f"a worker died ({ended}){': ' if said else ''}{said}"
 
 
 class _Census:

@@ -12,7 +12,6 @@ from seamark.edges.cli.session import Session, command
 from seamark.edges.cli.status import failure_line
 from seamark.edges.cli.text import counted, line
 
-
 FAILURES_MAX = 100_000
 """Failures among which the rows named are looked for."""
 
