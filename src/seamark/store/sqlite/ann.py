@@ -10,11 +10,11 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-import apsw
 import numpy as np
-from usearch.index import MetricKind, search
+from usearch.index import search
 
 from seamark.model import ChunkHit
+from seamark.store.sqlite.connection import integers
 from seamark.store.sqlite.shards import shards_list
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Neighbours:
         """Return those of the chunks that are there, best first, ties by key."""
         if not ids:
             return []
-        asked = apsw.carray(np.array(ids, dtype=np.int64))
+        asked = integers(ids)
         rows = connection.rows(words["chunks_find"], (asked,))
         found = similarities([row[4] for row in rows], vector).tolist()
         places = sorted(range(len(rows)), key=lambda place: (-found[place], rows[place][5:], rows[place][1]))
@@ -225,5 +225,5 @@ def _nearest(numbers: NDArray[np.int64], vectors: NDArray[np.float16], vector: N
     """Compare every vector in memory."""
     if not len(numbers):
         return []
-    near = search(vectors, vector.astype(np.float16), min(wanted, len(numbers)), MetricKind.Cos, exact=True, threads=1)
+    near = search(vectors, vector.astype(np.float16), min(wanted, len(numbers)), "cos", exact=True, threads=1)
     return [(1.0 - distance, int(numbers[place])) for place, distance in zip(near.keys, near.distances, strict=True)]

@@ -58,7 +58,8 @@ def key_dump(key: Key) -> str:
 
 def key_load(text: str) -> Key:
     """Return the key that the JSON stands for."""
-    return tuple(bytes.fromhex(member["blob"]) if isinstance(member, dict) else member for member in json.loads(text))
+    members: list[Any] = json.loads(text)
+    return tuple(member if isinstance(member, int | str) else bytes.fromhex(member["blob"]) for member in members)
 
 
 def columns_dump(table: Table) -> str:

@@ -48,7 +48,7 @@ class SqliteClaiming:
     def cursors(self) -> Cursors:
         """Return the cursors; backing off for ever when the generation has been dropped."""
         row = self._row("cursors", {"generation": self._words.generation, "now": self._now})
-        return Cursors(0, 0, 0, 0, None, 0, 0, 0, backing_off=True) if row is None else Cursors(*row[:8], bool(row[8]))
+        return Cursors(0, 0, 0, 0, None, 0, 0, 0, backing_off=True) if row is None else Cursors(*row)
 
     def cursors_write(self, cursors: Cursors) -> None:
         """Write all cursors back."""

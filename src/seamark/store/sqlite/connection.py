@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import apsw
+import numpy as np
 
 from seamark.errors import StoreError, StoreIncompatibleError, StorePermissionError, StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 BUSY_MILLISECONDS = 30_000
 """Longer than any transaction of ours; who waits this long waits for somebody who is stuck."""
@@ -53,11 +56,16 @@ def translated(path: Path) -> Generator[None]:
         raise StoreError(f"{path}: {error}") from error
 
 
+def integers(numbers: Sequence[int] | NDArray[np.integer]) -> Any:
+    """Return numbers, at least one, as a value to bind to `carray`."""
+    return apsw.carray(np.array(numbers, dtype=np.int64))  # pyright: ignore[reportUnknownMemberType]
+
+
 class Connection:
     """APSW's connection with whole answers: a cursor that is not read to its end would keep its snapshot open."""
 
     def __init__(self, path: str, flags: int) -> None:
-        self._raw = apsw.Connection(path, flags=flags | apsw.SQLITE_OPEN_URI, statementcachesize=STATEMENTS_CACHED)
+        self._raw: Any = apsw.Connection(path, flags=flags | apsw.SQLITE_OPEN_URI, statementcachesize=STATEMENTS_CACHED)
         self._raw.set_busy_timeout(BUSY_MILLISECONDS)
         self.filename = self._raw.filename
 
@@ -71,17 +79,23 @@ class Connection:
 
     def rows(self, statement: str, values: Values = ()) -> list[Row]:
         """Return all rows."""
-        return cast("list[Row]", self._raw.execute(statement, values).fetchall())
+        return self._raw.execute(statement, values).fetchall()
 
     def many_rows(self, statement: str, rows: Iterable[Sequence[Any]]) -> list[Row]:
         """Run a statement for each of the rows and return what all of them answer."""
-        return cast("list[Row]", self._raw.executemany(statement, rows).fetchall())
+        return self._raw.executemany(statement, rows).fetchall()
 
     def row(self, statement: str, values: Values = ()) -> Row | None:
         """Return the only row, or None."""
         found = self.rows(statement, values)
         assert len(found) <= 1
         return found[0] if found else None
+
+    def only(self, statement: str, values: Values = ()) -> Row:
+        """Return the one row that there must be."""
+        found = self.row(statement, values)
+        assert found is not None
+        return found
 
     def value(self, statement: str, values: Values = ()) -> Any:
         """Return the only column of the only row, or None."""
@@ -93,7 +107,7 @@ class Connection:
         """Read rows one by one, for as long as the block lasts."""
         cursor = self._raw.execute(statement, values)
         try:
-            yield cast("Iterator[Row]", cursor)
+            yield cursor
         finally:
             cursor.close()
 
@@ -171,14 +185,20 @@ class Connections:
             yield connection
 
     @contextmanager
-    def user_transaction(self) -> Generator[Connection]:
-        """Open a connection in a transaction that may write to the user's file; keep it short."""
+    def user_transaction(self, *, durable: bool = True) -> Generator[Connection]:
+        """Open a connection in a transaction that may write to the user's file; keep it short.
+
+        What is not `durable` may be undone by a power loss; where SQLite is then still sure to keep the file whole, the commit
+        does not wait for the disk.
+        """
         with translated(self.path):
             connection = Connection(_uri(self.path, "rw"), apsw.SQLITE_OPEN_READWRITE)
             try:
                 # The checkpoint of the last connection to close locks the file for a moment, and an application that opens it
                 # just then without a busy timeout would be turned away.
                 connection.checkpoint_at_close(enabled=False)
+                if not durable and connection.pragma("journal_mode") == "wal":
+                    connection.pragma("synchronous", "NORMAL")
                 with connection.transaction("BEGIN IMMEDIATE"):
                     yield connection
             finally:
@@ -204,7 +224,7 @@ class Connections:
             self._all.append(connection)
         return connection
 
-    def _give(self, connection: apsw.Connection) -> None:
+    def _give(self, connection: Connection) -> None:
         with self._lock:
             if not self._closed:
                 self._idle.append(connection)

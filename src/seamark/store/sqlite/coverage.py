@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
-
-import apsw
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from seamark.errors import StoreError
 from seamark.model import Coverage
 from seamark.store.sqlite.claims import MICROSECONDS, clock
+from seamark.store.sqlite.connection import integers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from seamark.store.sqlite.connection import Connection, Connections
+    from seamark.store.sqlite.connection import Connection, Connections, Row
     from seamark.store.sqlite.words import Words
 
 TRIM_ROWS = 500
 """Tombstones dropped in one transaction on the user's file: about a millisecond."""
-QUIET_SECONDS = 0.02
-"""The user's file must not change for so long before it is written to: a trim can wait, an application should not have to."""
+TRIM_TRANSACTIONS = 8
+"""Such transactions in one call: some seconds, and the rest is left to the next call."""
+QUIET_SECONDS = 0.25
+"""The user's file must not change for so long before it is trimmed. An application without a busy timeout is refused its write
+if it comes in that very millisecond; one that is at work is left alone."""
+LOOK_SECONDS = 0.01
 
 
 def coverage(connections: Connections, words: Words) -> Coverage:
@@ -36,14 +38,14 @@ class _Counting:
         self._words = words
 
     def coverage(self) -> Coverage:
-        cursors = self._row("coverage_cursors", (self._words.generation,))
+        cursors = self._connection.row(self._words["coverage_cursors"], (self._words.generation,))
         if cursors is None:
             raise StoreError(f"there is no generation {self._words.generation}")
         phantom, blank = self._row("coverage_rows")
         live = self._value("coverage_journal") - self._value("coverage_deleted") - phantom
         failed, retrying = self._row("coverage_failed")
         leases = self._connection.rows(self._words["coverage_leases"], (self._words.generation,))
-        missing, oldest = self._missing(*cursors, [(lo, hi) for lo, hi, retry in leases if not retry])
+        missing, oldest = self._missing(cursors, [(lo, hi) for lo, hi, retry in leases if not retry])
         return Coverage(
             live=live,
             embedded=live - blank - missing - failed,
@@ -56,8 +58,9 @@ class _Counting:
             oldest_missing_seconds=None if oldest is None else max(0.0, clock(self._connection) / MICROSECONDS - oldest),
         )
 
-    def _missing(self, fresh: int, backfill: int, confirmed: int, leases: Sequence[tuple[int, int]]) -> tuple[int, int | None]:
+    def _missing(self, cursors: Row, leases: Sequence[tuple[int, int]]) -> tuple[int, int | None]:
         """Count what is ahead of a cursor, and look up the rows one by one only where work is under way or to be swept."""
+        fresh, backfill, confirmed = cursors
         found = [
             self._row("coverage_unclaimed", (fresh, _LAST)),
             self._row("coverage_unclaimed", (0, backfill)),
@@ -67,8 +70,8 @@ class _Counting:
         changes = [oldest for _, oldest in found if oldest is not None]
         return sum(count for count, _ in found), min(changes, default=None)
 
-    def _row(self, name: str, values: tuple[int, ...] = ()) -> tuple[int, ...]:
-        return self._connection.row(self._words[name], values)
+    def _row(self, name: str, values: tuple[int, ...] = ()) -> tuple[Any, ...]:
+        return self._connection.only(self._words[name], values)
 
     def _value(self, name: str) -> int:
         return int(self._connection.value(self._words[name]))
@@ -96,12 +99,12 @@ def journal_trim(connections: Connections, generations: Sequence[Words], words: 
     The user's file is written to only while nobody else writes to it, and the rest is left to the next time.
     """
     dropped = 0
-    while (seqs := _trimmable(connections, generations, words)) and _quiet(connections):
-        with connections.user_transaction() as connection:
-            rows = connection.many_rows(words["trim"], [(seq,) for seq in seqs])
-        dropped += len(rows)
-        if not rows:
+    for _ in range(TRIM_TRANSACTIONS):
+        seqs = _trimmable(connections, generations, words)
+        if not seqs or not _quiet(connections):
             break
+        with connections.user_transaction(durable=False) as connection:
+            dropped += len(connection.many_rows(words["trim"], [(seq,) for seq in seqs]))
     for generation in generations:
         with connections.transaction() as connection:
             connection.run(generation["rows_forget"])
@@ -115,7 +118,7 @@ def _trimmable(connections: Connections, generations: Sequence[Words], words: Wo
         seqs = [seq for (seq,) in connection.rows(words["trim_find"], (bound, TRIM_ROWS))]
         for one in generations:
             if seqs:
-                asked = apsw.carray(np.array(seqs, dtype=np.int64))
+                asked = integers(seqs)
                 seqs = [seq for (seq,) in connection.rows(one["trim_settled"], (asked,))]
         return seqs
 
@@ -124,5 +127,8 @@ def _quiet(connections: Connections) -> bool:
     """Say whether nobody has written to the user's file for a moment."""
     with connections.use() as connection:
         before = connection.pragma("data_version", schema="app")
-        time.sleep(QUIET_SECONDS)
-        return connection.pragma("data_version", schema="app") == before
+        for _ in range(round(QUIET_SECONDS / LOOK_SECONDS)):
+            time.sleep(LOOK_SECONDS)
+            if connection.pragma("data_version", schema="app") != before:
+                return False
+    return True

@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import apsw
 import numpy as np
 
 from seamark.model import ChunkHit, LiveRow, TermStatistics
@@ -13,6 +12,7 @@ from seamark.store.blocks import postings_load
 from seamark.store.sqlite.ann import best_of, similarities
 from seamark.store.sqlite.catalog import generations_list
 from seamark.store.sqlite.claims import text_decode
+from seamark.store.sqlite.connection import integers
 from seamark.store.sqlite.filters import filter_bound
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class SqliteReader:
             return {}
         condition, values = filter_bound(where, "t")
         statement = self._source_words(self._connection, source, generation_id).fill("documents_resolve", filter=condition)
-        asked = apsw.carray(np.array(documents, dtype=np.int64))
+        asked = integers(documents)
         return {row[0]: row[1:] for row in self._connection.rows(statement, (asked, *values))}
 
     def documents_matching(self, source: Source, generation_id: int, where: Filter, limit: int) -> Mapping[int, Key]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import accumulate, chain, repeat
 from typing import TYPE_CHECKING, Any
 
-import apsw
 import numpy as np
 
 from seamark.model import LexicalBatch, Outcome, Settled
 from seamark.store.sqlite.claims import MICROSECONDS, clock
+from seamark.store.sqlite.connection import integers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,7 +73,7 @@ class Settling:
         A `seq` is given out once and belongs to one key, so that finding it in the journal is the whole comparison.
         """
         if seqs:
-            asked = apsw.carray(np.array(seqs, dtype=np.int64))
+            asked = integers(seqs)
             found = self._connection.rows(self._words["settle_compare"], (asked,))
             self._old = {seq: chunks or 0 for seq, _, chunks in found}
 

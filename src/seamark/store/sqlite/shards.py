@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from usearch.index import Index, MetricKind, ScalarKind
+from usearch.index import Index
 
 from seamark.store.sqlite.words import STATEMENTS
 
@@ -89,14 +89,14 @@ class Shards:
         index = index_new(dimension)
         if not _sound(path, shard):
             return None
-        index.load(str(path))
+        index.load(str(path))  # pyright: ignore[reportUnknownMemberType]
         return index
 
     def write(self, generation: int, number: int, index: Index) -> tuple[int, int]:
         """Write a shard's file under its name, whole or not at all; return its size and checksum."""
         path = self.path(generation, number)
         new = path.with_name(path.name + ".new")
-        index.save(str(new))
+        index.save(str(new))  # pyright: ignore[reportUnknownMemberType]
         size, checksum = _digest(new)
         with new.open("rb") as file:
             os.fsync(file.fileno())
@@ -121,7 +121,7 @@ class Shards:
             state, index = _state(path), None
             if _sound(path, shard):
                 index = index_new(dimension)
-                index.view(str(path))
+                index.view(str(path))  # pyright: ignore[reportUnknownMemberType]
             self._open[key] = (shard, state, index)
             return index
 
@@ -130,8 +130,8 @@ def index_new(dimension: int) -> Index:
     """Return an empty index."""
     return Index(
         ndim=dimension,
-        metric=MetricKind.Cos,
-        dtype=ScalarKind.F16,
+        metric="cos",
+        dtype="f16",
         connectivity=CONNECTIVITY,
         expansion_add=EXPANSION_ADD,
         expansion_search=EXPANSION_SEARCH,

@@ -71,7 +71,8 @@ def _kind(declared: str) -> ColumnKind:
     upper = declared.upper()
     if not upper:
         return "text"
-    return next((kind for word, kind in _KINDS if word in upper), "other")
+    found: list[ColumnKind] = [kind for word, kind in _KINDS if word in upper]
+    return found[0] if found else "other"
 
 
 def _alike(connection: Connection, name: str) -> str:

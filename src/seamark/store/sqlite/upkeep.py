@@ -130,7 +130,7 @@ def _pass_due(connection: Connection, words: Words, *, idle: bool) -> bool:
 
 def _purge_due(connection: Connection, words: Words, superseded: int) -> bool:
     """Say whether a quarter of the documents are dead weight."""
-    documents = connection.row(words["terms_statistics"], ("",))[2] or 0
+    documents = connection.only(words["terms_statistics"], ("",))[2] or 0
     return superseded >= max(1_000, documents // 4)
 
 
@@ -145,7 +145,7 @@ class _Pass:
         self._current = np.concatenate([current, np.arange(known, end, dtype=np.uint32)])
 
     def piece(self) -> None:
-        blocks, added, superseded, term = self._connection.row(self._words["postings_upkeep"], (self._words.generation,))
+        blocks, added, superseded, term = self._connection.only(self._words["postings_upkeep"], (self._words.generation,))
         begins = term is None
         purge = _purge_due(self._connection, self._words, superseded)
         rows = self._connection.rows(self._words["blocks_list"], (term or "", begins, PIECE_BLOCKS))

@@ -36,4 +36,8 @@ def workers_list(connections: Connections, seconds: float) -> list[WorkerBeat]:
     with connections.use() as connection:
         since = clock(connection) - int(seconds * MICROSECONDS)
         rows = connection.rows(STATEMENTS["worker_list"], (since,))
-    return [WorkerBeat(*row[:5], {int(name): rate for name, rate in json.loads(row[5]).items()}) for row in rows]
+    return [WorkerBeat(*row, rates=_rates(rates)) for *row, rates in rows]
+
+
+def _rates(text: str) -> dict[int, float]:
+    return {int(generation): rate for generation, rate in json.loads(text).items()}
