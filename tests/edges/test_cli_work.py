@@ -5,62 +5,49 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 import time
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
 import pytest
 
 import seamark
+from seamark.testing.embedding_server import EmbeddingServer, Fault
 from seamark.testing.oracle import OracleEmbedder
 
 ROWS = 400
 POISON = "row 7 of the table"
 
 
-class Model(BaseHTTPRequestHandler):
-    """A server of OpenAI's shape that is slow, and refuses one text."""
-
-    def do_POST(self):
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        texts = request["input"] if isinstance(request["input"], list) else [request["input"]]
-        self.server.calls.release()
-        time.sleep(self.server.seconds)
-        if self.server.refuses and POISON in texts:
-            return self.answer(400, {"error": {"message": "this text is poison"}})
-        data = [{"index": i, "embedding": [1.0, len(text), 0.5]} for i, text in enumerate(texts)]
-        return self.answer(200, {"data": data, "model": request["model"], "usage": {"prompt_tokens": 1, "total_tokens": 1}})
-
-    def answer(self, status, document):
-        body = json.dumps(document).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
+CALL_SECONDS = 0.3
+SLOW = Fault("delay", times=None, seconds=CALL_SECONDS)
 
 
-@contextmanager
-def model_server(*, seconds=0.0, refuses=False):
-    with ThreadingHTTPServer(("127.0.0.1", 0), Model) as server:
-        server.calls, server.seconds, server.refuses = threading.Semaphore(0), seconds, refuses
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+@pytest.fixture
+def server():
+    with EmbeddingServer() as serving:
+        yield serving
 
 
-def locator(server):
-    return f"openai:test?base_url=http://127.0.0.1:{server.server_port}/v1"
+@pytest.fixture
+def attached_slow(cli, backend, table, server):
+    """The table attached to a model of which every call takes a while; returns what waits for the next call."""
+    attach(cli, backend, server)
+    server.fail(SLOW)
+    begun = len(server.calls)
+
+    def called():
+        deadline = time.monotonic() + 60
+        while len(server.calls) == begun:
+            assert time.monotonic() < deadline, "the model was not called"
+            time.sleep(0.01)
+
+    return called
+
+
+def attach(cli, backend, server):
+    model = f"openai:test?base_url={server.openai_url}"
+    done = cli("attach", "rows_of_text", "--text", "body", "--model", model, db=backend.url)
+    assert done.code == 0, done.err
 
 
 @pytest.fixture
@@ -90,11 +77,8 @@ def test_several_processes_do_the_work_once(ran, cli, backend, table, coverage):
     assert coverage().embedded == ROWS
 
 
-def test_progress_is_a_json_line_a_second(ran, cli, backend, table):
-    with model_server(seconds=0.5) as server:
-        done = cli("attach", "rows_of_text", "--text", "body", "--model", locator(server), db=backend.url)
-        assert done.code == 0, done.err
-        worked = ran("work", "--until", "current", db=backend.url, env={"OPENAI_API_KEY": "none"})
+def test_progress_is_a_json_line_a_second(ran, backend, attached_slow):
+    worked = ran("work", "--until", "current", db=backend.url)
     assert worked.code == 0, worked.err
     lines = [json.loads(line) for line in worked.err.splitlines()]
     assert {"label", "rows", "total", "rows_per_second", "eta_seconds", "lag_seconds", "problem"} == lines[-1].keys()
@@ -102,16 +86,15 @@ def test_progress_is_a_json_line_a_second(ran, cli, backend, table):
     assert worked.out == f"{2 * ROWS} rows done\n"
 
 
-def test_rows_that_fail_are_told_by_the_exit_code(ran, cli, backend, table, coverage):
-    with model_server(refuses=True) as server:
-        done = cli("attach", "rows_of_text", "--text", "body", "--model", locator(server), db=backend.url)
-        assert done.code == 0, done.err
-        worked = ran("work", "--until", "current", "--json", db=backend.url)
-        assert worked.code == 1, worked.err
-        assert worked.json()["failed"] == 1
-        server.refuses = False
-        assert cli("failures", "retry", "rows_of_text", db=backend.url).code == 0
-        assert ran("work", "--until", "current", db=backend.url).code == 0
+def test_rows_that_fail_are_told_by_the_exit_code(ran, cli, backend, table, server, coverage):
+    attach(cli, backend, server)
+    server.fail(Fault("status", times=None, status=400, text=POISON))
+    worked = ran("work", "--until", "current", "--json", db=backend.url)
+    assert worked.code == 1, worked.err
+    assert worked.json()["failed"] == 1
+    server.heal()
+    assert cli("failures", "retry", "rows_of_text", db=backend.url).code == 0
+    assert ran("work", "--until", "current", db=backend.url).code == 0
     assert coverage().embedded == ROWS
 
 
@@ -121,24 +104,19 @@ def test_rows_that_fail_are_told_by_the_exit_code(ran, cli, backend, table, cove
     (signal.SIGTERM, ("--until", "current"), 143),
     (signal.SIGINT, (), 130),
 ])  # fmt: skip
-def test_a_signal_hands_the_work_back(program, cli, backend, table, coverage, workers, number, until, code):
-    with model_server(seconds=0.3) as server:
-        done = cli("attach", "rows_of_text", "--text", "body", "--model", locator(server), db=backend.url)
-        assert done.code == 0, done.err
-        while server.calls.acquire(blocking=False):
-            pass
-        process = program("work", "--workers", workers, "--json", *until, db=backend.url)
-        assert server.calls.acquire(timeout=60)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == code, err
-        assert json.loads(out)["stopped"] == signal.Signals(number).name
-        counts = coverage()
-        assert counts.missing > 0
-        assert [each.leases for each in counts.generations.values()] == [0, 0]
-        # What was handed back is taken up at once, with all of its attempts.
-        server.seconds = 0.0
-        assert cli("work", "--until", "current", db=backend.url).code == 0
+def test_a_signal_hands_the_work_back(program, cli, backend, server, attached_slow, coverage, workers, number, until, code):
+    process = program("work", "--workers", workers, "--json", *until, db=backend.url)
+    attached_slow()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert json.loads(out)["stopped"] == signal.Signals(number).name
+    counts = coverage()
+    assert counts.missing > 0
+    assert [each.leases for each in counts.generations.values()] == [0, 0]
+    # What was handed back is taken up at once, with all of its attempts.
+    server.heal()
+    assert cli("work", "--until", "current", db=backend.url).code == 0
     assert coverage().embedded == ROWS
 
 
@@ -146,35 +124,25 @@ def children(process):
     return psutil.Process(process.pid).children()
 
 
-def test_a_worker_that_is_killed_is_told_and_the_others_do_its_work(program, cli, backend, table, coverage, monkeypatch):
-    with model_server(seconds=0.3) as server:
-        done = cli("attach", "rows_of_text", "--text", "body", "--model", locator(server), db=backend.url)
-        assert done.code == 0, done.err
-        while server.calls.acquire(blocking=False):
-            pass
-        process = program("work", "--workers", 2, "--json", "--until", "current", db=backend.url)
-        assert server.calls.acquire(timeout=60)
-        os.kill(children(process)[0].pid, signal.SIGKILL)
-        server.seconds = 0.0
-        out, err = process.communicate(timeout=120)
+def test_a_worker_that_is_killed_is_told_and_the_others_do_its_work(program, backend, server, attached_slow, coverage):
+    process = program("work", "--workers", 2, "--json", "--until", "current", db=backend.url)
+    attached_slow()
+    os.kill(children(process)[0].pid, signal.SIGKILL)
+    server.heal()
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 1, err
     assert json.loads(out)["died"] == 1
     assert b"a worker died (SIGKILL)" in err
     assert coverage().embedded == ROWS
 
 
-def test_workers_end_when_the_process_that_started_them_is_killed(program, cli, backend, table, coverage):
-    with model_server(seconds=0.3) as server:
-        done = cli("attach", "rows_of_text", "--text", "body", "--model", locator(server), db=backend.url)
-        assert done.code == 0, done.err
-        while server.calls.acquire(blocking=False):
-            pass
-        process = program("work", "--workers", 2, db=backend.url)
-        assert server.calls.acquire(timeout=60)
-        workers = children(process)
-        assert len(workers) == 2
-        process.kill()
-        _, alive = psutil.wait_procs(workers, timeout=60)
+def test_workers_end_when_the_process_that_started_them_is_killed(program, backend, attached_slow, coverage):
+    process = program("work", "--workers", 2, db=backend.url)
+    attached_slow()
+    workers = children(process)
+    assert len(workers) == 2
+    process.kill()
+    _, alive = psutil.wait_procs(workers, timeout=60)
     assert alive == []
     assert [each.leases for each in coverage().generations.values()] == [0, 0]
 
@@ -189,16 +157,12 @@ def test_a_model_that_is_not_to_be_had_is_one_line(ran, backend, table):
         assert "seamark.open(…, embedder=…)" in told
 
 
-def test_the_url_is_not_on_the_command_line_of_the_workers(program, cli, backend, table):
-    with model_server(seconds=0.5) as server:
-        done = cli("attach", "rows_of_text", "--text", "body", "--model", locator(server), db=backend.url)
-        assert done.code == 0, done.err
-        process = program("work", "--workers", 2, "--db", backend.url)
-        assert server.calls.acquire(timeout=60)
-        for child in children(process):
-            assert backend.url not in " ".join(child.cmdline())
-        process.terminate()
-        process.communicate(timeout=60)
+def test_the_url_is_not_on_the_command_line_of_the_workers(program, backend, attached_slow):
+    process = program("work", "--workers", 2, "--db", backend.url)
+    attached_slow()
+    commands = [" ".join(child.cmdline()) for child in children(process)]
+    assert len(commands) == 2
+    assert all("work" in command and backend.url not in command for command in commands)
 
 
 def test_nothing_attached_is_nothing_to_do(ran, backend):
