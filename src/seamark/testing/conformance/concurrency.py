@@ -30,12 +30,14 @@ class Concurrency:
 
         def write() -> None:
             chance = random.Random(7)
-            for step in range(ROUNDS):
-                key, other = chance.randrange(1, 80), chance.randrange(1, 80)
-                bench.app.run("DELETE FROM notes WHERE id = ?", key)
-                bench.app.run("UPDATE notes SET body = ? WHERE id = ?", f"edit {step}|tail", other)
-                bench.app.run("INSERT INTO notes (id, body) VALUES (?, ?)", key, f"insert {step}")
-            written.set()
+            try:
+                for step in range(ROUNDS):
+                    key, other = chance.randrange(1, 80), chance.randrange(1, 80)
+                    bench.app.run("DELETE FROM notes WHERE id = ?", key)
+                    bench.app.run("UPDATE notes SET body = ? WHERE id = ?", f"edit {step}|tail", other)
+                    bench.app.run("INSERT INTO notes (id, body) VALUES (?, ?)", key, f"insert {step}")
+            finally:
+                written.set()
 
         def work(number: int) -> None:
             store = stores[number]
@@ -43,7 +45,6 @@ class Concurrency:
             while not written.is_set():
                 lease = store.lease_claim(generation.id, f"w{number}", chance.randint(1, 8), 3600).lease
                 if lease is None:
-                    store.journal_trim(source.id)
                     continue
                 reading = store.lease_read(source, lease, chance.choice([1, 20, 10_000]))
                 fate = chance.random()

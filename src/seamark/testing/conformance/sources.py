@@ -54,7 +54,7 @@ class Enrolments:
         assert bench.backend.journal(source) == journal
         bench.app.run("UPDATE notes SET body = 'c' WHERE id = 1")
         assert len(bench.backend.journal(source)) == 1
-        assert bench.backend.journal(source)[1,][0] == max(seq for seq, _ in journal.values()) + 1
+        assert bench.backend.journal(source)[1,][0] > max(seq for seq, _ in journal.values())
 
     def test_create_and_enrol_leave_the_rows_alone(self, bench: Workbench) -> None:
         """The user's table is not altered."""
