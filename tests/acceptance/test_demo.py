@@ -55,7 +55,7 @@ def test_the_demo_tells_what_it_does_and_may_be_run_again(demo, tmp_path):
         "secrets.token_",
         "stale",
         "Coverage",
-        "seamark search docstrings",
+        "-m seamark search docstrings",
     ):
         assert word in told
     assert "rows" in done.stderr  # progress

@@ -1,6 +1,8 @@
 """`demo`: the whole of it on real text, in a database of its own: attach, embed, search, edit, search again."""
 
 import json
+import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -185,6 +187,15 @@ def _document(answer: Answer) -> Json:
 
 
 def _suggestions(url: str) -> Iterator[str]:
+    program = _program()
     yield f'seamark search {TABLE} "parse a date" --explain --db {url}'
-    yield f"seamark status --db {url}"
-    yield f"seamark work --db {url}    (in one terminal, and change rows in another)"
+    yield f"{program} status --db {url}"
+    yield f"{program} work --db {url}    (in one terminal, and change rows in another)"
+
+
+def _program() -> str:
+    """Return how this program is called where it is: not everybody has it on the search path."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return f"{sys.executable} -m seamark"
+    return "seamark" if shutil.which("seamark") else str(called)
