@@ -188,7 +188,7 @@ def _document(answer: Answer) -> Json:
 
 def _suggestions(url: str) -> Iterator[str]:
     program = _program()
-    yield f'seamark search {TABLE} "parse a date" --explain --db {url}'
+    yield f'{program} search {TABLE} "parse a date" --explain --db {url}'
     yield f"{program} status --db {url}"
     yield f"{program} work --db {url}    (in one terminal, and change rows in another)"
 
