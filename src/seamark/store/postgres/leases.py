@@ -42,6 +42,8 @@ class _Look:
     fresh: int
     horizon_foreign: bool
     origin_horizon_foreign: bool
+    expired: bool
+    due: bool
     promising: bool
 
 
@@ -53,12 +55,15 @@ def lease_claim(database: Database, catalog: Catalog, generation_id: int, worker
     values = {"generation": generation_id, "worker": worker, "limit": limit, "microseconds": round(seconds * 1e6)}
     with database.connection() as connection:
         row = database.run(connection, "look", words, values).fetchone()
-    if row is None or not row[3]:
+    if row is None:
+        return Claim(None)
+    look = _Look(*row)
+    if not look.promising:
         return Claim(None)
 
     def claimed() -> Claim:
         with database.keyed() as connection:
-            return claim(_Claiming(database, connection, words, values, _Look(*row)))
+            return claim(_Claiming(database, connection, words, values, look))
 
     try:
         return database.retried(claimed)
@@ -100,7 +105,7 @@ class _Claiming:
         self._row("cursors_write", **{name: getattr(cursors, name) for name in names})
 
     def lease_takeover(self) -> Lease | None:
-        return self._lease(self._row("lease_takeover"))
+        return self._lease(self._row("lease_takeover")) if self._look.expired else None
 
     def lease_lowest(self) -> int | None:
         return self._value("lease_lowest")
@@ -111,7 +116,7 @@ class _Claiming:
         return lease
 
     def lease_retry(self) -> Lease | None:
-        return self._lease(self._row("lease_retry"))
+        return self._lease(self._row("lease_retry")) if self._look.due else None
 
     def journal_ahead(self, seq: int) -> int | None:
         return self._value("journal_ahead", seq=seq)

@@ -46,7 +46,8 @@ WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
 LIMIT 1000;
 
 -- name: table_tree
--- Give the table and its partitions, itself first, and whether it is part of a tree, in which row triggers are needed.
+-- Give the table and its partitions, itself first, whether it is part of a tree, in which row triggers are needed, and whether
+-- its key is deferrable, so that a statement may leave the same key twice.
 -- Differs by necessity: SQLite has no partitions.
 WITH RECURSIVE root AS (
     SELECT c.oid, c.relkind FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -57,7 +58,8 @@ WITH RECURSIVE root AS (
     SELECT i.inhrelid, t.depth + 1 FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid
 )
 SELECT n.nspname, c.relname,
-       (SELECT relkind = 'p' FROM root) OR EXISTS (SELECT FROM pg_catalog.pg_inherits i, root WHERE i.inhrelid = root.oid)
+       (SELECT relkind = 'p' FROM root) OR EXISTS (SELECT FROM pg_catalog.pg_inherits i, root WHERE i.inhrelid = root.oid),
+       EXISTS (SELECT FROM pg_catalog.pg_index x, root WHERE x.indrelid = root.oid AND x.indisprimary AND NOT x.indimmediate)
 FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 ORDER BY t.depth, n.nspname, c.relname;
 
@@ -109,8 +111,9 @@ SELECT {key_copies}, NULL::bigint AS seq, NULL::bigint AS changed_at, NULL::bool
 ALTER TABLE {journal} ADD PRIMARY KEY ({k}), ALTER seq SET NOT NULL, ALTER changed_at SET NOT NULL, ALTER deleted SET NOT NULL;
 
 -- name: journal_order
--- Index the journal by `seq`.
+-- Index the journal by `seq`, and the few tombstones for themselves.
 CREATE UNIQUE INDEX ON {journal} (seq);
+CREATE INDEX ON {journal} (seq) WHERE deleted;
 
 -- name: sequence_create
 -- Make the sequence that `seq` is drawn from. It caches nothing, so that a later draw is a higher number.
@@ -403,22 +406,28 @@ COPY {postings} (term, block, docs, lengths, data) FROM STDIN (FORMAT binary);
 -- A horizon was some committed transaction's id, so it is below the xmax of this snapshot, unless the database was dumped and
 -- restored elsewhere, where no transaction of its past can still be under way.
 -- Differs by necessity: many machines look all the time; max() and min() are read off an index, whatever the statistics say.
-SELECT g.fresh, g.horizon >= n.xmax, g.origin_horizon >= n.xmax,
+SELECT g.fresh, g.horizon >= n.xmax, g.origin_horizon >= n.xmax, l.expired, coalesce(f.due, false),
     g.backoff_until <= n.clock AND (
         g.backfill > 0
         OR (SELECT max(j.seq) FROM {journal} j) > g.fresh
-        OR EXISTS (SELECT FROM seamark.lease l WHERE l.generation_id = g.id AND l.expires_at <= n.clock)
-        OR (SELECT min(f.retry_at) FROM {failures} f WHERE f.lease IS NULL AND f.retry_at IS NOT NULL) <= n.clock
+        OR l.expired
+        OR f.due
         OR CASE WHEN g.mark IS NULL THEN g.fresh > g.confirmed
                 ELSE (n.xmin >= g.horizon OR g.horizon >= n.xmax) AND NOT l.lowest < g.mark END
         OR (g.swept < g.origin AND (n.xmin >= g.origin_horizon OR g.origin_horizon >= n.xmax) AND NOT l.lowest < g.origin)
     )
 FROM seamark.generation g
-CROSS JOIN LATERAL (SELECT coalesce(min(lo), 9223372036854775807) AS lowest FROM seamark.lease WHERE generation_id = g.id) l
 CROSS JOIN (
     SELECT pg_snapshot_xmin(s)::text::bigint AS xmin, pg_snapshot_xmax(s)::text::bigint AS xmax, seamark.clock() AS clock
     FROM pg_current_snapshot() s
 ) n
+CROSS JOIN LATERAL (
+    SELECT coalesce(min(lo), 9223372036854775807) AS lowest, coalesce(min(expires_at) <= n.clock, false) AS expired
+    FROM seamark.lease WHERE generation_id = g.id
+) l
+CROSS JOIN LATERAL (
+    SELECT min(retry_at) <= n.clock AS due FROM {failures} WHERE lease IS NULL AND retry_at IS NOT NULL
+) f
 WHERE g.id = %(generation)s;
 
 -- name: cursors
@@ -668,8 +677,8 @@ UPDATE {failures} f SET retry_at = seamark.clock(), attempts = 0
 FROM {journal} j, unnest({key_arrays}) AS b ({k}) WHERE {j_is_f} AND {f_is_b} AND j.seq = f.seq AND f.lease IS NULL;
 
 -- name: coverage
--- Count a generation, in one snapshot. Only what is not known to be done is joined: the windows that a sweep is still to go
--- over, and the ranges of leases (not those of retries, whose rows are in failures).
+-- Count a generation but for its live rows. Only what is not known to be done is joined: the windows that a sweep is still to
+-- go over, and the ranges of leases (not those of retries, whose rows are in failures).
 WITH g AS (
     SELECT * FROM seamark.generation WHERE id = %(generation)s
 ), windows AS (
@@ -696,12 +705,24 @@ WITH g AS (
     SELECT count(*) AS rows, count(f.retry_at) AS retrying
     FROM {failures} f JOIN {journal} j ON {j_is_f} AND j.seq = f.seq WHERE NOT j.deleted
 )
-SELECT (SELECT count(*) FROM {journal} j WHERE NOT j.deleted) - empty.phantom, empty.blank, failed.rows, failed.retrying,
+SELECT empty.phantom, empty.blank, failed.rows, failed.retrying,
     (SELECT sum(rows)::bigint FROM missing), (SELECT min(oldest) FROM missing), seamark.clock(),
     (SELECT count(*) FROM {rows} r JOIN {journal} j ON {j_is_r} AND j.seq = r.seq
      WHERE r.truncated AND r.chunks > 0 AND NOT j.deleted),
     (SELECT count(*) FROM seamark.lease WHERE generation_id = %(generation)s)
 FROM empty, failed;
+
+-- name: coverage_live
+-- Count the live rows of the journal: all but the tombstones, which have an index.
+SELECT (SELECT count(*) FROM {journal}) - (SELECT count(*) FROM {journal} WHERE deleted);
+
+-- name: coverage_pending
+-- Say how far at most the journal reaches beyond the cursors.
+SELECT greatest(0, (SELECT max(seq) FROM {journal}) - fresh) + backfill FROM seamark.generation WHERE id = %(generation)s;
+
+-- name: serial
+-- Use no parallel workers: to start them takes longer than a short query.
+SET LOCAL max_parallel_workers_per_gather = 0;
 
 -- name: worker_beat
 -- Record a heartbeat.

@@ -14,7 +14,7 @@ from seamark.store.postgres import codec
 from seamark.store.postgres.catalog import Tracked, source_words, tracked_load
 from seamark.store.postgres.names import generation_words, identifier, key_columns, qualified
 from seamark.store.postgres.tables import table_inspect
-from seamark.store.postgres.triggers import triggers
+from seamark.store.postgres.triggers import Shape, triggers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -83,6 +83,7 @@ def _text_check(connection: Connection, tracked: Tracked, words: Words) -> None:
 def _triggers_create(database: Database, connection: Connection, tracked: Tracked, words: Words) -> None:
     row_wise: set[str] = set()
     roots: list[str] = []
+    deferrable = False
     for table in (tracked.source.table, *tracked.touching):
         values = {"schema": table.schema, "table": table.name}
         members = database.run(connection, "table_tree", {}, values).fetchall()
@@ -91,8 +92,9 @@ def _triggers_create(database: Database, connection: Connection, tracked: Tracke
         if members[0][2]:
             row_wise.add(qualified(table))
         if table is tracked.source.table:
-            roots = [f"{identifier(schema)}.{identifier(name)}" for schema, name, _ in members]
-    for trigger in triggers(tracked, words, frozenset(row_wise), roots):
+            roots = [f"{identifier(schema)}.{identifier(name)}" for schema, name, *_ in members]
+            deferrable = members[0][3]
+    for trigger in triggers(tracked, words, Shape(frozenset(row_wise), tuple(roots), deferrable)):
         for statement in trigger.statements():
             connection.execute(statement.encode(), {})
 

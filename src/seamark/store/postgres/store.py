@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from psycopg.types.json import Jsonb
 
+from seamark.errors import StoreError
 from seamark.model import Coverage, Failure, WorkerBeat
 from seamark.store.postgres import codec, generations, leases, schema, settle, source, upkeep
 from seamark.store.postgres.catalog import Catalog
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from seamark.store.postgres.names import Words
 
 WORKER_KEPT_SECONDS = 86_400
+PENDING_FEW = 100_000
+"""Below so many rows to count, parallel workers are not worth their start."""
 
 
 class PostgresStore:
@@ -174,11 +177,17 @@ class PostgresStore:
 
     def coverage(self, source: Source, generation_id: int) -> Coverage:
         """See the contract."""
+        words, values = self._words(source, generation_id), {"generation": generation_id}
         with self._database.snapshot() as connection:
-            rows = self._database.run(
-                connection, "coverage", self._words(source, generation_id), {"generation": generation_id}
-            ).fetchall()
-        [(live, blank, failed, retrying, missing, oldest, now, truncated, leased)] = rows
+            [(journal,)] = self._database.run(connection, "coverage_live", words).fetchall()
+            pending = self._database.run(connection, "coverage_pending", words, values).fetchone()
+            if pending is None:
+                raise StoreError(f"there is no generation {generation_id}; it may have been dropped since")
+            if pending[0] is None or pending[0] < PENDING_FEW:
+                self._database.run(connection, "serial", {})
+            [row] = self._database.run(connection, "coverage", words, values).fetchall()
+        phantom, blank, failed, retrying, missing, oldest, now, truncated, leased = row
+        live = journal - phantom
         return Coverage(
             live=live,
             embedded=live - blank - missing - failed,

@@ -38,8 +38,7 @@ END
 """
 
 _UPSERT = """    INSERT INTO {journal} AS j ({k}, seq, deleted, changed_at)
-    SELECT {keys}, nextval('{sequence}'::regclass), {deleted}, moment
-    FROM (SELECT DISTINCT ON ({keys}) {columns} FROM {rows} s ORDER BY {keys}) s
+    SELECT {keys}, nextval('{sequence}'::regclass), {deleted}, moment FROM {rows}
     ON CONFLICT ({k}) DO UPDATE
     SET seq = nextval('{sequence}'::regclass), deleted = EXCLUDED.deleted, changed_at = EXCLUDED.changed_at;"""
 
@@ -87,18 +86,28 @@ class Trigger:
         )
 
 
-def triggers(tracked: Tracked, words: Words, row_wise: frozenset[str], roots: Sequence[str]) -> tuple[Trigger, ...]:
-    """Return all triggers of a source. `row_wise` has the quoted names of tables that need row triggers.
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the catalog says of the tables, by quoted names.
 
-    `roots` are the quoted names of the tables that hold rows of the source: itself, and the partitions there are now.
+    `row_wise` need row triggers. `roots` hold rows of the source: itself, and the partitions there are now. A `deferrable` key
+    may stand twice in the rows of one statement, which one upsert refuses.
     """
-    found = list(_own(tracked, words, row_wise, roots))
+
+    row_wise: frozenset[str]
+    roots: tuple[str, ...]
+    deferrable: bool
+
+
+def triggers(tracked: Tracked, words: Words, shape: Shape) -> tuple[Trigger, ...]:
+    """Return all triggers of a source."""
+    found = list(_own(tracked, words, shape))
     for position, (touch, table) in enumerate(zip(tracked.source.spec.touch, tracked.touching, strict=True), start=1):
-        found += _touching(tracked, words, row_wise, position, touch, table)
+        found += _touching(tracked, words, shape.row_wise, position, touch, table)
     return tuple(found)
 
 
-def _own(tracked: Tracked, words: Words, row_wise: frozenset[str], roots: Sequence[str]) -> Iterable[Trigger]:
+def _own(tracked: Tracked, words: Words, shape: Shape) -> Iterable[Trigger]:
     source, table = tracked.source, tracked.source.table
     where = words["where"]
     name = qualified(table)
@@ -106,20 +115,25 @@ def _own(tracked: Tracked, words: Words, row_wise: frozenset[str], roots: Sequen
     def trigger(event: str, body: str, before: str, after: str, on: str = name) -> Trigger:
         return Trigger(on, f"seamark_{source.id}_{event}", f"seamark.track_{source.id}_{event}", body, before, after)
 
-    if name in row_wise:
+    if name in shape.row_wise:
         yield trigger("insert", _one(words, table, "NEW", _outside(tracked, "NEW")), "AFTER INSERT", _EACH_ROW)
         yield trigger("delete", _one(words, table, "OLD", "true"), "AFTER DELETE", _EACH_ROW)
     else:
-        columns = dict.fromkeys((*table.key, *filter_columns(source.spec.where)))
-        listed = ", ".join(f"s.{identifier(column)}" for column in columns)
-        many = _UPSERT.format(**words, keys=words["k_s"], columns=listed, rows="new_rows", deleted=f"({where}) IS NOT TRUE")
-        gone = _UPSERT.format(**words, keys=words["k_s"], columns=words["k_s"], rows="old_rows", deleted="true")
-        yield trigger("insert", many, "AFTER INSERT", _NEW_ROWS)
-        yield trigger("delete", gone, "AFTER DELETE", _OLD_ROWS)
+        keys = words["k_s"]
+        columns = ", ".join(
+            f"s.{identifier(column)}" for column in dict.fromkeys((*table.key, *filter_columns(source.spec.where)))
+        )
+        once = f"(SELECT DISTINCT ON ({keys}) {columns} FROM new_rows s ORDER BY {keys}) s"
+        # Nobody else can have written these keys, so the order in which their journal rows are locked is of no account.
+        new = once if shape.deferrable else "new_rows s"
+        live = _UPSERT.format(**words, keys=keys, rows=new, deleted="false" if where == "TRUE" else f"({where}) IS NOT TRUE")
+        old = f"(SELECT DISTINCT ON ({keys}) {keys} FROM old_rows s ORDER BY {keys}) s"
+        yield trigger("insert", live, "AFTER INSERT", _NEW_ROWS)
+        yield trigger("delete", _UPSERT.format(**words, keys=keys, rows=old, deleted="true"), "AFTER DELETE", _OLD_ROWS)
     watched = _distinct(table, [*table.key, *_own_texts(tracked), *filter_columns(source.spec.where)])
     yield trigger("update", _update(tracked, words, where), "AFTER UPDATE", f"{_EACH_ROW} WHEN ({watched})")
     condition = _text(f" s WHERE {words['j_is_s']})")
-    for position, root in enumerate(roots):
+    for position, root in enumerate(shape.roots):
         own = root == name
         body = _TRUNCATE.format(**words, root="TG_RELID::regclass" if own else _text(name), condition=condition)
         yield trigger("truncate" if own else f"truncate_{position}", body, "AFTER TRUNCATE", "FOR EACH STATEMENT", root)
