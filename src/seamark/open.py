@@ -11,7 +11,7 @@ from seamark.core.service import Seamark
 from seamark.edges import worker
 from seamark.embed.registry import embedder_open
 from seamark.errors import EmbedderConfigurationError, InvalidRequestError
-from seamark.settings import Settings
+from seamark.settings import settings
 from seamark.store.postgres.store import PostgresStore
 from seamark.store.sqlite.store import SqliteStore
 
@@ -42,11 +42,11 @@ def open(  # noqa: A001 read as seamark.open
         StoreUnavailableError, StorePermissionError, StoreIncompatibleError: the database cannot be used, and why.
         InvalidRequestError: no URL, or one of another kind.
     """
-    settings = Settings()
-    place = url or settings.db
+    configured = settings()
+    place = url or configured.db
     if not place:
         raise InvalidRequestError("no database: give a URL such as sqlite:///app.db, or set SEAMARK_DB")
-    embedders = Embedders(model or settings.model, embedder)
+    embedders = Embedders(model or configured.model, embedder)
     return Seamark(store_open(place, create=create), embedders, worker.run, random.random)
 
 

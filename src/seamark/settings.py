@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
+from pydantic import ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from seamark.errors import InvalidRequestError
 
 FILE = Path("seamark.toml")
 
@@ -31,3 +35,15 @@ class Settings(BaseSettings):
         """Read arguments, then the environment, then the file."""
         _ = dotenv_settings, file_secret_settings
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def settings() -> Settings:
+    """Read the settings; InvalidRequestError, without the value at fault, which may be a secret, when they cannot be read."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise InvalidRequestError(f"setting {name!r} of {FILE} or the environment: {first['msg']}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise InvalidRequestError(f"{FILE} cannot be read: {error}") from error

@@ -9,14 +9,14 @@ import os
 import socket
 import threading
 import time
+from collections import deque
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
-from seamark.core.retry import CONFIGURATION_DELAY_SECONDS
+from seamark.core.retry import CONFIGURATION_DELAY_SECONDS, outage_delay
 from seamark.core.sync import LEASE_SECONDS, step
-from seamark.errors import EmbedderConfigurationError, StoreUnavailableError
+from seamark.errors import EmbedderConfigurationError, EmbedderError, EmbedderUnavailableError, StoreUnavailableError
 from seamark.model import Progress, WorkerBeat
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ UPKEEP_SECONDS = 1.0
 TRIM_SECONDS = 30.0
 QUIET_SECONDS = 3.0
 """No work for this long, and the upkeep does what it puts off while rows are coming in."""
+OUTAGES_AT_START = 3
+"""An embedder that is out when it is opened is tried again every few seconds; nobody counts how often."""
 REPORT_SECONDS = 1.0
+RATE_COUNTS = 10
 STORE_RETRY_SECONDS = 1.0
 THREADS_MAX = 8
 
@@ -236,7 +239,7 @@ class Worker:
 
     def _watch(self, progress: Callable[[Progress], None] | None) -> None:
         """Wait for the end, reporting progress; with `until="current"` find out when it has come."""
-        report = _Report(self._service, self._rates, progress)
+        report = _Report(self._service, progress)
         while not self._ended():
             self._stop.wait(0.05 if self._until else 0.2)
             if self._done.is_set() or self._stop.is_set():
@@ -244,10 +247,9 @@ class Worker:
             with self._store_outage():
                 report.tell()
                 if self._until == "current" and time.monotonic() - self._worked_at > 2 * IDLE_MAX_SECONDS and self._current():
+                    report.tell(last=True)
                     self._finish_indexes()
                     self._done.set()
-        if self._until == "current" and self._failure is None and not self._stop.is_set():
-            report.tell(last=True)
 
     @contextmanager
     def _store_outage(self) -> Generator[None]:
@@ -277,54 +279,54 @@ class Worker:
 
 
 class _Report:
-    """Tells how far the work is, about once a second; counts exactly every so often and adds up in between.
+    """Tells how far the work is, about once a second, by exact counts.
 
     A count takes time on a large table, so the time between two is at least twenty times what one took.
     """
 
-    def __init__(self, service: Seamark, rates: _Rates, progress: Callable[[Progress], None] | None) -> None:
+    def __init__(self, service: Seamark, progress: Callable[[Progress], None] | None) -> None:
         self._service = service
-        self._rates = rates
         self._progress = progress
         self._told = self._counted = -REPORT_SECONDS
         self._cost = 0.0
-        self._total_then = 0
         self._shown = Progress("embed", 0, None, 0.0)
-        self._started = time.monotonic()
+        self._counts: deque[tuple[float, int]] = deque(maxlen=RATE_COUNTS)
 
     def tell(self, *, last: bool = False) -> None:
+        """Tell, if it is time to."""
         now = time.monotonic()
         if self._progress is None or (now - self._told < REPORT_SECONDS and not last):
             return
         if last or now - self._counted >= max(REPORT_SECONDS, 20 * self._cost):
             self._count()
-        done = self._rates.total - self._total_then
-        elapsed = max(now - self._started, 1e-3)
-        rate = self._rates.total / elapsed
-        rows, total = self._shown.rows + done, self._shown.total
-        missing = max((total or 0) - rows, 0)
-        eta = 0.0 if missing == 0 else missing / rate if rate > 0 else None
-        self._progress(replace(self._shown, rows=rows, rows_per_second=rate, eta_seconds=eta))
+        self._progress(self._shown)
         self._told = now
 
     def _count(self) -> None:
-        """Count over every generation that is not retired: a row is done once in each."""
+        """Count rows that are whole: done in every generation of their source."""
         began = time.monotonic()
-        self._total_then = self._rates.total
         rows = total = 0
         lag: float | None = None
         problem: str | None = None
         for status in self._service.status():
-            for generation in status.generations:
-                coverage = generation.coverage
-                rows += coverage.live - coverage.missing
-                total += coverage.live
-                if coverage.oldest_missing_seconds is not None:
-                    lag = max(lag or 0.0, coverage.oldest_missing_seconds)
-                problem = generation.generation.backoff_error or problem
-        self._shown = Progress("embed", rows, total, 0.0, None, lag, problem)
+            coverages = [generation.coverage for generation in status.generations]
+            total += max((coverage.live for coverage in coverages), default=0)
+            rows += min((coverage.live - coverage.missing for coverage in coverages), default=0)
+            lags = [coverage.oldest_missing_seconds for coverage in coverages if coverage.oldest_missing_seconds is not None]
+            lag = max([*lags, *([] if lag is None else [lag])], default=None)
+            problem = next((g.generation.backoff_error for g in status.generations if g.generation.backoff_error), problem)
         self._counted = time.monotonic()
         self._cost = self._counted - began
+        rate = self._rate(rows)
+        eta = 0.0 if rows == total else (total - rows) / rate if rate > 0 else None
+        self._shown = Progress("embed", rows, total, rate, eta, lag, problem)
+
+    def _rate(self, rows: int) -> float:
+        """Return whole rows per second over the last few counts, by whichever worker."""
+        self._counts.append((self._counted, rows))
+        since, before = self._counts[0]
+        seconds = self._counted - since
+        return max(rows - before, 0) / seconds if seconds > 0 else 0.0
 
 
 class _Catalog:
@@ -364,10 +366,15 @@ class _Catalog:
         """Return the generation's indexer; None, with the reason where `status` shows it, when it is not to be had here."""
         try:
             return self._service.indexer(generation)
-        except EmbedderConfigurationError as error:
-            if self._strict:
+        except EmbedderError as error:
+            if self._strict and isinstance(error, EmbedderConfigurationError):
                 raise
-            self._service.store.generation_backoff(generation.id, CONFIGURATION_DELAY_SECONDS, str(error))
+            delay = (
+                outage_delay(OUTAGES_AT_START, None)
+                if isinstance(error, EmbedderUnavailableError)
+                else CONFIGURATION_DELAY_SECONDS
+            )
+            self._service.store.generation_backoff(generation.id, delay, str(error))
             return None
 
     def threads(self) -> int:
