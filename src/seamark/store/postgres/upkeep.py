@@ -49,6 +49,9 @@ def generation_maintain(database: Database, catalog: Catalog, generation_id: int
         [(held,)] = database.run(holding, "upkeep_lock", {}, values).fetchall()
         if not held:
             return False
+        # The statement above went through the extended protocol, whose unnamed portal keeps its snapshot until this connection's
+        # next statement; a concurrent index build would wait for that snapshot, and this transaction for the build.
+        holding.execute(b"SET LOCAL jit = off")
         if _analyze(database, generation_id, words):
             return True
         with database.connection() as connection:
