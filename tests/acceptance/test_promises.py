@@ -180,8 +180,8 @@ def test_attaching_again_with_other_words_says_what_differs(notes, opened, words
 
 
 def test_detach_leaves_the_schema_as_it_was(backend, notes, opened):
-    before = backend.schema()
     service = opened()
+    before = backend.schema()
     attached(service)
     service.work(until="current")
     assert backend.schema() != before or backend.name == "postgres"
