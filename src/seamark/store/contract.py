@@ -166,7 +166,7 @@ class Store(Protocol):
         ...
 
     def collection_create(self, name: str) -> None:
-        """Make the table of a collection if it is not there: id, path (unique), title, body, added_at."""
+        """Make the table of a collection if it is not there: path (its key), title, body, added_at."""
         ...
 
     def collection_put(self, name: str, documents: Sequence[tuple[str, str, str]]) -> int:

@@ -109,7 +109,7 @@ WHERE {t_is_reference} AND {condition} AND {keys_present}
 -- name: collection_create
 -- The table of a collection.
 CREATE TABLE IF NOT EXISTS {table_here} (
-    id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, title TEXT NOT NULL, body TEXT NOT NULL, added_at INTEGER NOT NULL
+    path TEXT NOT NULL PRIMARY KEY, title TEXT NOT NULL, body TEXT NOT NULL, added_at INTEGER NOT NULL
 )
 
 -- name: collection_put
