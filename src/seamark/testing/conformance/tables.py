@@ -94,8 +94,8 @@ class Collections:
         """It can be inspected, and attached like any other."""
         bench.store.collection_create("papers")
         table = bench.store.table_inspect("papers")
-        assert [column.name for column in table.columns] == ["id", "path", "title", "body", "added_at"]
-        assert table.key == ("id",)
+        assert [column.name for column in table.columns] == ["path", "title", "body", "added_at"]
+        assert table.key == ("path",)
 
     def test_creating_it_again_keeps_what_it_holds(self, bench: Workbench) -> None:
         """It is made if it is not there."""
@@ -111,14 +111,6 @@ class Collections:
         assert bench.store.collection_put("papers", [("a", "A", "1"), ("b", "B", "3"), ("c", "C", "4")]) == 2
         rows = bench.app.run("SELECT path, title, body FROM papers ORDER BY path")
         assert rows == [("a", "A", "1"), ("b", "B", "3"), ("c", "C", "4")]
-
-    def test_put_keeps_the_id_of_a_path(self, bench: Workbench) -> None:
-        """An edited document is the same row, so that its index entry is replaced."""
-        bench.store.collection_create("papers")
-        bench.store.collection_put("papers", [("a", "A", "1")])
-        before = bench.app.run("SELECT id FROM papers")
-        bench.store.collection_put("papers", [("a", "A", "2")])
-        assert bench.app.run("SELECT id FROM papers") == before
 
     def test_put_feeds_the_journal_once_attached(self, bench: Workbench) -> None:
         """Only the rows that changed get a new seq."""
