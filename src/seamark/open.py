@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import threading
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -16,6 +18,7 @@ from seamark.store.postgres.store import PostgresStore
 from seamark.store.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from contextlib import AbstractContextManager
 
     from seamark.embed.contract import Embedder
@@ -47,7 +50,7 @@ def open(  # noqa: A001 read as seamark.open
     if not place:
         raise InvalidRequestError("no database: give a URL such as sqlite:///app.db, or set SEAMARK_DB")
     embedders = Embedders(model or configured.model, embedder)
-    return Seamark(store_open(place, create=create), embedders, worker.run, random.random)
+    return Seamark(store_open(place, create=create), embedders, worker.run, random.random, _throttle)
 
 
 def store_open(url: str, *, create: bool = False) -> Store:
@@ -67,6 +70,14 @@ def _sqlite_path(url: str) -> str:
     if not url.startswith("sqlite:///") or url == "sqlite:///":
         raise InvalidRequestError(f"{url!r} names no file; write sqlite:///relative.db or sqlite:////absolute/path.db")
     return unquote(url.removeprefix("sqlite:///"))
+
+
+@contextmanager
+def _throttle() -> Generator[None]:
+    """Rest as long after a piece of bulk work as it took, so that at least half of the time is other writers'."""
+    began = time.monotonic()
+    yield
+    time.sleep(time.monotonic() - began)
 
 
 class Embedders:

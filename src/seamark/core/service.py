@@ -93,11 +93,19 @@ class StopSignal(Protocol):
 class Seamark:
     """A database under Seamark's care; made by `seamark.open`, closed by `close` or by leaving a `with` block."""
 
-    def __init__(self, store: Store, embedders: Embedders, runner: Runner, jitter: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        embedders: Embedders,
+        runner: Runner,
+        jitter: Callable[[], float],
+        throttle: Callable[[], AbstractContextManager[None]],
+    ) -> None:
         self.store = store
         self.embedders = embedders
         self._runner = runner
         self._jitter = jitter
+        self._throttle = throttle
         self._analyzer = Analyzer()
 
     def __enter__(self) -> Self:
@@ -163,7 +171,8 @@ class Seamark:
     def _enroll(self, source: Source, progress: Callable[[Progress], None] | None) -> None:
         rows = 0
         while source.state == "enrolling":
-            step = self.store.source_enroll(source, ENROLL_ROWS)
+            with self._throttle():
+                step = self.store.source_enroll(source, ENROLL_ROWS)
             rows += step.rows
             if progress is not None:
                 progress(Progress(f"attach {source.name}", rows, None, 0.0))
