@@ -239,7 +239,7 @@ class Worker:
 
     def _watch(self, progress: Callable[[Progress], None] | None) -> None:
         """Wait for the end, reporting progress; with `until="current"` find out when it has come."""
-        report = _Report(self._service, progress)
+        report = Report(self._service, progress)
         while not self._ended():
             self._stop.wait(0.05 if self._until else 0.2)
             if self._done.is_set() or self._stop.is_set():
@@ -278,7 +278,7 @@ class Worker:
                 pass
 
 
-class _Report:
+class Report:
     """Tells how far the work is, about once a second, by exact counts.
 
     A count takes time on a large table, so the time between two is at least twenty times what one took.

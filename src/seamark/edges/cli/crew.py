@@ -7,21 +7,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from typing import IO, Literal, cast
 
 from seamark.core.service import Seamark, StopSignal
+from seamark.edges import worker
 from seamark.edges.cli.progress import Report
 from seamark.edges.cli.session import Session
 from seamark.edges.cli.text import line
 from seamark.errors import StoreUnavailableError
-from seamark.model import Progress
 
 POLL_SECONDS = 0.1
-COUNT_SECONDS = 1.0
-COUNT_SHARE = 20
-"""Counting takes time on a large table, so this many times what a count took passes before the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +50,9 @@ class Crew:
         self._environment = {**os.environ, **({"SEAMARK_DB": session.url} if session.url else {})}
         self._count = count
 
-    def run(self, service: Seamark, report: Report, stop: StopSignal) -> Done:
+    def run(self, service: Seamark, progress: Report, stop: StopSignal) -> Done:
         """Run the processes until they have all ended; when `stop` is set, tell them to hand their work back."""
-        census = _Census(service, report)
+        report = worker.Report(service, progress)
         with ExitStack() as stack:
             members = [self._start(stack) for _ in range(self._count)]
             for member in members:
@@ -66,12 +63,13 @@ class Crew:
                     told = True
                     for member in members:
                         member.process.send_signal(signal.SIGTERM)
-                census.tell()
-                stop.wait(POLL_SECONDS) if not told else time.sleep(POLL_SECONDS)
+                with suppress(StoreUnavailableError):  # the workers wait for it as well
+                    report.tell()
+                time.sleep(POLL_SECONDS)
             ends = [_end(member, told=told) for member in members]
         for message in sorted({end for end in ends if isinstance(end, str)}):
             self._session.note(f"seamark: {message}")
-        census.tell(last=True)
+        report.tell(last=True)
         return Done(sum(end for end in ends if isinstance(end, int)), sum(isinstance(end, str) for end in ends))
 
     def _start(self, stack: ExitStack) -> _Member:
@@ -107,36 +105,3 @@ def _end(member: _Member, *, told: bool) -> int | str:
     ended = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     said = line(member.err.read().decode("utf-8", "replace").strip().rpartition("\n")[2])
     return f"a worker died ({ended}){': ' if said else ''}{said}"
-
-
-class _Census:
-    """Counts what there is for the progress, about once a second; one count for all of the processes."""
-
-    def __init__(self, service: Seamark, report: Report) -> None:
-        self._service = service
-        self._report = report
-        self._next = 0.0
-        self._shown = Progress("embed", 0, None, 0.0)
-
-    def tell(self, *, last: bool = False) -> None:
-        """Report, with new figures when it is time for them."""
-        began = time.monotonic()
-        if began >= self._next or last:
-            try:
-                self._shown = _progress(self._service)
-            except StoreUnavailableError as error:
-                self._shown = replace(self._shown, problem=str(error))
-            ended = time.monotonic()
-            self._next = ended + max(COUNT_SECONDS, COUNT_SHARE * (ended - began))
-        self._report(self._shown)
-
-
-def _progress(service: Seamark) -> Progress:
-    generations = [generation for source in service.status() for generation in source.generations]
-    live = sum(found.coverage.live for found in generations)
-    missing = sum(found.coverage.missing for found in generations)
-    rate = sum(found.rows_per_second for found in generations)
-    lags = [lag for found in generations if (lag := found.coverage.oldest_missing_seconds) is not None]
-    problems = [problem for found in generations if (problem := found.generation.backoff_error) is not None]
-    eta = 0.0 if missing == 0 else missing / rate if rate > 0 else None
-    return Progress("embed", live - missing, live, rate, eta, max(lags, default=None), problems[-1] if problems else None)

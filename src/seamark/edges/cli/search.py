@@ -1,5 +1,6 @@
 """`search`: find rows by meaning and by words."""
 
+import re
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -15,7 +16,8 @@ from seamark.model import Hit, Leg
 
 PASSAGE_CHARACTERS = 480
 """Six lines of a terminal: `--json` has all of a passage."""
-_WORD_CHARACTERS_MIN = 3
+WORD_CHARACTERS_MIN = 3
+"""Shorter words of a query are not set in bold: they stand everywhere."""
 
 
 def register(app: typer.Typer) -> None:
@@ -64,8 +66,9 @@ def rendered_hit(rank: int, hit: Hit, query: str, *, explain: bool = False) -> I
     stale = ("  stale", "yellow") if hit.stale else ""
     yield Text.assemble(f"{rank:>2}  {hit.score:.3f}  ", (line(str(serialise.key(hit.key))), "bold cyan"), stale)
     passage = Text("    " + shortened(hit.passage, PASSAGE_CHARACTERS))
-    words = [word for word in query.split() if len(word) >= _WORD_CHARACTERS_MIN]
-    passage.highlight_words(words, "bold", case_sensitive=False)
+    words = [re.escape(word) for word in query.split() if len(word) >= WORD_CHARACTERS_MIN]
+    if words:
+        passage.highlight_regex(re.compile(rf"\b(?:{'|'.join(words)})", re.IGNORECASE), "bold")
     yield passage
     if explain:
         place = f"generation {hit.generation}, characters {hit.start} to {hit.stop}"
