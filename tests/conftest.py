@@ -132,6 +132,21 @@ class SqliteBackend:
             for *key, ordinal, start, stop, digest, embedding in rows
         ]
 
+    def began(self):
+        """Say whether there are leases at all yet."""
+        if not self.sidecar.exists():
+            return False
+        with self._reading(self.sidecar) as connection:
+            return bool(connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'lease'").fetchall())
+
+    def leases_expire(self):
+        """Let the time of every lease and of every upkeep pass; return how many leases there were."""
+        with self._reading(self.sidecar) as connection:
+            connection.set_busy_timeout(10_000)
+            connection.execute("UPDATE upkeep SET expires_at = 0")
+            connection.execute("UPDATE lease SET expires_at = 0")
+            return connection.changes()
+
     @contextmanager
     def _reading(self, path):
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
@@ -228,6 +243,15 @@ class PostgresBackend:
             StoredChunk(tuple(key), ordinal, start, stop, bytes(digest), np.array(embedding[1:-1].split(","), np.float16))
             for *key, ordinal, start, stop, digest, embedding in rows
         ]
+
+    def began(self):
+        """Say whether there are leases at all yet."""
+        return self._look("SELECT to_regclass('seamark.lease') IS NOT NULL") == [(True,)]
+
+    def leases_expire(self):
+        """Let the time of every lease pass; return how many there were."""
+        with psycopg.connect(self.url, autocommit=True, application_name="user") as connection:
+            return connection.execute("UPDATE seamark.lease SET expires_at = 0").rowcount
 
     def _look(self, statement):
         with psycopg.connect(self.url, autocommit=True, application_name="user") as connection:

@@ -1,0 +1,317 @@
+"""Runs Seamark in processes that kill themselves at a chosen statement, so that a test can see what the next one finds.
+
+`python -m seamark.testing.killer` reads one JSON order a line from its standard input, forks, and answers with one JSON line
+when the child has ended. The drivers are watched from outside: nothing in Seamark knows of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+
+import apsw
+import psycopg
+
+import seamark
+from seamark.core import service, sync
+from seamark.errors import UnknownSourceError
+from seamark.testing.oracle import OracleEmbedder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from seamark.core.service import Seamark
+    from seamark.core.sync import Indexed, Indexer
+    from seamark.model import Lease, SourceRow
+
+P = ParamSpec("P")
+Y = TypeVar("Y")
+S = TypeVar("S")
+R = TypeVar("R")
+Scenario = Literal["life", "crew", "detach"]
+STEPS = 1000
+"""More steps than a scenario takes: a loop that gets here does not end."""
+BATCH_ROWS = 4
+"""Rows of an enrolment batch and of a lease, so that a table of a dozen rows makes several of each."""
+CHARACTERS = 60
+"""Text of one reading, so that some leases are split."""
+EDITS = (
+    "INSERT INTO notes (id, title, body, org) VALUES (30, 'late', 'a row that comes late', 1) ON CONFLICT DO NOTHING",
+    "UPDATE notes SET body = 'edited since' WHERE id = 2",
+    "DELETE FROM notes WHERE id = 3",
+    "UPDATE notes SET id = 40, body = 'moved' WHERE id = 4",
+    "UPDATE notes SET org = 9 WHERE id = 5",
+    "UPDATE notes SET org = 1 WHERE id = 6",
+    "UPDATE notes SET body = '' WHERE id = 7",
+)
+"""What the application does between two rounds of work; doing it again changes nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a child is to do. `kill_at` is the moment it ends at, from 1, two a statement; 0: it lives."""
+
+    url: str
+    scenario: Scenario
+    kill_at: int
+    log: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a child ended: the signal that killed it or 0, its exit status, and the moments it had if it lived."""
+
+    signal: int
+    status: int
+    moments: int
+
+
+# --- in the child -------------------------------------------------------------------------------------------------
+
+
+class Moments:
+    """Counts the moments before and after every statement of either driver, and is killed at the chosen one."""
+
+    def __init__(self, kill_at: int) -> None:
+        self.kill_at = kill_at
+        self.count = 0
+        self.paused = False
+        self._lock = threading.Lock()
+
+    def moment(self) -> None:
+        """Let one moment pass, if this process outlives it."""
+        with self._lock:
+            self.count += not self.paused
+            if self.count == self.kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch(self) -> None:
+        """Watch both drivers from here on."""
+        apsw.connection_hooks.append(self._watch_sqlite)
+        for name in ("execute", "executemany"):
+            setattr(psycopg.Cursor, name, self._around(getattr(psycopg.Cursor, name)))
+        psycopg.Cursor.copy = self._around_copy(psycopg.Cursor.copy)  # type: ignore[method-assign]
+        # BEGIN, COMMIT and ROLLBACK, which psycopg sends by itself.
+        command = psycopg.Connection._exec_command  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        psycopg.Connection._exec_command = self._around_generator(command)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+    def _watch_sqlite(self, connection: apsw.Connection) -> None:
+        events = apsw.SQLITE_TRACE_STMT | apsw.SQLITE_TRACE_PROFILE
+        connection.trace_v2(events, self._traced, id=self)  # pyright: ignore[reportUnknownMemberType]
+
+    def _traced(self, event: dict[str, Any]) -> None:
+        if not event.get("trigger"):
+            self.moment()
+
+    def _around(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(run)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            self.moment()
+            try:
+                return run(*args, **kwargs)
+            finally:
+                self.moment()
+
+        return watched
+
+    def _around_copy(self, copy: Callable[..., Any]) -> Callable[..., Any]:
+        @contextmanager
+        def watched(*args: Any, **kwargs: Any) -> Generator[Any]:
+            self.moment()
+            with copy(*args, **kwargs) as running:
+                yield running
+            self.moment()
+
+        return watched
+
+    def _around_generator(self, run: Callable[P, Generator[Y, S, R]]) -> Callable[P, Generator[Y, S, R]]:
+        @functools.wraps(run)
+        def watched(*args: P.args, **kwargs: P.kwargs) -> Generator[Y, S, R]:
+            self.moment()
+            result = yield from run(*args, **kwargs)
+            self.moment()
+            return result
+
+        return watched
+
+
+class _NoKeeper:
+    def hold(self, lease: Lease) -> None: ...
+
+    def drop(self, lease: Lease) -> None: ...
+
+
+class _Small:
+    """An indexer of small leases."""
+
+    lease_rows = BATCH_ROWS
+    concurrency = 1
+
+    def __init__(self, indexer: Indexer) -> None:
+        self._indexer = indexer
+
+    def index(self, rows: Sequence[SourceRow], cancelled: Callable[[], bool]) -> Indexed:
+        return self._indexer.index(rows, cancelled)
+
+
+def _work(here: Seamark) -> None:
+    """Do in one thread, in a fixed order, all that a worker does."""
+    for _ in range(STEPS):
+        worked = False
+        for source in here.store.sources():
+            for generation in here.store.generations(source.id):
+                indexer = _Small(here.indexer(generation))
+                worked |= sync.step(here.store, source, generation, indexer, "killer", _NoKeeper(), lambda: False, 0).worked
+                if generation.state == "building":
+                    worked |= here.store.generation_activate(generation.id)
+        if not worked:
+            break
+    else:
+        raise AssertionError("the work does not end")
+    for generation in here.store.generations():
+        while here.store.generation_maintain(generation.id, idle=True):
+            pass
+    for source in here.store.sources():
+        here.store.journal_trim(source.id)
+
+
+def _attach(here: Seamark) -> None:
+    here.attach("notes", text=["title", "body"], where={"org": {"$ne": 9}})
+
+
+def _life(order: Order, moments: Moments) -> None:
+    """Open, attach, work, let the application edit, work."""
+    with seamark.open(order.url, embedder=OracleEmbedder(log=Path(order.log), batch_items=3)) as here:
+        _attach(here)
+        _work(here)
+        moments.paused = True
+        edit(order.url)
+        moments.paused = False
+        _work(here)
+
+
+def _crew(order: Order, moments: Moments) -> None:
+    """Do the same with the worker that users run, threads and all."""
+    with seamark.open(order.url, embedder=OracleEmbedder(log=Path(order.log), batch_items=3, concurrency=2)) as here:
+        _attach(here)
+        here.work(until="current", threads=3)
+        moments.paused = True
+        edit(order.url)
+        moments.paused = False
+        here.work(until="current", threads=3)
+
+
+def _detach(order: Order, moments: Moments) -> None:
+    """Attach and work unharmed, then detach."""
+    moments.paused = moments.kill_at > 0
+    with seamark.open(order.url, embedder=OracleEmbedder(log=Path(order.log))) as here:
+        if moments.paused:
+            _attach(here)
+            _work(here)
+        moments.paused = False
+        try:
+            here.detach("notes")
+        except UnknownSourceError:
+            assert not order.kill_at
+
+
+def edit(url: str) -> None:
+    """Do what the application does, on a connection of its own."""
+    if url.startswith("sqlite:"):
+        connection = apsw.Connection(url.removeprefix("sqlite:///"))
+        try:
+            for statement in EDITS:
+                connection.execute(statement)  # pyright: ignore[reportUnknownMemberType]
+        finally:
+            connection.close()
+    else:
+        with psycopg.connect(url, autocommit=True, application_name="user") as connection:
+            for statement in EDITS:
+                connection.execute(statement.encode())
+
+
+SCENARIOS: dict[str, Callable[[Order, Moments], None]] = {"life": _life, "crew": _crew, "detach": _detach}
+
+
+def _child(order: Order, answer: int) -> None:
+    """Carry out an order and end; never return."""
+    status = 1
+    moments = Moments(order.kill_at)
+    try:
+        service.ENROLL_ROWS = BATCH_ROWS
+        sync.READ_CHARACTERS = CHARACTERS
+        moments.watch()
+        SCENARIOS[order.scenario](order, moments)
+        status = 0
+    except BaseException:  # noqa: BLE001 the story ends here, in the test's captured output
+        traceback.print_exc()
+    finally:
+        os.write(answer, moments.count.to_bytes(8, "little"))
+        os._exit(status)
+
+
+# --- in the server ------------------------------------------------------------------------------------------------
+
+
+def _serve() -> None:
+    """Carry out orders until there are no more."""
+    for line in sys.stdin:
+        order = Order(**json.loads(line))
+        answer, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            _child(order, write)
+        os.close(write)
+        _, status = os.waitpid(child, 0)
+        with os.fdopen(answer, "rb") as pipe:
+            moments = int.from_bytes(pipe.read(8), "little")
+        killed = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        print(json.dumps(asdict(Ending(killed, 0 if killed else os.WEXITSTATUS(status), moments))), flush=True)  # noqa: T201
+
+
+# --- in the test --------------------------------------------------------------------------------------------------
+
+
+class Killer:
+    """The server process, which has imported everything once so that each child starts at once."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "seamark.testing.killer"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+        self._process.stdout.close()
+
+    def run(self, order: Order) -> Ending:
+        """Have one order carried out, and return how its process ended."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(asdict(order)), file=self._process.stdin, flush=True)
+        return Ending(**json.loads(self._process.stdout.readline()))
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,207 @@
+"""A process is killed before and after its statements; then another finishes, and the final database is judged alone.
+
+SEAMARK_KILL_STRIDE sets how many moments lie between two kills: 1 is the full sweep (`make crash-full`); a spread of some forty
+moments a scenario unless told.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from contextlib import ExitStack
+
+import pytest
+
+from seamark.core.analysis import Analyzer
+from seamark.core.chunking import Chunker, render
+from seamark.testing.killer import Killer, Order
+from seamark.testing.oracle import log_counts, oracle_proves
+from seamark.testing.workbench import Workbench
+
+SAMPLES = 40
+TITLES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+EXPECTED = {
+    (1,): "first\n\nbody of row 1",
+    (2,): "second\n\nedited since",
+    (6,): "sixth\n\nbody of row 6",
+    (7,): "seventh",
+    (8,): "eighth\n\nbody of row 8",
+    (9,): "ninth\n\nbody of row 9",
+    (10,): "",
+    (30,): "late\n\na row that comes late",
+    (40,): "fourth\n\nmoved",
+}
+"""What is live once the application has done its edits: 3 deleted, 4 moved to 40, 5 gone out of the `where`, 6 come into it."""
+
+
+@pytest.fixture(scope="module")
+def killer():
+    with Killer() as server:
+        yield server
+
+
+class Case:
+    """One database and one process log."""
+
+    def __init__(self, backend, folder, number):
+        self.backend = backend
+        self.log = folder / f"log-{backend.name}-{number}"
+        self.application = backend.application()
+        integer, text = backend.type("integer"), backend.type("text")
+        self.application.run(f"CREATE TABLE notes (id {integer} PRIMARY KEY, title {text}, body {text}, org {integer})")
+        rows = [(n, title, f"body of row {n}", 9 if n == 6 else n % 2) for n, title in enumerate(TITLES, 1)]
+        rows[-1] = (10, None, " ", 1)
+        self.application.many("INSERT INTO notes VALUES (?, ?, ?, ?)", rows)
+
+    def order(self, scenario, kill_at):
+        return Order(self.backend.url, scenario, kill_at, str(self.log))
+
+    def finish(self, killer, scenario):
+        """Let the leases of the dead expire, and another process do the same again; return how many leases there were."""
+        expired = self.backend.leases_expire() if self.backend.began() else 0
+        assert killer.run(self.order(scenario, 0)).status == 0
+        return expired
+
+    def judge(self, expired):
+        """I1, I2, I4, I5 and I15, from what is stored and from the log of calls."""
+        bench = Workbench(self.backend)
+        [source] = bench.store.sources()
+        generations = {generation.kind: generation for generation in bench.store.generations()}
+        assert source.state == "ready"
+        assert {generation.state for generation in generations.values()} == {"active"}
+        assert {key for key, (_, deleted) in self.backend.journal(source).items() if not deleted} == EXPECTED.keys()
+        for generation in generations.values():
+            coverage = bench.coverage_check(source, generation, EXPECTED)
+            assert (coverage.missing, coverage.failed, coverage.leases) == (0, 0, 0)
+            assert coverage.live == len(EXPECTED)
+        self.judge_vectors(source, generations["vector"])
+        self.judge_words(bench, source, generations["lexical"])
+        passages = Counter(log_counts(self.log))
+        assert set(EXPECTED.values()) - {""} <= passages.keys()
+        assert max(passages.values()) <= 1 + expired
+
+    def judge_vectors(self, source, generation):
+        chunker = Chunker.of(generation.identity)
+        expected = {key: chunker.split(text).chunks for key, text in EXPECTED.items()}
+        stored = self.backend.chunks(source, generation)
+        assert Counter(chunk.key for chunk in stored) == Counter({key: len(found) for key, found in expected.items() if found})
+        for chunk in stored:
+            wanted = expected[chunk.key][chunk.ordinal]
+            assert (chunk.start, chunk.stop, bytes(chunk.digest)) == (wanted.start, wanted.stop, wanted.digest)
+            assert oracle_proves(chunk.vector, EXPECTED[chunk.key][chunk.start : chunk.stop], "oracle-a")
+
+    def judge_words(self, bench, source, generation):
+        analyzer = Analyzer()
+        wanted = {key: Counter(analyzer.terms(text)) for key, text in EXPECTED.items()}
+        found = {key: Counter() for key in EXPECTED}
+        with bench.store.snapshot() as reader:
+            terms = sorted({term for counts in wanted.values() for term in counts} | set(analyzer.terms("third fifth")))
+            for term, postings in reader.postings_read(generation.id, terms).items():
+                keys = reader.documents_resolve(source, generation.id, postings["doc"].tolist(), None)
+                for document, frequency, _ in postings.tolist():
+                    if document in keys:
+                        assert term not in found[keys[document]]
+                        found[keys[document]][term] = frequency
+        assert found == wanted
+        assert render(["first", None, "body of row 1"]) == EXPECTED[1,]
+
+
+def moments(killer, case, scenario):
+    """Let a process live, and return how many moments its life had."""
+    ending = killer.run(case.order(scenario, 0))
+    assert (ending.signal, ending.status) == (0, 0)
+    assert ending.moments > 50
+    return ending.moments
+
+
+def chosen(count, samples=SAMPLES):
+    stride = int(os.environ.get("SEAMARK_KILL_STRIDE", "0")) or max(1, count // samples)
+    return range(1, count + 1, stride)
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", ["sqlite", "postgres"])
+def test_killed_anywhere_in_attach_and_work(name, killer, backend_open, tmp_path):
+    """Attach, claim, read, settle, upkeep and trim: whatever the statement, the next process ends where this one would have."""
+    with ExitStack() as teardown:
+        case = Case(backend_open(name, tmp_path, teardown), tmp_path, 0)
+        count = moments(killer, case, "life")
+        case.judge(0)
+    for moment in chosen(count):
+        with ExitStack() as teardown:
+            case = Case(backend_open(name, tmp_path, teardown), tmp_path, moment)
+            ending = killer.run(case.order("life", moment))
+            assert ending.signal == signal.SIGKILL, f"the kill at moment {moment} of {count} did not fire"
+            try:
+                case.judge(case.finish(killer, "life"))
+            except Exception as error:
+                error.add_note(f"killed at moment {moment} of {count}")
+                raise
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", ["sqlite", "postgres"])
+def test_killed_twice(name, killer, backend_open, tmp_path):
+    """The one who comes after is killed too, at another moment."""
+    with ExitStack() as teardown:
+        count = moments(killer, Case(backend_open(name, tmp_path, teardown), tmp_path, 0), "life")
+    for moment in chosen(count, 8):
+        with ExitStack() as teardown:
+            case = Case(backend_open(name, tmp_path, teardown), tmp_path, moment)
+            assert killer.run(case.order("life", moment)).signal == signal.SIGKILL
+            expired = case.backend.leases_expire() if case.backend.began() else 0
+            # Even one who finds everything done has more moments than these.
+            assert killer.run(case.order("life", 1 + (7 * moment) % 100)).signal == signal.SIGKILL
+            case.judge(expired + case.finish(killer, "life"))
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", ["sqlite", "postgres"])
+def test_a_crew_of_threads_is_killed(name, killer, backend_open, tmp_path):
+    """The worker that users run: which statement is the n-th is chance, and it ends right all the same."""
+    with ExitStack() as teardown:
+        case = Case(backend_open(name, tmp_path, teardown), tmp_path, 0)
+        count = moments(killer, case, "crew")
+        case.judge(0)
+    fired = 0
+    for moment in chosen(count, 8):
+        with ExitStack() as teardown:
+            case = Case(backend_open(name, tmp_path, teardown), tmp_path, moment)
+            ending = killer.run(case.order("crew", moment))
+            assert ending.signal == signal.SIGKILL or ending.status == 0
+            fired += ending.signal == signal.SIGKILL
+            case.judge(case.finish(killer, "crew"))
+    assert fired > 0
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", ["sqlite", "postgres"])
+def test_killed_anywhere_in_detach(name, killer, backend_open, tmp_path):
+    """Detached again, nothing of ours is left in the user's schema, and nothing of the user's is gone."""
+
+    def begin(teardown, number):
+        case = Case(backend_open(name, tmp_path, teardown), tmp_path, number)
+        case.backend.store().close()
+        return case, case.backend.schema()
+
+    def judge(case, schema):
+        assert case.backend.schema() == schema
+        assert case.application.run("SELECT count(*) FROM notes") == [(len(TITLES),)]
+        store = case.backend.store()
+        assert (list(store.sources()), list(store.generations())) == ([], [])
+
+    moment = 0
+    while True:
+        moment += max(1, int(os.environ.get("SEAMARK_KILL_STRIDE", "5")))
+        with ExitStack() as teardown:
+            case, schema = begin(teardown, moment)
+            ending = killer.run(case.order("detach", moment))
+            if ending.signal == 0:
+                assert ending.status == 0
+                assert moment > 5, "at least one process was killed"
+                judge(case, schema)
+                return
+            assert ending.signal == signal.SIGKILL
+            assert killer.run(case.order("detach", 0)).status == 0
+            judge(case, schema)
