@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MATCHING_ROWS = 20_000
 """Where no more rows than these match a filter, all of them are ranked; some 20 ms."""
 WIDER = 5
-"""How many times as deep to look when the best candidates were not enough, before the exact way is taken."""
+"""How many times as deep to look when the best candidates were not enough."""
 CANDIDATES = 100
 CANDIDATES_PER_HIT = 10
 """Each list has so many rows for every hit asked for, CANDIDATES at least: measured on training queries, more adds nothing."""
@@ -45,6 +45,10 @@ class Depth:
         """Return the depth of lists for a search with this limit."""
         wanted = max(CANDIDATES, CANDIDATES_PER_HIT * limit)
         return cls(wanted, max(wanted // 4, limit), limit)
+
+    def hopeful(self, found: int, looked_at: int) -> bool:
+        """Say whether looking WIDER times as deep will do, if as large a part passes there, and is not yet very deep."""
+        return found * WIDER >= self.enough and looked_at < self.wanted * WIDER**2
 
 
 # --- words --------------------------------------------------------------------------------------------------------
@@ -75,15 +79,16 @@ class LexicalLeg:
 
     def ranked(self, where: Filter | None, depth: Depth) -> list[tuple[Key, float]]:
         """Return the best rows that satisfy the filter, best first, ties by key."""
-        found, complete = self._from_the_top(where, depth, rows_at_most=depth.wanted * WIDER)
+        found, complete = self._from_the_top(where, depth, patient=where is None)
         if len(found) < depth.enough and not (complete and (len(found) >= depth.limit or not self._left)):
             found = self._further(depth) if where is None else self._filtered(where, depth)
         return ordered(found)[: depth.wanted]
 
-    def _from_the_top(
-        self, where: Filter | None, depth: Depth, rows_at_most: int | None = None
-    ) -> tuple[dict[Key, float], bool]:
-        """Resolve documents from the best down until enough rows are found; also say whether there are no more."""
+    def _from_the_top(self, where: Filter | None, depth: Depth, *, patient: bool = True) -> tuple[dict[Key, float], bool]:
+        """Resolve documents from the best down until enough rows are found; also say whether there are no more.
+
+        Without patience, only as long as the next step can be expected to find enough.
+        """
         found: dict[Key, float] = {}
         looked_at, size = 0, depth.wanted
         while True:
@@ -93,7 +98,7 @@ class LexicalLeg:
             found.update((keys[document], score) for document, score in pairs if document in keys)
             if len(documents) < size:
                 return found, True
-            if len(found) >= depth.enough or (rows_at_most is not None and size >= rows_at_most):
+            if len(found) >= depth.enough or not (patient or depth.hopeful(len(found), size)):
                 return found, False
             looked_at, size = size, size * WIDER
 
@@ -157,7 +162,7 @@ class VectorLeg:
             live = self._reader.keys_live(self._source, list(best), where)
             if len(live) >= depth.enough or len(hits) < size:
                 return [best[key] for key in live][: depth.wanted]
-            if where is not None and size > depth.wanted:
+            if where is not None and not depth.hopeful(len(live), size):
                 return self._matching(where, depth)
             size *= WIDER
 
