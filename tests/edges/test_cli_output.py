@@ -99,7 +99,7 @@ def test_a_terminal_is_shown_a_bar_and_colours(environment, library, tmp_path, c
     (tmp_path / "note.md").write_text("# Lighthouse\n\nThe lamp is lit at dawn.")
     assert cli("add", tmp_path / "note.md", db=library).code == 0
     shown = on_terminal(["work", "--until", "current"], {**environment, "SEAMARK_DB": library})
-    assert "2 rows done" in shown
+    assert "1 row, all current" in shown
     assert '{"label"' not in shown
     shown = on_terminal(["search", "documents", "lamp"], {**environment, "SEAMARK_DB": library})
     assert "\x1b[1" in shown

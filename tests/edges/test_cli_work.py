@@ -73,7 +73,8 @@ def test_several_processes_do_the_work_once(ran, cli, backend, table, coverage):
     assert cli("attach", "rows_of_text", "--text", "body", db=backend.url).code == 0
     worked = ran("work", "--until", "current", "--workers", "3", "--json", db=backend.url)
     assert worked.code == 0, worked.err
-    assert worked.json() == {"settled": 2 * ROWS, "workers": 3, "died": 0, "missing": 0, "failed": 0, "stopped": None}
+    expected = {"settled": 2 * ROWS, "workers": 3, "died": 0, "rows": ROWS, "missing": 0, "failed": 0, "stopped": None}
+    assert worked.json() == expected
     assert coverage().embedded == ROWS
 
 
@@ -83,7 +84,7 @@ def test_progress_is_a_json_line_a_second(ran, backend, attached_slow):
     lines = [json.loads(line) for line in worked.err.splitlines()]
     assert {"label", "rows", "total", "rows_per_second", "eta_seconds", "lag_seconds", "problem"} == lines[-1].keys()
     assert lines[-1]["rows"] == lines[-1]["total"] == ROWS
-    assert worked.out == f"{2 * ROWS} rows done\n"
+    assert worked.out == f"{ROWS} rows, all current\n"
 
 
 def test_rows_that_fail_are_told_by_the_exit_code(ran, cli, backend, table, server, coverage):
@@ -91,7 +92,7 @@ def test_rows_that_fail_are_told_by_the_exit_code(ran, cli, backend, table, serv
     server.fail(Fault("status", times=None, status=400, text=POISON))
     worked = ran("work", "--until", "current", "--json", db=backend.url)
     assert worked.code == 1, worked.err
-    assert worked.json()["failed"] == 1
+    assert (worked.json()["rows"], worked.json()["failed"]) == (ROWS, 1)
     server.heal()
     assert cli("failures", "retry", "rows_of_text", db=backend.url).code == 0
     assert ran("work", "--until", "current", db=backend.url).code == 0

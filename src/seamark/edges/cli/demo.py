@@ -109,12 +109,12 @@ class Stage:
     def play(self, service: Seamark) -> Json:
         """Attach, embed, ask, edit and ask again; return all of it as a document."""
         tracked = self._attach(service)
-        self._work(service)
+        self._work(service, tracked)
         answers = [self._ask(tracked, question, only) for question, only in QUESTIONS]
         before = [self._ask(tracked, OLD_QUESTION), self._ask(tracked, NEW_QUESTION)]
         self._edit()
         between = self._ask(tracked, OLD_QUESTION)
-        self._work(service)
+        self._work(service, tracked)
         after = self._ask(tracked, NEW_QUESTION)
         coverage = tracked.coverage()
         self.say("")
@@ -131,13 +131,13 @@ class Stage:
         with progress(self._session) as report:
             return service.attach(TABLE, text=["name", "doc"], progress=report)
 
-    def _work(self, service: Seamark) -> None:
+    def _work(self, service: Seamark, tracked: Tracked) -> None:
         self.say(("\n$ seamark ", "dim"), ("work --until current", "cyan"))
         began = time.monotonic()
         with progress(self._session) as report:
-            settled = service.work(until="current", progress=report)
+            service.work(until="current", progress=report)
         seconds = time.monotonic() - began
-        self.say(f"{counted(settled, 'row')} done in {seconds:.1f} s (each is done once for words and once for meaning)")
+        self.say(f"{counted(tracked.coverage().embedded, 'row')} embedded, all current after {seconds:.1f} s")
 
     def _ask(self, tracked: Tracked, question: str, only: dict[str, object] | None = None) -> Answer:
         told = f" --filter '{json.dumps(only)}'" if only else ""

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Annotated, Literal
 
@@ -55,27 +56,40 @@ def work(
         else:
             with progress(session, otherwise="json") as report:
                 settled, died = service.work(until=until, progress=report, stop=stop), 0
-        missing, failed = _left(service)
-    told = [
-        f"{counted(settled, 'row')} done",
-        f"{missing:,} missing" if missing else "",
-        f"{failed:,} failed" if failed else "",
-    ]
-    session.show(
-        {"settled": settled, "workers": workers, "died": died, "missing": missing, "failed": failed, "stopped": stop.signal},
-        ", ".join(part for part in told if part),
-    )
+        rows = _counted(service)
+    document = {"settled": settled, "workers": workers, "died": died, **asdict(rows), "stopped": stop.signal}
+    session.show(document, rows.told())
     if stop.number == signal.SIGINT:
         return INTERRUPTED
     if stop.is_set() and until:
         return SIGNALLED + signal.SIGTERM
-    return FOUND_A_PROBLEM if died or (until and failed) else 0
+    return FOUND_A_PROBLEM if died or (until and rows.failed) else 0
 
 
-def _left(service: Seamark) -> tuple[int, int]:
-    """Return how many rows are missing, and how many failed, over all generations."""
-    coverage = [generation.coverage for source in service.status() for generation in source.generations]
-    return sum(found.missing for found in coverage), sum(found.failed for found in coverage)
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of all sources: all live ones, those missing in an index of theirs, and those that failed in one."""
+
+    rows: int
+    missing: int
+    failed: int
+
+    def told(self) -> str:
+        """Return it in words."""
+        current = self.rows - self.missing - self.failed
+        if current == self.rows:
+            return f"{counted(self.rows, 'row')}, all current"
+        failed = f", {self.failed:,} failed: see seamark failures" if self.failed else ""
+        return f"{counted(self.rows, 'row')}, {current:,} current, {self.missing:,} missing{failed}"
+
+
+def _counted(service: Seamark) -> Rows:
+    sources = [[generation.coverage for generation in source.generations] for source in service.status()]
+    return Rows(
+        sum(max((found.live for found in source), default=0) for source in sources),
+        sum(max((found.missing for found in source), default=0) for source in sources),
+        sum(max((found.failed for found in source), default=0) for source in sources),
+    )
 
 
 class Stop:
