@@ -60,6 +60,7 @@ def test_add_makes_the_database_and_the_collection_and_can_be_searched(cli, libr
     assert cli("work", "--until", "current", db=url).code == 0
     hit = cli("search", "documents", "how do I rotate keys", "--json", db=url).json()["hits"][0]
     assert hit["passage"].startswith("Rotating keys")
+    assert hit["key"] == str(library / "keys.md")
 
 
 def test_adding_again_updates_what_changed(cli, backend, library):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import urlsplit, urlunsplit
 
+import psycopg
 import pytest
 
 ATTACH = ("attach", "notes", "--text", "body")
@@ -205,3 +207,53 @@ def test_hostile_names_are_names(cli, backend):
     assert cli("search", table, "lighthouse", "--json", db=backend.url).json()["hits"][0]["key"] == 1
     assert table in cli("status", db=backend.url).out
     assert cli("detach", table, db=backend.url).code == 0
+
+
+def test_a_role_without_rights(cli, postgres_url):
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE notes(id int PRIMARY KEY, body text)")
+        connection.execute("DROP ROLE IF EXISTS reader")
+        connection.execute("CREATE ROLE reader LOGIN")
+    url = url_of(postgres_url, "reader")
+    for command in (("status",), ATTACH):
+        told(cli(*command, db=url), 1, "superuser")
+    assert cli("doctor", "--json", db=url).json()["ok"] is False
+    assert cli("status", db=postgres_url).code == 0
+    # The schema is there now, and is not the reader's to use.
+    told(cli("status", db=url), 1)
+    told(cli(*ATTACH, db=url), 1)
+
+
+def url_of(url, user):
+    """Return a server's URL for another of its users."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{user}@{parts.netloc.rpartition('@')[2]}"))
+
+
+def test_a_database_of_a_later_version(cli, postgres_url):
+    assert cli("status", db=postgres_url).code == 0
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("UPDATE seamark.schema_version SET version = 999")
+    told(cli("status", db=postgres_url), 1, "999")
+    assert cli("doctor", db=postgres_url).code == 1
+
+
+def test_a_schema_that_is_somebody_elses(cli, postgres_url):
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA seamark")
+        connection.execute("CREATE TABLE seamark.boats(id int)")
+    told(cli("status", db=postgres_url), 1, "schema")
+
+
+def test_cells_that_no_model_has_seen_before(cli, backend, notes):
+    """Ten megabytes in one cell, blanks, and lone marks: each has a stated outcome, and its neighbours are unaffected."""
+    notes.run("UPDATE notes SET body = ? WHERE id = 2", "ten megabytes of lighthouse " * 370_000)
+    notes.run("UPDATE notes SET title = '', body = ? WHERE id = 3", " \t\n\u3000")
+    notes.run("UPDATE notes SET title = NULL, body = ? WHERE id = 4", "\U0001f511\u0301\ufeff")
+    assert cli("attach", "notes", "--text", "title", "--text", "body", db=backend.url).code == 0
+    assert cli("work", "--until", "current", db=backend.url).code == 0
+    [source] = cli("status", "--json", db=backend.url).json()["sources"]
+    counts = {name: source["generations"][1]["coverage"][name] for name in ("live", "embedded", "blank", "truncated")}
+    assert counts == {"live": 4, "embedded": 3, "blank": 1, "truncated": 1}
+    assert "1 truncated" in cli("status", db=backend.url).out
+    assert cli("search", "notes", "signing keys", "--json", db=backend.url).json()["hits"][0]["key"] == 1
