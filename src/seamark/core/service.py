@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from seamark.core import catalog
@@ -13,6 +14,7 @@ from seamark.core.sync import Indexer, LexicalIndexer, VectorIndexer
 from seamark.embed.validation import stored_vectors
 from seamark.errors import (
     EmbedderConfigurationError,
+    EmbedderError,
     SeamarkError,
     UnknownSourceError,
 )
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from seamark.embed.contract import Embedder
     from seamark.model import Failure, Generation, Key, KeyValue, ModelIdentity, Source, WorkerBeat
     from seamark.store.contract import Store
+
+    QueryVector = tuple[NDArray[np.float32], float]
 
 ENROLL_ROWS = 2000
 """Rows that enter the journal in one transaction: some milliseconds, so that a writer beside it hardly waits."""
@@ -280,6 +284,25 @@ class Seamark:
         return Check(name, ok=True, detail=f"{generation.state}, {model}")
 
 
+class _GenerationSwappedError(Exception):
+    """Another generation became the active one between the embedding of a query and the search's snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A query embedded ahead for one generation, or why it could not be."""
+
+    generation_id: int | None
+    answer: QueryVector | EmbedderError | None
+
+    def __call__(self, generation: Generation, query: str) -> QueryVector:  # noqa: ARG002 it was embedded ahead
+        if generation.id != self.generation_id or self.answer is None:
+            raise _GenerationSwappedError
+        if isinstance(self.answer, EmbedderError):
+            raise self.answer
+        return self.answer
+
+
 class Tracked:
     """An attached table."""
 
@@ -316,10 +339,25 @@ class Tracked:
         """
         where = filter_parse(filter, self.source.table) if filter else None
         request = Request(query, limit=limit, mode=mode, where=where, fusion=fusion)
-        with self._service.store.snapshot() as reader:
-            return search(reader, self.source, request, self._query_vector)
+        while True:
+            question = self._question(request)
+            try:
+                with self._service.store.snapshot() as reader:
+                    return search(reader, self.source, request, question)
+            except _GenerationSwappedError:
+                continue
 
-    def _query_vector(self, generation: Generation, query: str) -> tuple[NDArray[np.float32], float]:
+    def _question(self, request: Request) -> _Question:
+        """Embed the query for the generation that search is about to read: before the snapshot, since a model may be slow."""
+        generation = generation_read(self._service.store.generations(self.source.id), "vector")
+        if generation is None or request.mode == "lexical":
+            return _Question(None, None)
+        try:
+            return _Question(generation.id, self._query_vector(generation, request.query))
+        except EmbedderError as error:
+            return _Question(generation.id, error)
+
+    def _query_vector(self, generation: Generation, query: str) -> QueryVector:
         """Embed a query with the generation's own model; also return that model's weight in a fusion."""
         assert generation.model is not None
         embedder = self._service.embedders.of(generation.model, generation.locator)

@@ -77,7 +77,7 @@ class HttpSettings(BaseModel):
     concurrency: int = Field(4, ge=1)
     timeout_seconds: float = Field(60.0, gt=0)
     """How long to wait for a reply. A batch on a small machine may well take half a minute."""
-    fusion_weight: float = Field(0.5, ge=0, le=1)
+    fusion_weight: float = Field(0.4, ge=0, le=1)
     """The vector leg's weight beside BM25; measured with a MiniLM, see `seamark.embed.sentence`."""
     api_key: SecretStr | None = None
 
