@@ -11,7 +11,8 @@ import pytest
 
 from seamark.edges.cli.main import app
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
 
 
 @pytest.fixture
@@ -45,4 +46,12 @@ def test_the_table_of_commands_has_them_all():
 
 def test_the_files_it_links_to_are_there():
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", README.read_text()):
-        assert (README.parent / link).exists(), link
+        assert (ROOT / link).exists(), link
+
+
+def test_hooks_and_ci_run_what_a_hand_runs():
+    hooks = re.findall(r"entry: make (\w+)", (ROOT / ".pre-commit-config.yaml").read_text())
+    [targets] = re.findall(r"^make (.+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    rules = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert hooks == targets.split()
+    assert {"demo", *targets.split()} <= set(rules)

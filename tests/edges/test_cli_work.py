@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 
 import psutil
@@ -119,6 +120,19 @@ def test_a_signal_hands_the_work_back(program, cli, backend, server, attached_sl
     server.heal()
     assert cli("work", "--until", "current", db=backend.url).code == 0
     assert coverage().embedded == ROWS
+
+
+def test_a_second_signal_ends_at_once(program, backend, server, attached_slow):
+    """Whatever the model is at: the call that is under way takes longer than the test may."""
+    server.heal()
+    server.fail(Fault("delay", times=None, seconds=300))
+    process = program("work", db=backend.url)
+    attached_slow()
+    process.terminate()
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=2)
+    process.terminate()
+    assert process.wait(timeout=30) == 143
 
 
 def children(process):
