@@ -170,7 +170,7 @@ class Tail:
 
 def similarities(embeddings: Sequence[bytes], vector: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the cosine of each stored vector with a vector."""
-    vectors = np.frombuffer(b"".join(embeddings), dtype=np.float16).reshape(len(embeddings), -1).astype(np.float32)
+    vectors = np.frombuffer(b"".join(embeddings), dtype=np.float16).reshape(-1, len(vector)).astype(np.float32)
     norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(vector)
     # Not a matrix product, whose last bit depends on a row's place: equal vectors have to come out equal.
     return (vectors * vector).sum(axis=1) / np.maximum(norms, _TINY)

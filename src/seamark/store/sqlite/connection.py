@@ -31,6 +31,8 @@ CACHE_KIBIBYTES = 8 * 1024
 """Page cache of one connection: a worker has about ten."""
 PAGE_BYTES = 8192
 """A vector of 256 dimensions takes half a kilobyte: fewer, larger pages waste less at their ends."""
+WAL_PAGES = 4000
+"""32 MiB: the postings of many settles fall on the same pages, which are then written back once."""
 STATEMENTS_CACHED = 200
 
 Row = tuple[Any, ...]
@@ -238,6 +240,7 @@ class Connections:
                 ("synchronous", "NORMAL"),
                 ("temp_store", "MEMORY"),
                 ("cache_size", -CACHE_KIBIBYTES),
+                ("wal_autocheckpoint", WAL_PAGES),
             ):
                 connection.pragma(pragma, value)
             if connection.pragma("journal_mode") != "wal":

@@ -561,8 +561,12 @@ SELECT seq, {keys} FROM {rows} WHERE {keys_given} AND chunks >= 0
 -- name: upkeep_begin
 -- Take a generation's upkeep, unless somebody else is at it.
 INSERT INTO upkeep (generation, owner, expires_at) VALUES (:generation, :owner, :expires_at)
-ON CONFLICT (generation) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at
-WHERE upkeep.expires_at <= :now OR upkeep.owner = :owner
+ON CONFLICT (generation) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at WHERE upkeep.expires_at <= :now
+RETURNING 1
+
+-- name: upkeep_renew
+-- Keep it, if it is still ours.
+UPDATE upkeep SET expires_at = :expires_at WHERE generation = :generation AND owner = :owner
 RETURNING 1
 
 -- name: upkeep_end

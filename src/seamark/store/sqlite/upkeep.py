@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import uuid
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from seamark.store.blocks import blocks_loose, blocks_merge
-from seamark.store.sqlite.ann import chunks_scan
+from seamark.store.sqlite.ann import TAIL_BYTES, chunks_scan
 from seamark.store.sqlite.claims import MICROSECONDS, clock
 from seamark.store.sqlite.shards import index_add, index_new, shard_capacity, shards_list
 from seamark.store.sqlite.words import STATEMENTS
@@ -22,16 +23,19 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
     from numpy.typing import NDArray
+    from usearch.index import Index
 
     from seamark.store.sqlite.connection import Connection, Connections
     from seamark.store.sqlite.shards import Shard, Shards
     from seamark.store.sqlite.words import Words
 
-UPKEEP_SECONDS = 300
-"""A piece takes some seconds; of one who died at it, the upkeep is free again after this."""
-OUTSIDE_CHUNKS = 65_536
+UPKEEP_SECONDS = 60
+"""Who is at it says so every second or so; of one who died at it, the upkeep is free again after this."""
+OUTSIDE_BYTES = TAIL_BYTES
 OUTSIDE_CHUNKS_IDLE = 4_096
-"""So many chunks may be outside the shards: an exact scan of them takes some milliseconds."""
+"""So much may be outside the shards: while others work as much as is scanned in memory, else what takes half a millisecond."""
+PIECE_BYTES = 16 * 2**20
+"""Vectors that one piece adds, 32,768 of 256 dimensions: some ten seconds."""
 PIECE_BLOCKS = 20_000
 PIECE_POSTINGS = 2_000_000
 """What one piece looks at and rewrites while it holds the sidecar's write lock: some tens of milliseconds."""
@@ -44,63 +48,66 @@ def vector_maintain(connections: Connections, words: Words, shards: Shards, dime
     if plan is None:
         return False
     with _upkeep(connections, words.generation) as mine:
-        if mine:
-            _build(connections, words, shards, dimension, *plan)
-        return mine
+        return mine is not None and _build(connections, words, shards, dimension, plan, mine)
 
 
-def _plan(
-    connection: Connection, words: Words, shards: Shards, dimension: int, *, idle: bool
-) -> tuple[int, Shard | None, tuple[int, int], int] | None:
-    """Return what to build: the shard's number, the one to extend, the range of ids to add, and how many at most."""
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What to build: which shard, onto which one that stands, and from which ids at most how many chunks."""
+
+    number: int
+    extended: Shard | None
+    ids: tuple[int, int]
+    most: int
+
+
+def _plan(connection: Connection, words: Words, shards: Shards, dimension: int, *, idle: bool) -> _Plan | None:
     known = shards_list(connection, words.generation)
     for shard in known:
         if not shards.usable(words.generation, shard, dimension):
-            return shard.shard, None, (shard.first_id - 1, shard.last_id), shard.chunks
+            return _Plan(shard.shard, None, (shard.first_id - 1, shard.last_id), shard.chunks)
     last = known[-1] if known else None
     at = 0 if last is None else last.last_id
     end = int(connection.value(words["chunks_end"]))
     capacity = shard_capacity(dimension)
-    piece = min(OUTSIDE_CHUNKS, capacity // 4)
-    due = min(OUTSIDE_CHUNKS_IDLE, piece) if idle else piece
-    if end - at < due or int(connection.value(words["chunks_outside"], (at, end))) < due:
+    piece = PIECE_BYTES // (2 * dimension)
+    due = OUTSIDE_CHUNKS_IDLE if idle else OUTSIDE_BYTES // (2 * dimension)
+    if end - at < due or connection.value(words["chunks_outside"], (at, end)) < due:
         return None
     if last is None or last.chunks >= capacity:
-        return (0 if last is None else last.shard + 1), None, (at, end), piece
-    return last.shard, last, (at, end), min(piece, capacity - last.chunks)
+        return _Plan(0 if last is None else last.shard + 1, None, (at, end), piece)
+    return _Plan(last.shard, last, (at, end), min(piece, capacity - last.chunks))
 
 
-def _build(
-    connections: Connections,
-    words: Words,
-    shards: Shards,
-    dimension: int,
-    number: int,
-    extended: Shard | None,
-    ids: tuple[int, int],
-    most: int,
-) -> None:
-    index = None if extended is None else shards.load(words.generation, extended, dimension)
-    if extended is not None and index is None:
-        return
-    first = ids[0] + 1 if extended is None else extended.first_id
-    index = index_new(dimension) if index is None else index
-    last = ids[0]
-    with connections.use() as connection:
-        for numbers, vectors in chunks_scan(connection, words, ids):
-            index_add(index, numbers[:most], vectors[:most])
-            last = int(numbers[:most][-1])
-            most -= len(numbers)
-            if most <= 0:
-                break
-        else:
-            last = ids[1]
-    size, checksum = shards.write(words.generation, number, index)
+def _build(connections: Connections, words: Words, shards: Shards, dimension: int, plan: _Plan, mine: _Upkeep) -> bool:
+    """Build the shard, and put it in the place of the one that stands, unless the upkeep has been lost meanwhile."""
+    shards.tidy(words.generation)
+    index = index_new(dimension) if plan.extended is None else shards.load(words.generation, plan.extended, dimension)
+    if index is None:
+        return False
+    last = _add(connections, words, index, plan, mine)
+    new, size, checksum = shards.write(words.generation, plan.number, index, mine.owner)
+    first = plan.ids[0] + 1 if plan.extended is None else plan.extended.first_id
     with connections.transaction() as connection:
-        if connection.row(words["generation_source"], (words.generation,)) is None:
-            shards.drop(words.generation)
-            return
-        connection.run(words["shard_write"], (words.generation, number, first, last, len(index), size, checksum))
+        if not mine.renew(connection):
+            new.unlink(missing_ok=True)
+            return False
+        new.replace(shards.path(words.generation, plan.number))
+        connection.run(words["shard_write"], (words.generation, plan.number, first, last, len(index), size, checksum))
+    return True
+
+
+def _add(connections: Connections, words: Words, index: Index, plan: _Plan, mine: _Upkeep) -> int:
+    """Add the planned chunks; return the id up to which the shard then goes."""
+    room = plan.most
+    with connections.use() as connection:
+        for numbers, vectors in chunks_scan(connection, words, plan.ids):
+            index_add(index, numbers[:room], vectors[:room])
+            mine.renew(connection)
+            if room <= len(numbers):
+                return int(numbers[room - 1])
+            room -= len(numbers)
+    return plan.ids[1]
 
 
 def lexical_maintain(connections: Connections, words: Words, *, idle: bool) -> bool:
@@ -109,14 +116,14 @@ def lexical_maintain(connections: Connections, words: Words, *, idle: bool) -> b
         if not _pass_due(connection, words, idle=idle):
             return False
     with _upkeep(connections, words.generation) as mine:
-        if mine:
+        if mine is not None:
             with connections.snapshot() as connection:
                 known = int(connection.value(words["next_id"], (words.generation,)))
                 with connection.stream(words["documents_current"]) as documents:
                     current = np.fromiter((doc for (doc,) in documents), dtype=np.uint32)
             with connections.transaction() as connection:
                 _Pass(connection, words, current, known).piece()
-        return mine
+        return mine is not None
 
 
 def _pass_due(connection: Connection, words: Words, *, idle: bool) -> bool:
@@ -185,22 +192,40 @@ class _Pass:
         )
 
 
-@contextmanager
-def _upkeep(connections: Connections, generation: int) -> Generator[bool]:
-    """Take the upkeep of a generation for the length of the block; False when somebody else has it."""
-    owner = uuid.uuid4().hex
-    with connections.transaction() as connection:
+class _Upkeep:
+    """The upkeep of a generation, as long as it is ours."""
+
+    def __init__(self, generation: int) -> None:
+        self.owner = uuid.uuid4().hex
+        self._generation = generation
+
+    def begin(self, connection: Connection) -> bool:
+        """Take it, unless somebody else has it."""
+        return connection.row(STATEMENTS["upkeep_begin"], self._values(connection)) is not None
+
+    def renew(self, connection: Connection) -> bool:
+        """Keep it; False when it has been lost, or the generation has been dropped."""
+        return connection.row(STATEMENTS["upkeep_renew"], self._values(connection)) is not None
+
+    def end(self, connection: Connection) -> None:
+        """Leave it to others."""
+        connection.run(STATEMENTS["upkeep_end"], (self._generation, self.owner))
+
+    def _values(self, connection: Connection) -> dict[str, Any]:
         now = clock(connection)
-        values = {
-            "generation": generation,
-            "owner": owner,
-            "now": now,
-            "expires_at": now + UPKEEP_SECONDS * MICROSECONDS,
-        }
-        mine = connection.row(STATEMENTS["upkeep_begin"], values) is not None
+        expires_at = now + UPKEEP_SECONDS * MICROSECONDS
+        return {"generation": self._generation, "owner": self.owner, "now": now, "expires_at": expires_at}
+
+
+@contextmanager
+def _upkeep(connections: Connections, generation: int) -> Generator[_Upkeep | None]:
+    """Take the upkeep of a generation for the length of the block; None when somebody else has it."""
+    upkeep = _Upkeep(generation)
+    with connections.transaction() as connection:
+        mine = upkeep.begin(connection)
     try:
-        yield mine
+        yield upkeep if mine else None
     finally:
         if mine:
             with connections.transaction() as connection:
-                connection.run(STATEMENTS["upkeep_end"], (generation, owner))
+                upkeep.end(connection)
