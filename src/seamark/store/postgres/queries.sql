@@ -303,8 +303,9 @@ WHERE id = %(generation)s;
 
 -- name: upkeep_lock
 -- Take the upkeep of a generation on, until the transaction ends; false when another process has it.
+-- It has no parameters, so that it leaves no portal, and no snapshot, behind for CREATE INDEX CONCURRENTLY to wait for.
 -- Differs by necessity: many machines may try.
-SELECT pg_try_advisory_xact_lock(%(lock)s::integer, %(generation)s::integer);
+SET LOCAL idle_in_transaction_session_timeout = 0; SELECT pg_try_advisory_xact_lock({lock}, {generation});
 
 -- name: generation_upkeep
 -- Give what a generation's upkeep depends on.
@@ -324,7 +325,7 @@ WHERE n.nspname = 'seamark' AND c.relname = %(name)s;
 
 -- name: index_build
 -- Build the HNSW index while the table is written to.
-CREATE INDEX CONCURRENTLY {index} ON {chunks} USING hnsw (embedding {vector}.halfvec_cosine_ops) WITH (m = 16, ef_construction = 100);
+CREATE INDEX CONCURRENTLY {index} ON {chunks} USING hnsw (embedding {vector}.halfvec_cosine_ops) WITH (m = 16, ef_construction = 64);
 
 -- name: index_drop
 -- Drop what an interrupted build left.

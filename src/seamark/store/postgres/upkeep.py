@@ -44,10 +44,8 @@ def generation_maintain(database: Database, catalog: Catalog, generation_id: int
     words = catalog.generation_words(generation_id)
     if words is None:
         return False
-    values = {"generation": generation_id, "lock": UPKEEP_LOCK}
     with database.transaction() as holding:
-        [(held,)] = database.run(holding, "upkeep_lock", {}, values).fetchall()
-        if not held:
+        if not _held(database, holding, generation_id):
             return False
         # The statement above went through the extended protocol, whose unnamed portal keeps its snapshot until this connection's
         # next statement; a concurrent index build would wait for that snapshot, and this transaction for the build.
@@ -55,13 +53,20 @@ def generation_maintain(database: Database, catalog: Catalog, generation_id: int
         if _analyze(database, generation_id, words):
             return True
         with database.connection() as connection:
-            upkeep = database.run(connection, "generation_upkeep", {}, values).fetchone()
+            upkeep = database.run(connection, "generation_upkeep", {}, {"generation": generation_id}).fetchone()
         if upkeep is None:
             return False
         kind, dimension = upkeep
         if kind == "vector":
             return _index_build(database, generation_id, words, dimension)
         return _Postings(database, generation_id, words).maintain(idle=idle)
+
+
+def _held(database: Database, holding: Connection, generation_id: int) -> bool:
+    """Take the lock, unless another process has it."""
+    cursor = database.run(holding, "upkeep_lock", {"lock": str(UPKEEP_LOCK), "generation": str(generation_id)})
+    cursor.nextset()
+    return cursor.fetchall()[0][0]
 
 
 def _analyze(database: Database, generation_id: int, words: Words) -> bool:
