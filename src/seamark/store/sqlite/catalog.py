@@ -76,7 +76,7 @@ def source_load(row: Sequence[Any]) -> Source:
 
 def generations_list(connection: Connection, source_id: int | None = None) -> list[Generation]:
     """Return generations, oldest first."""
-    rows = connection.rows(STATEMENTS["generation_list"], {"source": source_id})
+    rows = connection.rows(STATEMENTS["generations"], {"source": source_id})
     return [_generation_load(row) for row in rows]
 
 

@@ -28,7 +28,7 @@ def lease_claim(connections: Connections, words: Words, worker: str, limit: int,
     """Look without a lock, and claim under one if there may be work."""
     with connections.use() as connection:
         look = {"now": clock(connection), "generation": words.generation}
-        if not connection.value(words["claim_look"], look):
+        if not connection.value(words["look"], look):
             return Claim(None)
     with connections.transaction() as connection:
         return claim(SqliteClaiming(connection, words, worker, limit, seconds))
@@ -80,7 +80,7 @@ class SqliteClaiming:
 
     def lease_retry(self) -> Lease | None:
         """Give due failures to a new lease."""
-        rows = self._connection.rows(self._words["failures_take"], (self._now, self._limit))
+        rows = self._connection.rows(self._words["lease_retry"], (self._now, self._limit))
         if not rows:
             return None
         seqs = [row[-1] for row in rows]
@@ -103,7 +103,7 @@ class SqliteClaiming:
 
     def unsettled(self, lo: int, hi: int) -> tuple[int, int] | None:
         """Return the ends of the first rows of the range neither done nor in failures."""
-        row = self._row("journal_unsettled", (lo, hi, self._limit))
+        row = self._row("unsettled", (lo, hi, self._limit))
         return None if row is None or row[0] is None else (row[0], row[1])
 
     def horizon_now(self) -> int:
@@ -171,9 +171,9 @@ def lease_release(connections: Connections, lease: Lease) -> None:
 def _narrowed(connections: Connections, words: Words, lease: Lease, seq: int) -> Lease:
     """Give the rows above `seq` back. A lease that is not ours any more is left to its settle to find out."""
     with connections.transaction() as connection:
-        connection.run(words["lease_narrow"], (seq, lease.id, lease.fence, lease.worker, clock(connection)))
+        connection.run(words["lease_split"], (seq, lease.id, lease.fence, lease.worker, clock(connection)))
         if connection.changes():
             values = (lease.generation_id, lease.lane, seq, lease.hi, lease.worker)
             rest = connection.value(words["lease_remainder"], values)
-            connection.run(words["failures_move"], (rest, lease.id, seq))
+            connection.run(words["failures_pass_on"], (rest, lease.id, seq))
     return replace(lease, hi=seq)

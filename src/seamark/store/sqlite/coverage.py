@@ -104,22 +104,22 @@ def journal_trim(connections: Connections, generations: Sequence[Words], words: 
         if not seqs or not _quiet(connections):
             break
         with connections.user_transaction(durable=False) as connection:
-            dropped += len(connection.many_rows(words["trim"], [(seq,) for seq in seqs]))
+            dropped += len(connection.many_rows(words["journal_trim"], [(seq,) for seq in seqs]))
     for generation in generations:
         with connections.transaction() as connection:
-            connection.run(generation["rows_forget"])
+            connection.run(generation["journal_trim_forgotten"])
     return dropped
 
 
 def _trimmable(connections: Connections, generations: Sequence[Words], words: Words) -> list[int]:
     with connections.snapshot() as connection:
-        bounds = [connection.value(one["trim_bound"], (one.generation,)) for one in generations]
+        bounds = [connection.value(one["journal_trim_bound"], (one.generation,)) for one in generations]
         bound = min((-1 if found is None else found for found in bounds), default=_LAST)
-        seqs = [seq for (seq,) in connection.rows(words["trim_find"], (bound, TRIM_ROWS))]
+        seqs = [seq for (seq,) in connection.rows(words["journal_trim_find"], (bound, TRIM_ROWS))]
         for one in generations:
             if seqs:
                 asked = integers(seqs)
-                seqs = [seq for (seq,) in connection.rows(one["trim_settled"], (asked,))]
+                seqs = [seq for (seq,) in connection.rows(one["journal_trim_settled"], (asked,))]
         return seqs
 
 

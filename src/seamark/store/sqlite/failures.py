@@ -19,7 +19,7 @@ def failures_list(connections: Connections, words: Words, limit: int) -> list[Fa
     """Return failures of rows at their present version, newest first."""
     width = len(words.source.table.key)
     with connections.use() as connection:
-        rows = connection.rows(words["failures_list"], (limit,))
+        rows = connection.rows(words["failures"], (limit,))
     return [Failure(words.generation, row[:width], *row[width:]) for row in rows]
 
 
@@ -28,5 +28,5 @@ def failures_retry(connections: Connections, words: Words, keys: Sequence[Key] |
     with connections.transaction() as connection:
         now = clock(connection)
         if keys is None:
-            return len(connection.rows(words["failures_retry_all"], {"now": now}))
-        return len(connection.many_rows(words["failures_retry"], [(now, *key) for key in keys]))
+            return len(connection.rows(words["failures_retry"], {"now": now}))
+        return len(connection.many_rows(words["failures_retry_keys"], [(now, *key) for key in keys]))

@@ -5,10 +5,6 @@
 -- The time, microseconds UTC. Differs by necessity: SQLite's clock ticks in milliseconds.
 SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) * 1000
 
--- name: schema_version
--- How many migrations this file has had.
-PRAGMA user_version
-
 -- === tables ========================================================================================================
 
 -- name: table_find
@@ -32,11 +28,11 @@ SELECT name, type, pk, hidden FROM pragma_table_xinfo(?, 'app') WHERE hidden <> 
 -- A source that begins to enrol; nothing when its table is a source already.
 INSERT INTO source (name, table_name, columns, key, spec, state) VALUES (?, ?, ?, ?, ?, 'enrolling') ON CONFLICT DO NOTHING
 
--- name: source_list
+-- name: sources
 -- All sources, by id.
 SELECT id, name, table_name, columns, key, spec, state, enrolled FROM source ORDER BY id
 
--- name: source_enrolled_write
+-- name: source_enrolled
 -- Remember how far the enrolment of existing rows has got.
 UPDATE source SET enrolled = coalesce(?, enrolled), state = ? WHERE id = ? AND state = 'enrolling'
 
@@ -52,11 +48,11 @@ SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?)
 -- One narrow row per source row. No AUTOINCREMENT: it would leave a table behind; the last row is never dropped instead.
 CREATE TABLE {journal_here} (seq INTEGER PRIMARY KEY, {keys}, deleted INTEGER NOT NULL, changed_at INTEGER NOT NULL)
 
--- name: journal_create_key
+-- name: journal_key
 -- Finds a row's entry; in the trigger, and when rows are joined by key.
 CREATE UNIQUE INDEX {journal_key} ON {journal_here} ({keys})
 
--- name: journal_create_deleted
+-- name: journal_deleted
 -- Finds tombstones, which are few, for the coverage and for trimming.
 CREATE INDEX {journal_deleted} ON {journal_here} (seq) WHERE deleted
 
@@ -64,17 +60,17 @@ CREATE INDEX {journal_deleted} ON {journal_here} (seq) WHERE deleted
 -- Its indexes go with it.
 DROP TABLE IF EXISTS {journal_here}
 
--- name: trigger_list
+-- name: triggers
 -- Our triggers in the user's file, on the source's table and on those that touch it.
 SELECT name, sql FROM {schema}.sqlite_master WHERE type = 'trigger' AND name IN ({names})
 
--- name: enrol_last
+-- name: enroll_last
 -- The last key of the next batch in key order, and how many rows there are up to it.
 SELECT {table_keys}, count(*) OVER () FROM (
     SELECT {table_keys} FROM {table_here} t WHERE {after} AND {keys_present} ORDER BY {table_keys} LIMIT ?
 ) t ORDER BY {table_keys_descending} LIMIT 1
 
--- name: enrol
+-- name: enroll
 -- Enter the live rows of the batch that the triggers have not entered already, in key order.
 INSERT INTO {journal_here} ({keys}, deleted, changed_at)
 SELECT {table_keys}, 0, CAST(strftime('%s', 'now') AS INTEGER) FROM {table_here} t
@@ -146,7 +142,7 @@ RETURNING id
 -- The generation of that kind and fingerprint that is not retired.
 SELECT id FROM generation WHERE source = ? AND kind = ? AND fingerprint = ? AND state <> 'retired'
 
--- name: generation_list
+-- name: generations
 -- Generations, oldest first, of one source or of all.
 SELECT g.id, g.source, g.kind, g.fingerprint, g.identity, g.state, g.locator, g.origin, g.fresh, g.backfill, g.confirmed, g.swept,
        g.backoff_until, g.backoff_error, g.created_at, g.activated_at,
@@ -158,10 +154,6 @@ ORDER BY g.id
 -- name: generation_source
 -- The source that a generation is of, and its kind.
 SELECT source, kind FROM generation WHERE id = ?
-
--- name: generation_dimension
--- The dimension of a vector generation.
-SELECT m.dimension FROM generation g JOIN model m ON m.id = g.model WHERE g.id = ?
 
 -- name: generation_ready
 -- Whether a building generation holds everything that was there when it began.
@@ -180,10 +172,6 @@ UPDATE generation SET state = 'active', activated_at = ? WHERE id = ?
 -- name: generation_backoff
 -- Let nobody claim for a while.
 UPDATE generation SET backoff_until = ?, backoff_error = ? WHERE id = ?
-
--- name: generation_delete
--- Forget a generation.
-DELETE FROM generation WHERE id = ?
 
 -- name: vector_tables
 -- The tables of a vector generation: which version of a row is indexed, and its chunks.
@@ -224,7 +212,7 @@ DELETE FROM generation WHERE id = {generation}
 
 -- === claims ========================================================================================================
 
--- name: claim_look
+-- name: look
 -- Whether a claim could find anything, read without a lock, so that idle workers write nothing.
 SELECT g.backoff_until <= :now AND (
     EXISTS (SELECT 1 FROM lease l WHERE l.generation = g.id AND l.expires_at <= :now)
@@ -260,7 +248,7 @@ SELECT min(lo) FROM lease WHERE generation = ?
 -- A new lease.
 INSERT INTO lease (generation, lane, lo, hi, worker, fence, expires_at) VALUES (?, ?, ?, ?, ?, 1, ?) RETURNING id
 
--- name: failures_take
+-- name: lease_retry
 -- Due failures, oldest first.
 SELECT {fkeys}, f.seq FROM {failures} f JOIN {journal} j ON j.seq = f.seq
 WHERE f.lease IS NULL AND f.retry_at IS NOT NULL AND f.retry_at <= ? ORDER BY f.retry_at, f.seq LIMIT ?
@@ -281,7 +269,7 @@ SELECT min(seq) FROM (SELECT seq FROM {journal} WHERE seq <= ? ORDER BY seq DESC
 -- The seq of the n-th entry of a range; null when it has fewer.
 SELECT seq FROM {journal} WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT 1 OFFSET ?
 
--- name: journal_unsettled
+-- name: unsettled
 -- The first and the last of the first n entries of a range that are neither done nor in failures.
 SELECT min(seq), max(seq) FROM (
     SELECT j.seq FROM {journal} j
@@ -312,7 +300,7 @@ LEFT JOIN {table} t ON {t_is_j} AND NOT j.deleted
 WHERE f.lease = :lease
 ORDER BY j.seq
 
--- name: lease_narrow
+-- name: lease_split
 -- Give the upper part of a lease's range up.
 UPDATE lease SET hi = ? WHERE id = ? AND fence = ? AND worker = ? AND expires_at > ?
 
@@ -320,7 +308,7 @@ UPDATE lease SET hi = ? WHERE id = ? AND fence = ? AND worker = ? AND expires_at
 -- The part that was given up, as a lease that has expired already.
 INSERT INTO lease (generation, lane, lo, hi, worker, fence, expires_at) VALUES (?, ?, ?, ?, ?, 1, 0) RETURNING id
 
--- name: failures_move
+-- name: failures_pass_on
 -- The failures of the part that was given up.
 UPDATE {failures} SET lease = ? WHERE lease = ? AND seq > ?
 
@@ -332,7 +320,7 @@ UPDATE lease SET expires_at = ? WHERE id = ? AND fence = ? AND worker = ? AND ex
 -- Let a lease expire at once.
 UPDATE lease SET expires_at = 0 WHERE id = ? AND fence = ? AND worker = ?
 
--- name: lease_held
+-- name: lease_hold
 -- Whether a lease is still ours; the generation's next id.
 SELECT g.next_id FROM lease l JOIN generation g ON g.id = l.generation
 WHERE l.id = ? AND l.fence = ? AND l.worker = ? AND l.expires_at > ? AND l.generation = ?
@@ -344,13 +332,13 @@ CROSS JOIN {journal} j ON j.seq = a.value
 LEFT JOIN {rows} r ON {r_is_j}
 WHERE r.seq IS NULL OR r.seq < j.seq
 
--- name: rows_upsert_vector
+-- name: rows_settle_vector
 -- A row's new state.
 INSERT INTO {rows} ({keys}, seq, chunks, truncated, embedded_at, worker) VALUES ({marks}, ?, ?, ?, ?, ?)
 ON CONFLICT ({keys}) DO UPDATE SET seq = excluded.seq, chunks = excluded.chunks, truncated = excluded.truncated,
     embedded_at = excluded.embedded_at, worker = excluded.worker
 
--- name: rows_upsert_lexical
+-- name: rows_settle_lexical
 -- A row's new state, and its new document number.
 INSERT INTO {rows} ({keys}, seq, chunks, truncated, embedded_at, worker, doc) VALUES ({marks}, ?, ?, ?, ?, ?, ?)
 ON CONFLICT ({keys}) DO UPDATE SET seq = excluded.seq, chunks = excluded.chunks, truncated = excluded.truncated,
@@ -382,34 +370,34 @@ SELECT EXISTS (SELECT 1 FROM {failures})
 -- A row has been done.
 DELETE FROM {failures} WHERE {keys_given}
 
--- name: failures_upsert
+-- name: failures_write
 -- A row could not be done.
 INSERT INTO {failures} ({keys}, seq, attempts, kind, error, retry_at, failed_at, lease) VALUES ({marks}, ?, ?, ?, ?, ?, ?, NULL)
 ON CONFLICT ({keys}) DO UPDATE SET seq = excluded.seq, attempts = excluded.attempts, kind = excluded.kind,
     error = excluded.error, retry_at = excluded.retry_at, failed_at = excluded.failed_at, lease = NULL
 
--- name: failures_free
+-- name: failures_let_go
 -- Failures that a lease has taken and not settled.
 UPDATE {failures} SET lease = NULL WHERE lease = ?
 
--- name: lease_delete
+-- name: lease_retire
 -- The lease is done.
 DELETE FROM lease WHERE id = ?
 
 -- === failures ======================================================================================================
 
--- name: failures_list
+-- name: failures
 -- Failures of rows whose seq is still the journal's, newest first.
 SELECT {fkeys}, f.seq, f.kind, f.error, f.attempts, f.retry_at, f.failed_at
 FROM {failures} f JOIN {journal} j ON j.seq = f.seq
 ORDER BY f.failed_at DESC, f.seq DESC LIMIT ?
 
--- name: failures_retry_all
+-- name: failures_retry
 -- Make all failures due now.
 UPDATE {failures} SET retry_at = :now, attempts = 0 WHERE seq IN (SELECT j.seq FROM {failures} f JOIN {journal} j ON j.seq = f.seq)
 RETURNING 1
 
--- name: failures_retry
+-- name: failures_retry_keys
 -- Make one failure due now.
 UPDATE {failures} SET retry_at = ?, attempts = 0 WHERE {keys_given} AND EXISTS (SELECT 1 FROM {journal} j WHERE j.seq = {failures}.seq)
 RETURNING 1
@@ -456,26 +444,26 @@ LEFT JOIN {rows} r ON {r_is_j}
 LEFT JOIN {failures} f ON {f_is_j}
 WHERE j.seq > ? AND j.seq <= ? AND NOT j.deleted AND r.seq IS NOT j.seq AND f.seq IS NOT j.seq
 
--- name: trim_bound
+-- name: journal_trim_bound
 -- Up to where a generation has confirmed everything and no open lease begins below; -1 while it is being built.
 SELECT min(CASE WHEN backfill = 0 AND swept >= origin THEN confirmed ELSE -1 END,
            coalesce((SELECT min(lo) FROM lease WHERE generation = g.id), confirmed))
 FROM generation g WHERE id = ?
 
--- name: trim_find
+-- name: journal_trim_find
 -- Tombstones that may go, but for the journal's last entry, whose seq would be given out again.
 SELECT seq FROM {journal} INDEXED BY {journal_deleted}
 WHERE deleted AND seq <= ? AND seq < (SELECT max(seq) FROM {journal}) ORDER BY seq LIMIT ?
 
--- name: trim_settled
+-- name: journal_trim_settled
 -- Of these tombstones, those that the generation has settled.
 SELECT j.seq FROM carray(?) a CROSS JOIN {journal} j ON j.seq = a.value CROSS JOIN {rows} r ON {r_is_j} AND r.seq = j.seq
 
--- name: trim
+-- name: journal_trim
 -- Drop one tombstone.
 DELETE FROM {journal_here} WHERE seq = ? AND deleted RETURNING 1
 
--- name: rows_forget
+-- name: journal_trim_forgotten
 -- Rows that are gone, and whose tombstone has been dropped.
 DELETE FROM {rows} AS r WHERE r.chunks < 0 AND NOT EXISTS (SELECT 1 FROM {journal} j WHERE {j_is_r})
 
@@ -486,7 +474,7 @@ DELETE FROM {rows} AS r WHERE r.chunks < 0 AND NOT EXISTS (SELECT 1 FROM {journa
 INSERT INTO worker (id, host, pid, started_at, beat_at, rates) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET beat_at = excluded.beat_at, rates = excluded.rates
 
--- name: worker_expire
+-- name: workers_expire
 -- Forget workers not heard of for long.
 DELETE FROM worker WHERE beat_at < ?
 
@@ -494,7 +482,7 @@ DELETE FROM worker WHERE beat_at < ?
 -- A worker has stopped.
 DELETE FROM worker WHERE id = ?
 
--- name: worker_list
+-- name: workers
 -- Workers heard of since then.
 SELECT id, host, pid, started_at, beat_at, rates FROM worker WHERE beat_at >= ? ORDER BY id
 
@@ -544,15 +532,15 @@ SELECT count(*) FROM {chunks} WHERE id > ? AND id <= ?
 -- Chunks of live rows that satisfy the filter.
 SELECT c.id, c.embedding FROM {table} t CROSS JOIN {chunks} c ON {c_is_t} WHERE {live} AND {filter}
 
--- name: key_live
+-- name: keys_live
 -- Whether a row is live and satisfies the filter.
 SELECT {table_keys} FROM {table} t WHERE {t_is_given} AND {live} AND {filter}
 
--- name: row_live
+-- name: rows_live
 -- A live row with its text, and its journal's seq.
 SELECT j.seq, {table_keys}, {texts} FROM {table} t JOIN {journal} j ON {j_is_t} WHERE {t_is_given} AND {live}
 
--- name: seq_indexed
+-- name: seqs_indexed
 -- The version of a row that the generation holds.
 SELECT seq, {keys} FROM {rows} WHERE {keys_given} AND chunks >= 0
 
@@ -607,11 +595,11 @@ SELECT term, block, docs FROM {postings} WHERE term > ?1 OR (term = ?1 AND ?2) O
 -- How many blocks there are.
 SELECT count(*) FROM {postings}
 
--- name: block_read
+-- name: blocks_read
 -- One block.
 SELECT data FROM {postings} WHERE term = ? AND block = ?
 
--- name: block_delete
+-- name: blocks_delete
 -- Drop a block.
 DELETE FROM {postings} WHERE term = ? AND block = ?
 

@@ -122,18 +122,18 @@ class SqliteReader:
     def keys_live(self, source: Source, keys: Sequence[Key], where: Filter | None) -> Sequence[Key]:
         """Return those of the keys whose row is live and satisfies the filter."""
         condition, values = filter_bound(where, "t")
-        statement = self._source_words(self._connection, source, 0).fill("key_live", filter=condition)
+        statement = self._source_words(self._connection, source, 0).fill("keys_live", filter=condition)
         return self._connection.many_rows(statement, [(*key, *values) for key in keys])
 
     def rows_live(self, source: Source, keys: Sequence[Key]) -> Sequence[LiveRow]:
         """Return the live rows of the keys with their present text."""
         width = len(source.table.key)
-        rows = self._connection.many_rows(self._source_words(self._connection, source, 0)["row_live"], keys)
+        rows = self._connection.many_rows(self._source_words(self._connection, source, 0)["rows_live"], keys)
         return [LiveRow(row[1 : 1 + width], row[0], text_decode(row[1 + width :], self._codec)) for row in rows]
 
     def seqs_indexed(self, generation_id: int, keys: Sequence[Key]) -> Mapping[Key, int]:
         """Return key → the version that the generation holds."""
-        statement = self._words(self._connection, generation_id)["seq_indexed"]
+        statement = self._words(self._connection, generation_id)["seqs_indexed"]
         return {row[1:]: row[0] for row in self._connection.many_rows(statement, keys)}
 
 

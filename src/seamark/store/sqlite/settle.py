@@ -51,7 +51,7 @@ class Settling:
         """Write everything, or nothing."""
         lease = self._lease
         held = (lease.id, lease.fence, lease.worker, self._now, lease.generation_id)
-        next_id = self._connection.value(self._words["lease_held"], held)
+        next_id = self._connection.value(self._words["lease_hold"], held)
         if next_id is None:
             return None
         self._compare([row.seq for row in chain(batch.rows, failed)])
@@ -63,7 +63,7 @@ class Settling:
         won = [row for row, wins in zip(batch.rows, current, strict=True) if wins]
         lost = [row for row in failed if row.seq in self._old]
         self._write_failures(won, lost)
-        self._connection.run(self._words["lease_delete"], (lease.id,))
+        self._connection.run(self._words["lease_retire"], (lease.id,))
         written, recorded = len(won), len(lost)
         return Settled(written, len(batch.rows) + len(failed) - written - recorded, recorded)
 
@@ -86,7 +86,7 @@ class Settling:
             for row, wins in zip(batch.rows, current, strict=True)
             if wins
         ]
-        self._connection.many(self._words["rows_upsert_vector"], rows)
+        self._connection.many(self._words["rows_settle_vector"], rows)
         replaced = [row.key for row in batch.rows if self._old.get(row.seq, 0) > 0]
         if replaced:
             self._connection.many(self._words["chunks_delete"], replaced)
@@ -120,7 +120,7 @@ class Settling:
             for doc, row, wins in zip(range(next_id, next_id + len(current)), batch.rows, current, strict=True)
             if wins
         ]
-        self._connection.many(self._words["rows_upsert_lexical"], rows)
+        self._connection.many(self._words["rows_settle_lexical"], rows)
         self._connection.run(self._words["next_id_write"], (next_id + len(current), self._words.generation))
         blocks = _blocks(batch, current, next_id)
         if blocks:
@@ -136,9 +136,9 @@ class Settling:
                 (*row.key, row.seq, row.attempts, row.kind, _storable(row.error), self._retry_at(row), self._now)
                 for row in lost
             ]
-            self._connection.many(self._words["failures_upsert"], rows)
+            self._connection.many(self._words["failures_write"], rows)
         if self._lease.lane == "retry":
-            self._connection.run(self._words["failures_free"], (self._lease.id,))
+            self._connection.run(self._words["failures_let_go"], (self._lease.id,))
 
     def _retry_at(self, row: FailedRow) -> int | None:
         return None if row.retry_seconds is None else self._now + int(row.retry_seconds * MICROSECONDS)

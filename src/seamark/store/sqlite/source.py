@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def sources_list(connection: Connection) -> list[Source]:
     """Return all sources, by id, each with its table as it was when it was attached."""
-    return [source_load(row) for row in connection.rows(STATEMENTS["source_list"])]
+    return [source_load(row) for row in connection.rows(STATEMENTS["sources"])]
 
 
 def source_create(connections: Connections, name: str, spec: SourceSpec, table: Table) -> Source:
@@ -59,16 +59,16 @@ def source_enroll(connections: Connections, words: Words, limit: int) -> Enrolme
     marks = ", ".join("?" * len(source.table.key))
     beyond, passed = ("1", ()) if stored.enrolled is None else (f"({columns}) > ({marks})", stored.enrolled)
     with connections.user_transaction() as connection:
-        last = connection.row(words.fill("enrol_last", after=beyond), (*passed, limit))
+        last = connection.row(words.fill("enroll_last", after=beyond), (*passed, limit))
         if last is not None:
-            statement = words.fill("enrol", after=beyond, until=f"({columns}) <= ({marks})")
+            statement = words.fill("enroll", after=beyond, until=f"({columns}) <= ({marks})")
             connection.run(statement, (*passed, *last[:-1]))
     rows = 0 if last is None else last[-1]
     done = rows < limit
     with connections.transaction() as connection:
         enrolled = None if last is None else key_dump(last[:-1])
         state = "ready" if done else "enrolling"
-        connection.run(STATEMENTS["source_enrolled_write"], (enrolled, state, source.id))
+        connection.run(STATEMENTS["source_enrolled"], (enrolled, state, source.id))
     return Enrolment(rows, done=done)
 
 
@@ -112,7 +112,7 @@ def _follow(connection: Connection, source: Source, generated: frozenset[str], *
     if present and not keep:
         connection.run(STATEMENTS["journal_drop"].format_map(words))
     if not present or not keep:
-        for statement in ("journal_create", "journal_create_key", "journal_create_deleted"):
+        for statement in ("journal_create", "journal_key", "journal_deleted"):
             connection.run(STATEMENTS[statement].format_map(words))
     for sql in wanted.values():
         connection.run(sql)
@@ -125,7 +125,7 @@ def triggers_stand(connection: Connection, source: Source) -> bool:
 
 
 def _standing(connection: Connection, wanted: Mapping[str, str], schema: str) -> dict[str, str]:
-    statement = STATEMENTS["trigger_list"].format(schema=schema, names=", ".join("?" * len(wanted)))
+    statement = STATEMENTS["triggers"].format(schema=schema, names=", ".join("?" * len(wanted)))
     return dict(connection.rows(statement, tuple(wanted)))
 
 

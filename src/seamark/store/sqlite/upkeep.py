@@ -181,11 +181,11 @@ class _Pass:
         return groups[-1][0] if full else None
 
     def _merge(self, term: str, numbers: Sequence[int]) -> None:
-        blobs = [self._connection.value(self._words["block_read"], (term, number)) for number in numbers]
+        blobs = [self._connection.value(self._words["blocks_read"], (term, number)) for number in numbers]
         merged = blocks_merge(blobs, self._current)
         if len(merged) == len(blobs) and sum(len(block.data) for block in merged) == sum(map(len, blobs)):
             return
-        self._connection.many(self._words["block_delete"], [(term, number) for number in numbers])
+        self._connection.many(self._words["blocks_delete"], [(term, number) for number in numbers])
         self._connection.many(
             self._words["postings_insert"],
             [(term, block.number, block.docs, block.lengths, block.data) for block in merged],

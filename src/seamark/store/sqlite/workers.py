@@ -22,7 +22,7 @@ def worker_beat(connections: Connections, beat: WorkerBeat) -> None:
         now = clock(connection)
         rates = json.dumps({str(generation): rate for generation, rate in beat.rates.items()})
         connection.run(STATEMENTS["worker_beat"], (beat.id, beat.host, beat.pid, now, now, rates))
-        connection.run(STATEMENTS["worker_expire"], (now - FORGET_SECONDS * MICROSECONDS,))
+        connection.run(STATEMENTS["workers_expire"], (now - FORGET_SECONDS * MICROSECONDS,))
 
 
 def worker_forget(connections: Connections, worker: str) -> None:
@@ -35,7 +35,7 @@ def workers_list(connections: Connections, seconds: float) -> list[WorkerBeat]:
     """Return the workers heard of within the last so many seconds."""
     with connections.use() as connection:
         since = clock(connection) - int(seconds * MICROSECONDS)
-        rows = connection.rows(STATEMENTS["worker_list"], (since,))
+        rows = connection.rows(STATEMENTS["workers"], (since,))
     return [WorkerBeat(*row, rates=_rates(rates)) for *row, rates in rows]
 
 
