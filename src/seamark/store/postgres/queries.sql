@@ -822,9 +822,12 @@ SELECT b.place, r.seq FROM unnest({key_arrays}) WITH ORDINALITY AS b ({k}, place
 -- ===== the database itself ========================================================================================
 
 -- name: schema_state
--- Give the server's version and encoding, whether there is a schema of our name, and whether it is ours.
+-- Give the server's version and encoding, whether there is a schema of our name, and whether it is ours. The catalog is read as
+-- tables: its functions may answer from a cache that is older than a lock waited for.
 SELECT current_setting('server_version_num')::integer, current_setting('server_version'), current_setting('server_encoding'),
-    to_regnamespace('seamark') IS NOT NULL, to_regclass('seamark.schema_version') IS NOT NULL;
+    EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'seamark'),
+    EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname = 'seamark' AND c.relname = 'schema_version');
 
 -- name: schema_version
 -- Give the version of our schema.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from seamark.store.postgres.connection import Connection, Database, Row
     from seamark.store.postgres.names import Words
 
-WIDTH_MIN, WIDTH_MAX = 100, 1000
+WIDTH_MIN, WIDTH_MAX = 160, 1000
 """Bounds of `hnsw.ef_search`; the maximum is pgvector's. A search that needs more goes on by itself (iterative scan)."""
 
 
