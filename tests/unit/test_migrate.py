@@ -31,7 +31,7 @@ def test_a_newer_database_is_refused(folder):
 @pytest.mark.parametrize("missing", ["0002_more.down.sql", "0001_begin.up.sql"])
 def test_a_half_that_is_missing(folder, missing):
     (folder / missing).unlink()
-    with pytest.raises(ValueError, match="no (down|up) script"):
+    with pytest.raises(ValueError, match=r"no (down|up) script"):
         migrations(folder)
 
 
