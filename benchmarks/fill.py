@@ -16,9 +16,9 @@ import sys
 import time
 
 import material
-from seamark.core.chunking import Chunker, render
 
 import seamark
+from seamark.core.chunking import Chunker, render
 
 
 def work(url: str, model: str) -> None:

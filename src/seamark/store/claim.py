@@ -94,7 +94,7 @@ class Claiming(Protocol):
         ...
 
 
-def claim(work: Claiming) -> Claim:
+def claim(work: Claiming) -> Claim:  # noqa: PLR0911 one for each lane, in the order they are tried
     """Claim the next piece of work: expired leases, fresh rows, due retries, stragglers, then the backfill, newest first."""
     cursors = work.cursors()
     if cursors.backing_off:
