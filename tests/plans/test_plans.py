@@ -115,6 +115,7 @@ def filled(request, backend_open, tmp_path_factory):
                 bench.drain(source, generation, limit=ROWS)
         bench.app.run("UPDATE notes SET body = body || '!' WHERE id <= 300")
         assert bench.step(source, generations["half"], limit=300), "the edited rows"
+        assert bench.step(source, generations["half"], limit=1), "the sweep over them, and one more row of the backfill"
         bench.drain(source, generations["none"], limit=ROWS)
         meter = SqliteMeter(bench.backend) if request.param == "sqlite" else PostgresMeter(bench.backend)
         yield bench, source, generations, meter
