@@ -303,3 +303,28 @@ def test_one_process_at_a_time_keeps_an_index_up(bench):
     with psycopg.connect(bench.backend.url) as other:
         other.execute(f"SELECT pg_advisory_xact_lock({upkeep.UPKEEP_LOCK}, {generation.id})")
         assert not bench.store.generation_maintain(generation.id, idle=True)
+
+
+def test_upkeep_merges_blocks_and_purges_what_is_dead(bench):
+    """In the end each term has a block or a few, and no posting of a version that is no longer current."""
+    source_ = bench.notes(*(f"common word{number}" for number in range(60)))
+    generation = bench.lexical(source_)
+    bench.drain(source_, generation, limit=3)
+    bench.app.run("UPDATE notes SET body = body || ' edited' WHERE id <= 40")
+    bench.drain(source_, generation, limit=3)
+
+    def common():
+        with bench.store.snapshot() as reader:
+            [found] = reader.terms_statistics(generation.id, ["common"])
+            return found
+
+    before = common()
+    assert before.postings == 100
+    steps = 0
+    while bench.store.generation_maintain(generation.id, idle=True):
+        steps += 1
+    after = common()
+    assert steps >= 2
+    assert after.blocks < before.blocks
+    assert after.postings == 60
+    bench.verify(source_, generation)

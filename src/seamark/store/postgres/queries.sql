@@ -381,6 +381,11 @@ SELECT term, blocks, docs FROM (
     ) t
 ) t WHERE before < %(postings)s ORDER BY term;
 
+-- name: blocks_take
+-- Take runs of blocks out, with their postings. One statement, so that what a settle adds meanwhile is neither read nor dropped.
+DELETE FROM {postings} p USING unnest(%(terms)s::text[], %(firsts)s::bigint[], %(lasts)s::bigint[]) AS b (term, first, last)
+WHERE p.term = b.term AND p.block BETWEEN b.first AND b.last RETURNING p.term, p.data;
+
 -- name: blocks_read
 -- Give blocks with their postings.
 SELECT p.term, p.data FROM unnest(%(terms)s::text[], %(blocks)s::bigint[]) AS b (term, block)

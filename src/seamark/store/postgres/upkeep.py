@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from psycopg import errors
 
+from seamark.model import POSTING
 from seamark.store.blocks import BLOCK_POSTINGS, BLOCKS_LOOSE, blocks_loose, blocks_merge, postings_load
 from seamark.store.postgres import codec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from seamark.store.blocks import Block
     from seamark.store.postgres.catalog import Catalog
@@ -28,8 +31,9 @@ UPKEEP_LOCK = 0x5EA3
 INDEX_CHUNKS = 5_000
 """From so many chunks on a search of the HNSW index is faster than an exact one."""
 INDEX_MEMORY_MIN_KB, INDEX_MEMORY_MAX_KB = 64 * 1024, 1024 * 1024
-SETTLES_BUSY = 32
-"""So many settles are let go by between two passes while there is other work."""
+SETTLES_BUSY, BLOCKS_BUSY = 32, 16
+"""While there is other work, so many settles are let go by between two passes, and so many blocks may a term have."""
+POSTING_BYTES = np.dtype(POSTING).itemsize
 TERMS_STEP = 2_000
 POSTINGS_STEP = 2_000_000
 """Terms and postings that one step of a pass takes at most: 16 MB of postings."""
@@ -47,9 +51,6 @@ def generation_maintain(database: Database, catalog: Catalog, generation_id: int
     with database.transaction() as holding:
         if not _held(database, holding, generation_id):
             return False
-        # The statement above went through the extended protocol, whose unnamed portal keeps its snapshot until this connection's
-        # next statement; a concurrent index build would wait for that snapshot, and this transaction for the build.
-        holding.execute(b"SET LOCAL jit = off")
         if _analyze(database, generation_id, words):
             return True
         with database.connection() as connection:
@@ -146,7 +147,7 @@ class _Postings:
                 if begun is None:
                     return False
                 stand = begun
-            after = self._purge(connection, stand) if stand.purging else self._merge(connection, stand)
+            after = self._purge(connection, stand) if stand.purging else self._merge(connection, stand, idle=idle)
             self._write(connection, after)
             return True
 
@@ -163,8 +164,8 @@ class _Postings:
         self._write(connection, stand)
         return None
 
-    def _merge(self, connection: Connection, stand: _Stand) -> _Stand:
-        """Merge the newest blocks of the next crowded terms."""
+    def _merge(self, connection: Connection, stand: _Stand, *, idle: bool) -> _Stand:
+        """Merge the newest blocks of the next crowded terms; what is dead in them is left to a purge."""
         found = self._run(
             connection,
             "terms_crowded",
@@ -173,43 +174,47 @@ class _Postings:
             term=stand.term,
             first=stand.term == "",
             full=BLOCK_POSTINGS,
-            loose=BLOCKS_LOOSE,
+            loose=BLOCKS_LOOSE if idle else BLOCKS_BUSY,
             limit=TERMS_STEP,
         )
-        runs = [(term, blocks[-run:]) for term, blocks, docs in found if (run := blocks_loose(docs))]
-        self._rewrite(connection, runs, always=True)
+        runs = [(term, blocks[-run], blocks[-1]) for term, blocks, docs in found if (run := blocks_loose(docs))]
+        if runs:
+            terms, firsts, lasts = zip(*runs, strict=True)
+            blobs: dict[str, list[bytes]] = {}
+            values = {"terms": codec.array(terms), "firsts": codec.array(firsts), "lasts": codec.array(lasts)}
+            for term, data in self._run(connection, "blocks_take", **values):
+                blobs.setdefault(term, []).append(data)
+            self._copy(connection, [(term, block) for term, data in blobs.items() for block in _merged(data)])
         if len(found) < TERMS_STEP:
             return replace(stand, term=None, merged=stand.upto)
         return replace(stand, term=found[-1][0])
 
     def _purge(self, connection: Connection, stand: _Stand) -> _Stand:
-        """Drop dead postings of the next terms, all their blocks."""
+        """Drop dead postings of the next terms from all their blocks."""
         found = self._run(
             connection, "terms_next", term=stand.term, first=stand.term == "", limit=TERMS_STEP, postings=POSTINGS_STEP
         )
-        self._rewrite(connection, [(term, blocks) for term, blocks, _ in found], always=False)
-        return replace(stand, term=found[-1][0] if found else None, merged=stand.merged if found else stand.upto)
-
-    def _rewrite(self, connection: Connection, runs: Sequence[tuple[str, Sequence[int]]], *, always: bool) -> None:
-        """Replace each run of blocks by what is current in it; unless `always`, only where something is not."""
-        if not runs:
-            return
+        if not found:
+            return replace(stand, term=None, merged=stand.upto)
+        runs = [(term, blocks) for term, blocks, _ in found]
         blobs: dict[str, list[bytes]] = {term: [] for term, _ in runs}
         for term, data in self._run(connection, "blocks_read", **_listed(runs)):
             blobs[term].append(data)
-        loaded = {term: postings_load(each) for term, each in blobs.items()}
-        docs = np.unique(np.concatenate([each["doc"] for each in loaded.values()]))
-        current = self._run(connection, "documents_current", docs=codec.array(docs.tolist()))
-        live = np.array([doc for (doc,) in current], np.uint32)
+        live = self._current(connection, [data for each in blobs.values() for data in each])
+        purged = {term: blocks_merge(each, live) for term, each in blobs.items()}
         changed = [
-            (term, blocks, merged)
-            for term, blocks in runs
-            for merged in (blocks_merge(blobs[term], live),)
-            if always or sum(block.docs for block in merged) < len(loaded[term])
+            (term, blocks) for term, blocks in runs if _postings(purged[term]) < sum(map(len, blobs[term])) // POSTING_BYTES
         ]
         if changed:
-            self._run(connection, "blocks_delete", **_listed([(term, blocks) for term, blocks, _ in changed]))
-            self._copy(connection, [(term, block) for term, _, merged in changed for block in merged])
+            self._run(connection, "blocks_delete", **_listed(changed))
+            self._copy(connection, [(term, block) for term, _ in changed for block in purged[term]])
+        return replace(stand, term=found[-1][0])
+
+    def _current(self, connection: Connection, blobs: Sequence[bytes]) -> NDArray[np.uint32]:
+        """Return those of the documents in the blobs that are current, ascending."""
+        docs = np.unique(postings_load(blobs)["doc"])
+        rows = self._run(connection, "documents_current", docs=codec.array(docs.tolist()))
+        return np.array([doc for (doc,) in rows], np.uint32)
 
     def _copy(self, connection: Connection, blocks: Sequence[tuple[str, Block]]) -> None:
         rows = ((term, block.number, block.docs, block.lengths, block.data) for term, block in blocks)
@@ -222,8 +227,16 @@ class _Postings:
 
     def _run(self, connection: Connection, name: str, **values: object) -> list[Row]:
         values["generation"] = self._generation
-        cursor = self._database.run(connection, name, self._words, values, binary=name == "blocks_read")
+        cursor = self._database.run(connection, name, self._words, values, binary=name in ("blocks_read", "blocks_take"))
         return cursor.fetchall() if cursor.description else []
+
+
+def _merged(blobs: Sequence[bytes]) -> Sequence[Block]:
+    return blocks_merge(blobs, np.unique(postings_load(blobs)["doc"]))
+
+
+def _postings(blocks: Sequence[Block]) -> int:
+    return sum(block.docs for block in blocks)
 
 
 def _listed(runs: Sequence[tuple[str, Sequence[int]]]) -> dict[str, str]:
