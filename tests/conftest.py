@@ -19,6 +19,8 @@ from psycopg.conninfo import make_conninfo
 # Before the import: the assertions of the suite are rewritten like those of any test.
 pytest.register_assert_rewrite("seamark.testing.conformance", "seamark.testing.workbench")
 
+from seamark.store.postgres.store import PostgresStore  # noqa: E402
+from seamark.store.sqlite.store import SqliteStore  # noqa: E402
 from seamark.testing.backend import StoredChunk, StoredRow, quoted  # noqa: E402
 from seamark.testing.workbench import Workbench  # noqa: E402
 
@@ -71,8 +73,6 @@ class SqliteBackend:
         self._teardown = teardown
 
     def store(self):
-        from seamark.store.sqlite.store import SqliteStore  # noqa: PLC0415 -- tests of core need no store
-
         store = SqliteStore(self.path)
         self._teardown.callback(store.close)
         return store
@@ -185,8 +185,6 @@ class PostgresBackend:
         self._applications = 0
 
     def store(self):
-        from seamark.store.postgres.store import PostgresStore  # noqa: PLC0415 -- tests of core need no store
-
         store = PostgresStore(self.url)
         self._teardown.callback(store.close)
         return store
