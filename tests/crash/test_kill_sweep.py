@@ -1,6 +1,7 @@
 """A process is killed before and after its statements; then another finishes, and the final database is judged alone.
 
-SEAMARK_KILL_STRIDE sets how many moments lie between two kills: 1 is the full sweep; a spread of some forty moments unless told.
+SEAMARK_KILL_STRIDE sets how many moments lie between two kills: 1 is the full sweep; unless told, a spread of
+some forty moments.
 """
 
 from __future__ import annotations
