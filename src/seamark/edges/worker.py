@@ -5,26 +5,34 @@ Any number of workers on any number of machines may run; they know of each other
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import threading
 import time
 from collections import deque
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
 from seamark.core.retry import CONFIGURATION_DELAY_SECONDS, outage_delay
 from seamark.core.sync import LEASE_SECONDS, step
-from seamark.errors import EmbedderConfigurationError, EmbedderError, EmbedderUnavailableError, StoreUnavailableError
+from seamark.errors import (
+    EmbedderConfigurationError,
+    EmbedderError,
+    EmbedderUnavailableError,
+    StoreError,
+    StoreUnavailableError,
+)
 from seamark.model import Progress, WorkerBeat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Collection, Generator, Iterator
 
     from seamark.core.service import Seamark, StopSignal
-    from seamark.core.sync import Indexer, Step
-    from seamark.model import Generation, Lease, Source
+    from seamark.core.sync import Indexer
+    from seamark.model import Generation, Lease, Source, SourceStatus
 
 IDLE_MIN_SECONDS = 0.005
 IDLE_MAX_SECONDS = 0.08
@@ -32,13 +40,14 @@ IDLE_MAX_SECONDS = 0.08
 CATALOG_SECONDS = 1.0
 """How long a worker may not know of a source or generation that somebody else has made."""
 KEEPER_SECONDS = LEASE_SECONDS / 3
+KEEPER_LOOK_SECONDS = 0.5
 BEAT_SECONDS = 2.0
 UPKEEP_SECONDS = 1.0
 TRIM_SECONDS = 30.0
 QUIET_SECONDS = 3.0
 """No work for this long, and the upkeep does what it puts off while rows are coming in."""
-OUTAGES_AT_START = 3
-"""An embedder that is out when it is opened is tried again every few seconds; nobody counts how often."""
+COUNT_SHARE = 4
+"""An exact count takes time on a large table, so one that looks for the end is followed by so many times that without."""
 REPORT_SECONDS = 1.0
 RATE_COUNTS = 10
 STORE_RETRY_SECONDS = 1.0
@@ -73,6 +82,10 @@ class _Keeper:
     def drop(self, lease: Lease) -> None:
         with self._lock:
             self._held.pop(lease.id, None)
+
+    def holding(self) -> bool:
+        with self._lock:
+            return bool(self._held)
 
     def renew(self) -> None:
         with self._lock:
@@ -119,51 +132,72 @@ class Worker:
         self._until = until
         self._stop = stop
         self._done = threading.Event()
+        self._left = threading.Event()
         self._keeper = _Keeper(service)
         self._rates = _Rates()
         self._catalog = _Catalog(service, strict=until == "current")
         self._failure: BaseException | None = None
         self._outages: dict[int, int] = {}
-        self._worked_at = time.monotonic()
+        self._worked_at = self._count_at = time.monotonic()
 
     def run(self, threads: int | None, progress: Callable[[Progress], None] | None) -> int:
         """Start the threads, wait for the end, and return the rows settled."""
         count = threads or self._catalog.threads()
-        loops = [self._guarded(self._work) for _ in range(count)]
-        loops += [self._guarded(self._keep), self._guarded(self._maintain)]
-        running = [threading.Thread(target=loop, name=f"seamark-{number}") for number, loop in enumerate(loops)]
-        with ExitStack() as stack:
-            stack.callback(self._service.store.worker_forget, self.id)
-            for thread in running:
-                thread.start()
-            stack.callback(self._join, running)
+        working = [self._work] * count + [self._maintain]
+        with self._registered(), self._running([self._keep], self._left), self._running(working, self._done):
             self._watch(progress)
         if self._failure is not None:
             raise self._failure
         return self._rates.total
 
-    def _join(self, running: list[threading.Thread]) -> None:
-        self._done.set()
-        for thread in running:
-            thread.join()
+    @contextmanager
+    def _registered(self) -> Generator[None]:
+        try:
+            yield
+        finally:
+            with suppress(StoreUnavailableError):  # what a worker that died left is forgotten as well, a day later
+                self._service.store.worker_forget(self.id)
+
+    @contextmanager
+    def _running(self, loops: Collection[Callable[[], None]], end: threading.Event) -> Generator[None]:
+        """Run each loop in a thread of its own for the length of a block, then set `end` and wait for them."""
+        started: list[threading.Thread] = []
+        try:
+            for loop in loops:
+                thread = threading.Thread(target=self._guarded, args=(loop, end), name=f"seamark{loop.__name__}")
+                thread.start()
+                started.append(thread)
+            yield
+        finally:
+            end.set()
+            for thread in started:
+                thread.join()
+
+    def _guarded(self, loop: Callable[[], None], end: threading.Event) -> None:
+        """Run a thread's loop to its end; an error that nothing handles ends the whole worker and is raised by `run`."""
+        while True:
+            try:
+                return loop()
+            except StoreUnavailableError:
+                end.wait(STORE_RETRY_SECONDS)  # leases expire or are taken up again; nothing is lost
+            except BaseException as error:  # noqa: BLE001 raised again by run
+                self._failure = self._failure or error
+                self._done.set()
+                return None
 
     def _ended(self) -> bool:
         return self._done.is_set() or self._stop.is_set()
 
-    def _guarded(self, loop: Callable[[], None]) -> Callable[[], None]:
-        """Run a thread's loop; an error that nothing handles ends the whole worker and is raised where it was started."""
-
-        def guarded() -> None:
-            while not self._ended():
-                try:
-                    loop()
-                except StoreUnavailableError:
-                    self._done.wait(STORE_RETRY_SECONDS)  # leases expire or are taken up again; nothing is lost
-                except BaseException as error:  # noqa: BLE001 raised again by run
-                    self._failure = self._failure or error
-                    self._done.set()
-
-        return guarded
+    @contextmanager
+    def _unless_detached(self, generations: Collection[int]) -> Generator[None]:
+        """Go on when the store fails over one of these generations that has been dropped: its tables went meanwhile."""
+        try:
+            yield
+        except StoreError:
+            there = {generation.id for generation in self._service.store.generations()}
+            if there.issuperset(generations):
+                raise
+            self._catalog.forget()
 
     # --- the threads ------------------------------------------------------------------------------------------
 
@@ -183,34 +217,42 @@ class Worker:
         for source, generation, indexer in self._catalog.current():
             if self._ended():
                 return True
-            outcome = step(
-                self._service.store,
-                source,
-                generation,
-                indexer,
-                self.id,
-                self._keeper,
-                self._ended,
-                self._outages.get(generation.id, 0),
-            )
-            self._note(generation, outcome)
-            worked = worked or outcome.worked
-            if not outcome.worked and generation.state == "building" and self._service.store.generation_activate(generation.id):
-                self._catalog.forget()
+            with self._unless_detached([generation.id]):
+                worked = self._step(source, generation, indexer) or worked
         return worked
 
-    def _note(self, generation: Generation, outcome: Step) -> None:
-        if outcome.settled is not None:
-            self._rates.add(generation.id, outcome.settled.written)
-            self._outages.pop(generation.id, None)
+    def _step(self, source: Source, generation: Generation, indexer: Indexer) -> bool:
+        store = self._service.store
+        # Calls that were under way together fail together, and are one outage.
+        outages = self._outages.get(generation.id, 0)
+        outcome = step(store, source, generation, indexer, self.id, self._keeper, self._ended, outages)
         if outcome.outage is not None:
-            self._outages[generation.id] = self._outages.get(generation.id, 0) + 1
+            self._outages[generation.id] = outages + 1
             if self._until == "current" and isinstance(outcome.outage, EmbedderConfigurationError):
                 raise outcome.outage
+        if outcome.settled is not None:
+            self._rates.add(generation.id, outcome.settled.written)
+            if self._outages.pop(generation.id, 0) or generation.backoff_error is not None:
+                self._recovered(source, generation)
+        if not outcome.worked and generation.state == "building" and store.generation_activate(generation.id):
+            self._catalog.forget()
+        return outcome.worked
+
+    def _recovered(self, source: Source, generation: Generation) -> None:
+        """Clear what is shown of an outage that is over, unless another worker has met with the next one already."""
+        store = self._service.store
+        now = next((known for known in store.generations(source.id) if known.id == generation.id), None)
+        if now is not None and now.backoff_error is not None and now.backoff_until <= store.clock():
+            store.generation_backoff(generation.id, 0.0, None)
+        self._catalog.forget()
 
     def _keep(self) -> None:
-        renewed = beaten = time.monotonic()
-        while not self._done.wait(0.5) and not self._stop.is_set():
+        """Renew leases, and tell that this worker lives, until no thread is left that could hold one.
+
+        After an outage of the store it begins anew, and renews at once.
+        """
+        renewed = beaten = -math.inf
+        while not self._left.wait(KEEPER_LOOK_SECONDS):
             now = time.monotonic()
             if now - renewed >= KEEPER_SECONDS:
                 self._keeper.renew()
@@ -228,12 +270,20 @@ class Worker:
         while not self._done.wait(UPKEEP_SECONDS) and not self._stop.is_set():
             quiet = time.monotonic() - self._worked_at >= QUIET_SECONDS
             for _, generation, _ in self._catalog.current():
-                while not self._ended() and self._service.store.generation_maintain(generation.id, idle=quiet):
-                    pass
+                with self._unless_detached([generation.id]):
+                    self._maintain_all(generation, idle=quiet)
             if time.monotonic() - trimmed >= TRIM_SECONDS:
-                for source in self._service.store.sources():
-                    self._service.store.journal_trim(source.id)
+                self._trim()
                 trimmed = time.monotonic()
+
+    def _maintain_all(self, generation: Generation, *, idle: bool) -> None:
+        while not self._ended() and self._service.store.generation_maintain(generation.id, idle=idle):
+            pass
+
+    def _trim(self) -> None:
+        for source in self._service.store.sources():
+            with self._unless_detached([known.id for known in self._service.store.generations(source.id)]):
+                self._service.store.journal_trim(source.id)
 
     # --- the main thread --------------------------------------------------------------------------------------
 
@@ -244,9 +294,9 @@ class Worker:
             self._stop.wait(0.05 if self._until else 0.2)
             if self._done.is_set() or self._stop.is_set():
                 break
-            with self._store_outage():
+            with self._store_outage(), self._unless_detached(self._catalog.known()):
                 report.tell()
-                if self._until == "current" and time.monotonic() - self._worked_at > 2 * IDLE_MAX_SECONDS and self._current():
+                if self._until == "current" and self._quiet() and self._current():
                     report.tell(last=True)
                     self._finish_indexes()
                     self._done.set()
@@ -258,7 +308,20 @@ class Worker:
         except StoreUnavailableError:
             self._done.wait(STORE_RETRY_SECONDS)
 
+    def _quiet(self) -> bool:
+        """Say whether there may be nothing left to do, without asking the database."""
+        now = time.monotonic()
+        return now - self._worked_at > 2 * IDLE_MAX_SECONDS and now >= self._count_at and not self._keeper.holding()
+
     def _current(self) -> bool:
+        began = time.monotonic()
+        try:
+            return self._whole()
+        finally:
+            now = time.monotonic()
+            self._count_at = now + COUNT_SHARE * (now - began)
+
+    def _whole(self) -> bool:
         """Say whether every generation is whole: nothing missing, leased or due to be tried again, and active."""
         for source in self._service.store.sources():
             if source.state != "ready":
@@ -274,12 +337,11 @@ class Worker:
 
     def _finish_indexes(self) -> None:
         for generation in self._service.store.generations():
-            while not self._stop.is_set() and self._service.store.generation_maintain(generation.id, idle=True):
-                pass
+            self._maintain_all(generation, idle=True)
 
 
 class Report:
-    """Tells how far the work is, about once a second, by exact counts.
+    """Tells how far the work is, about once a second, by exact counts; and what is waited for, the store itself included.
 
     A count takes time on a large table, so the time between two is at least twenty times what one took.
     """
@@ -298,35 +360,52 @@ class Report:
         if self._progress is None or (now - self._told < REPORT_SECONDS and not last):
             return
         if last or now - self._counted >= max(REPORT_SECONDS, 20 * self._cost):
-            self._count()
+            began = time.monotonic()
+            try:
+                self._count()
+            except StoreUnavailableError as error:
+                self._shown = replace(self._shown, rows_per_second=0.0, eta_seconds=None, problem=str(error))
+            self._counted = time.monotonic()
+            self._cost = self._counted - began
         self._progress(self._shown)
         self._told = now
 
     def _count(self) -> None:
         """Count rows that are whole: done in every generation of their source."""
-        began = time.monotonic()
         rows = total = 0
-        lag: float | None = None
+        lags: list[float] = []
         problem: str | None = None
         for status in self._service.status():
             coverages = [generation.coverage for generation in status.generations]
             total += max((coverage.live for coverage in coverages), default=0)
             rows += min((coverage.live - coverage.missing for coverage in coverages), default=0)
-            lags = [coverage.oldest_missing_seconds for coverage in coverages if coverage.oldest_missing_seconds is not None]
-            lag = max([*lags, *([] if lag is None else [lag])], default=None)
-            problem = next((g.generation.backoff_error for g in status.generations if g.generation.backoff_error), problem)
-        self._counted = time.monotonic()
-        self._cost = self._counted - began
+            lags += [coverage.oldest_missing_seconds for coverage in coverages if coverage.oldest_missing_seconds is not None]
+            problem = _problem(status) or problem
         rate = self._rate(rows)
         eta = 0.0 if rows == total else (total - rows) / rate if rate > 0 else None
-        self._shown = Progress("embed", rows, total, rate, eta, lag, problem)
+        self._shown = Progress("embed", rows, total, rate, eta, max(lags, default=None), problem)
 
     def _rate(self, rows: int) -> float:
         """Return whole rows per second over the last few counts, by whichever worker."""
-        self._counts.append((self._counted, rows))
+        now = time.monotonic()
+        self._counts.append((now, rows))
         since, before = self._counts[0]
-        seconds = self._counted - since
-        return max(rows - before, 0) / seconds if seconds > 0 else 0.0
+        return max(rows - before, 0) / (now - since) if now > since else 0.0
+
+
+def _problem(status: SourceStatus) -> str | None:
+    """Return what a source waits for."""
+    if status.source.state == "enrolling":
+        return f"{status.source.name!r} is still being attached; if nobody is at it, attach it again with the same words"
+    return next((each.generation.backoff_error for each in status.generations if each.generation.backoff_error), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shut:
+    """How often in a row an embedder could not be opened, and until when it is left alone, since each try may take long."""
+
+    tries: int
+    until: float
 
 
 class _Catalog:
@@ -339,16 +418,23 @@ class _Catalog:
         self._looked = -CATALOG_SECONDS
         self._work: tuple[tuple[Source, Generation, Indexer], ...] = ()
         self._indexers: dict[int, Indexer] = {}
+        self._shut: dict[int, _Shut] = {}
 
     def forget(self) -> None:
         with self._lock:
             self._looked = -CATALOG_SECONDS
+
+    def known(self) -> frozenset[int]:
+        """Return the generations that were there at the last look."""
+        with self._lock:
+            return frozenset(generation.id for _, generation, _ in self._work)
 
     def current(self) -> tuple[tuple[Source, Generation, Indexer], ...]:
         """Return the sources and generations to work on; a generation whose embedder is not to be had here is left out."""
         with self._lock:
             if time.monotonic() - self._looked >= CATALOG_SECONDS:
                 self._work = tuple(self._look())
+                self._indexers = {generation.id: indexer for _, generation, indexer in self._work}
                 self._looked = time.monotonic()
             return self._work
 
@@ -359,23 +445,27 @@ class _Catalog:
                     continue
                 indexer = self._indexers.get(generation.id) or self._open(generation)
                 if indexer is not None:
-                    self._indexers[generation.id] = indexer
                     yield source, generation, indexer
 
     def _open(self, generation: Generation) -> Indexer | None:
         """Return the generation's indexer; None, with the reason where `status` shows it, when it is not to be had here."""
+        shut = self._shut.get(generation.id, _Shut(0, -math.inf))
+        if time.monotonic() < shut.until:
+            return None
         try:
-            return self._service.indexer(generation)
+            indexer = self._service.indexer(generation)
         except EmbedderError as error:
             if self._strict and isinstance(error, EmbedderConfigurationError):
                 raise
-            delay = (
-                outage_delay(OUTAGES_AT_START, None)
-                if isinstance(error, EmbedderUnavailableError)
-                else CONFIGURATION_DELAY_SECONDS
-            )
+            delay = CONFIGURATION_DELAY_SECONDS
+            if not isinstance(error, EmbedderConfigurationError):
+                asked = error.retry_after_seconds if isinstance(error, EmbedderUnavailableError) else None
+                delay = outage_delay(shut.tries + 1, asked)
             self._service.store.generation_backoff(generation.id, delay, str(error))
+            self._shut[generation.id] = _Shut(shut.tries + 1, time.monotonic() + delay)
             return None
+        self._shut.pop(generation.id, None)
+        return indexer
 
     def threads(self) -> int:
         """Return a number of threads that keeps the embedder busy while others read and write."""

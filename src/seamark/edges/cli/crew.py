@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import IO, Literal, cast
 
@@ -16,7 +16,6 @@ from seamark.edges import worker
 from seamark.edges.cli.progress import Report
 from seamark.edges.cli.session import Session
 from seamark.edges.cli.text import line
-from seamark.errors import StoreUnavailableError
 
 POLL_SECONDS = 0.1
 
@@ -63,8 +62,7 @@ class Crew:
                     told = True
                     for member in members:
                         member.process.send_signal(signal.SIGTERM)
-                with suppress(StoreUnavailableError):  # the workers wait for it as well
-                    report.tell()
+                report.tell()
                 time.sleep(POLL_SECONDS)
             ends = [_end(member, told=told) for member in members]
         for message in sorted({end for end in ends if isinstance(end, str)}):
