@@ -86,11 +86,15 @@ class Claiming(Protocol):
         ...
 
     def horizon_now(self) -> int:
-        """Return the lowest transaction id still under way (the xmin of a snapshot taken now)."""
+        """Return the lowest transaction id still under way: the xmin of a snapshot taken now."""
         ...
 
     def horizon_next(self) -> int:
-        """Return the first transaction id not yet given out (the xmax of a snapshot taken now)."""
+        """Return a transaction id above that of every transaction that may have taken a `seq` up to the fresh cursor.
+
+        Not the xmax of a snapshot: that is one above the highest id that has ended, and a straggler still under way may lie
+        above it.
+        """
         ...
 
 

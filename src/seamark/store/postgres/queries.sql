@@ -124,12 +124,12 @@ CREATE SEQUENCE {sequence} AS bigint CACHE 1;
 SET LOCAL lock_timeout = '50ms';
 
 -- name: enroll
--- Enter existing rows after a key into the journal unless they are there, and give the keys looked at, in order.
+-- Enter the live ones of the existing rows after a key into the journal unless they are there; give the keys looked at, in order.
 WITH found AS MATERIALIZED (
     SELECT {k_s}, ({where}) IS NOT TRUE AS deleted FROM {source} s WHERE {after} ORDER BY {k_s} LIMIT %(limit)s
 ), batch AS (SELECT * FROM found AS b ({k}, deleted)), entered AS (
     INSERT INTO {journal} ({k}, seq, deleted, changed_at)
-    SELECT {k_b}, nextval('{sequence}'::regclass), b.deleted, seamark.clock() FROM batch b ORDER BY {k_b}
+    SELECT {k_b}, nextval('{sequence}'::regclass), false, seamark.clock() FROM batch b WHERE NOT b.deleted ORDER BY {k_b}
     ON CONFLICT ({k}) DO NOTHING
 )
 SELECT {k_b} FROM batch b ORDER BY {k_b};
