@@ -111,7 +111,10 @@ class Embedders:
             raise EmbedderConfigurationError(
                 f"model {model.name}@{model.version} is an object of your program: pass it to seamark.open(…, embedder=…)"
             )
-        found = self.named(locator)
+        try:
+            found = self.named(locator)
+        except InvalidRequestError as error:  # another version of Seamark has stored it
+            raise EmbedderConfigurationError(f"model {locator!r} of an index cannot be opened here: {error}") from error
         if found.identity != model:
             raise EmbedderConfigurationError(
                 f"{locator!r} is now {_told(found.identity)}, but the index was made with {_told(model)}; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 ATTEMPTS_MAX = 5
-"""Failed attempts after which a row is parked. With the delays below it has then been tried for about ten minutes."""
+"""Failed attempts after which a row is parked. With the delays below it has then been tried for some eight minutes."""
 
 ROW_DELAY_SECONDS = 10.0
 ROW_DELAY_MAX_SECONDS = 600.0

@@ -11,7 +11,7 @@ from seamark.core.chunking import CHUNK_CHARACTERS, Chunker
 from seamark.core.filters import filter_parse
 from seamark.core.search import Request, SearchResult, generation_read, search
 from seamark.core.sync import Indexer, LexicalIndexer, VectorIndexer
-from seamark.embed.validation import stored_vectors
+from seamark.embed.validation import embedder_errors, stored_vectors
 from seamark.errors import (
     EmbedderConfigurationError,
     EmbedderError,
@@ -361,7 +361,7 @@ class Tracked:
         """Embed a query with the generation's own model; also return that model's weight in a fusion."""
         assert generation.model is not None
         embedder = self._service.embedders.of(generation.model, generation.locator)
-        with self._service.embedders.slot(embedder):
+        with self._service.embedders.slot(embedder), embedder_errors(generation.model.name):
             answer = embedder.embed_queries([query])
         return stored_vectors(answer, 1, generation.model)[0].astype("float32"), embedder.fusion_weight
 
@@ -384,7 +384,10 @@ class Tracked:
         )
 
     def failures(self, limit: int = 100) -> tuple[Failure, ...]:
-        """Return the rows that could not be indexed, newest first: which, why, how often, and when they are tried again."""
+        """Return the rows that could not be indexed: which, why, how often, and when they are tried again.
+
+        Up to `limit` of each generation, one generation after the other, newest first in each.
+        """
         store = self._service.store
         generations = (found for found in store.generations(self.source.id) if found.state != "retired")
         return tuple(failure for found in generations for failure in store.failures(self.source, found.id, limit))

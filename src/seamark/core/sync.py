@@ -14,7 +14,7 @@ import numpy as np
 from seamark.core.analysis import lexical_batch
 from seamark.core.chunking import render
 from seamark.core.retry import CONFIGURATION_DELAY_SECONDS, outage_delay, row_delay
-from seamark.embed.validation import stored_vectors
+from seamark.embed.validation import embedder_errors, stored_vectors
 from seamark.errors import (
     EmbedderConfigurationError,
     EmbedderError,
@@ -118,60 +118,71 @@ class VectorIndexer:
 
     def index(self, rows: Sequence[SourceRow], cancelled: Callable[[], bool]) -> Indexed:
         """Chunk and embed the rows, a call's worth at a time."""
-        work = [self._chunked(row) for row in rows]
+        failed: list[FailedRow] = []
+        work = [piece for row in rows if (piece := self._chunked(row, failed)) is not None]
         empty = np.empty((0, self._embedder.identity.dimension), np.float16)
         done = [_Embedded([piece for piece in work if not piece.passages], empty)]
-        failed: list[FailedRow] = []
         for group in _groups([piece for piece in work if piece.passages], self._embedder.batch_items):
-            if cancelled():
-                raise CancelledError
-            self._embed(group, done, failed)
+            self._embed(group, done, failed, cancelled)
         return Indexed(self._batch(done), tuple(failed))
 
-    def _chunked(self, row: SourceRow) -> _Work:
+    def _chunked(self, row: SourceRow, failed: list[FailedRow]) -> _Work | None:
+        """Return the row cut into passages; None, and a failure in `failed`, where the embedder cannot measure them."""
         if not row.live:
             return _Work(row, IndexedRow(row.key, row.seq, Outcome.GONE), (), ())
         text = render(row.texts)
-        split = self._chunker.split(text, self._embedder.token_excess)
+        try:
+            split = self._chunker.split(text, self._excess)
+        except (EmbedderInputError, EmbedderTransientError) as error:
+            failed.append(self._failed(row, error))
+            return None
         outcome = Outcome.INDEXED if split.chunks else Outcome.BLANK
         indexed = IndexedRow(row.key, row.seq, outcome, len(split.chunks), split.truncated)
         return _Work(row, indexed, split.chunks, tuple(text[chunk.start : chunk.stop] for chunk in split.chunks))
 
-    def _embed(self, group: Sequence[_Work], done: list[_Embedded], failed: list[FailedRow]) -> None:
+    def _excess(self, texts: Sequence[str]) -> Sequence[bool]:
+        name = self._embedder.identity.name
+        with embedder_errors(name):
+            flags = self._embedder.token_excess(texts)
+        if len(flags) != len(texts):
+            raise EmbedderTransientError(f"embedder {name!r} measured {len(flags)} texts of {len(texts)}")
+        return flags
+
+    def _embed(
+        self, group: Sequence[_Work], done: list[_Embedded], failed: list[FailedRow], cancelled: Callable[[], bool]
+    ) -> None:
         """Embed a group; halve it to find the rows to blame when the embedder refuses the texts.
 
         A call that fails in another way spends an attempt of each of its rows. Rows that failed before are halved as well, so
         that a text that breaks the server cannot take its neighbours with it: at most 1 + 2k⌈log₂n⌉ calls for k bad rows of n.
         """
         try:
-            done.append(_Embedded(group, self._vectors([passage for work in group for passage in work.passages])))
+            passages = [passage for work in group for passage in work.passages]
+            done.append(_Embedded(group, self._vectors(passages, cancelled)))
         except (EmbedderInputError, EmbedderTransientError) as error:
             blamed = isinstance(error, EmbedderInputError) or any(work.row.attempts for work in group)
             if blamed and len(group) > 1:
                 middle = len(group) // 2
-                self._embed(group[:middle], done, failed)
-                self._embed(group[middle:], done, failed)
+                self._embed(group[:middle], done, failed, cancelled)
+                self._embed(group[middle:], done, failed, cancelled)
             else:
                 failed.extend(self._failed(work.row, error) for work in group)
 
-    def _vectors(self, passages: Sequence[str]) -> NDArray[np.float16]:
+    def _vectors(self, passages: Sequence[str], cancelled: Callable[[], bool]) -> NDArray[np.float16]:
         size = max(1, self._embedder.batch_items)
         identity = self._embedder.identity
         pieces: list[NDArray[np.float16]] = []
         for start in range(0, len(passages), size):
             texts = passages[start : start + size]
-            pieces.append(stored_vectors(self._answer(texts), len(texts), identity))
+            pieces.append(stored_vectors(self._answer(texts, cancelled), len(texts), identity))
         return np.concatenate(pieces)
 
-    def _answer(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def _answer(self, texts: Sequence[str], cancelled: Callable[[], bool]) -> NDArray[np.float32]:
         with self._slot:
-            try:
+            if cancelled():  # looked at here, since the wait for the slot may have been long
+                raise CancelledError
+            with embedder_errors(self._embedder.identity.name):
                 return self._embedder.embed_documents(texts)
-            except EmbedderError:
-                raise
-            except Exception as error:  # an embedder is other people's code: whatever it raises must not stop the worker
-                message = f"embedder {self._embedder.identity.name!r} raised {type(error).__name__}: {error}"
-                raise EmbedderTransientError(message) from error
 
     def _failed(self, row: SourceRow, error: EmbedderError) -> FailedRow:
         attempts = row.attempts + 1

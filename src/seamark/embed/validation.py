@@ -1,16 +1,17 @@
-"""What goes into an embedder and what comes out of it: made encodable before the call, checked before it is stored."""
+"""What goes into an embedder and what comes out of it: texts made encodable, vectors checked, errors made ours."""
 
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seamark.errors import EmbedderConfigurationError, EmbedderTransientError
+from seamark.errors import EmbedderConfigurationError, EmbedderError, EmbedderTransientError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -22,6 +23,17 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def encodable_texts(texts: Sequence[str]) -> list[str]:
     """Return the texts with U+FFFD for every lone surrogate, which neither tokenizers nor JSON over HTTP can carry."""
     return [text if text.isascii() else _SURROGATE.sub("\ufffd", text) for text in texts]
+
+
+@contextmanager
+def embedder_errors(name: str) -> Generator[None]:
+    """Turn whatever an embedder raises into an EmbedderError: it is other people's code, and must stop no worker or search."""
+    try:
+        yield
+    except EmbedderError:
+        raise
+    except Exception as error:
+        raise EmbedderTransientError(f"embedder {name!r} raised {type(error).__name__}: {error}") from error
 
 
 def stored_vectors(vectors: ArrayLike, count: int, identity: ModelIdentity) -> NDArray[np.float16]:
