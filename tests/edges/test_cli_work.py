@@ -183,3 +183,8 @@ def test_the_url_is_not_on_the_command_line_of_the_workers(program, backend, att
 def test_nothing_attached_is_nothing_to_do(ran, backend):
     worked = ran("work", "--until", "current", "--json", db=backend.url)
     assert (worked.code, worked.json()["settled"]) == (0, 0)
+
+
+def test_a_member_of_a_crew_ends_well_while_its_lifeline_is_held(program, attached, backend):
+    member = program("work", "--until", "current", "--json", "--lifeline", db=backend.url, stdin=subprocess.PIPE)
+    assert member.wait(60) == 0, member.stderr.read()

@@ -91,7 +91,7 @@ def _end(member: _Member, *, told: bool) -> int | str:
     except ValueError:
         document = {}
     match document:
-        case {"settled": int(rows)}:
+        case {"settled": int(rows)} if member.process.returncode >= 0:
             return rows
         case {"error": {"message": str(message)}}:
             return message

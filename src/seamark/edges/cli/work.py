@@ -143,5 +143,7 @@ def _stop_on_signals() -> Generator[Stop]:
 
 def _stop_at_end_of_input(stop: Stop) -> None:
     """Stop when the process that started this one has gone, however it went: it holds the other end of stdin."""
-    sys.stdin.buffer.read()
+    # Not through sys.stdin, which the end of the interpreter would find locked, and abort.
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
     stop.set()
