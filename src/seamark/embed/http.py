@@ -104,6 +104,7 @@ class _HttpEmbedder:
         self._path = path
         self._key = _key(settings, self._url)
         self._identity: ModelIdentity | None = None
+        self._proved = False
         self._lock = threading.Lock()
         own = self._url.hostname == _OPENAI_HOST
         self.fusion_weight = settings.fusion_weight
@@ -146,7 +147,7 @@ class _HttpEmbedder:
         pieces = [np.empty((0, dimension), np.float32)]
         prefixed = [prefix + text for text in encodable_texts(texts)]
         for batch in _batches(prefixed, self.batch_items, self._settings.batch_tokens):
-            vectors = self._vectors(batch)
+            vectors = self._vectors_proved(batch)
             if vectors.shape[1] != dimension:
                 raise EmbedderConfigurationError(
                     f"{self._name} returned vectors of {vectors.shape[1]} dimensions instead of {dimension}: "
@@ -154,6 +155,18 @@ class _HttpEmbedder:
                 )
             pieces.append(vectors)
         return np.concatenate(pieces)
+
+    def _vectors_proved(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the vectors; before the first text is blamed for an error, see that the server takes any text at all."""
+        try:
+            vectors = self._vectors(texts)
+        except EmbedderInputError:
+            if not self._proved:
+                self._probed_dimension()
+                self._proved = True
+            raise
+        self._proved = True
+        return vectors
 
     def _identified(self) -> ModelIdentity:
         settings = self._settings
