@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from seamark.core.filters import filter_parse
+from seamark.core.filters import filter_parse, filter_write
 from seamark.core.search import SearchResult
 from seamark.edges import serialise
 from seamark.model import Check, Column, Coverage, Failure, Hit, Leg, Progress, Table
@@ -45,7 +45,7 @@ def test_keys(key, shown):
     ],
 )
 def test_a_filter_is_given_back_in_the_words_it_was_written_in(words):
-    assert serialise.search_filter(filter_parse(words, TABLE)) == words
+    assert filter_write(filter_parse(words, TABLE)) == words
 
 
 def test_a_hit_and_its_legs():

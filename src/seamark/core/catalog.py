@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
-from seamark.core.filters import filter_parse
+from seamark.core.filters import filter_parse, filter_write
 from seamark.errors import InvalidRequestError, SourceConflictError, TableUnusableError, UnknownColumnError
 from seamark.model import GenerationSpec, SourceSpec, TextColumn, Touch
 
@@ -97,14 +97,22 @@ def _column(table: Table, name: str) -> Column:
     return column
 
 
+def source_find(sources: Sequence[Source], name: str, table: Table) -> Source | None:
+    """Return the source of that name, or else of that table, which may have been attached by another of its names."""
+    named = next((source for source in sources if source.name == name), None)
+    return named or next(
+        (source for source in sources if (source.table.schema, source.table.name) == (table.schema, table.name)), None
+    )
+
+
 def source_check(source: Source, spec: SourceSpec) -> None:
     """Raise SourceConflictError, saying what differs, unless the source is attached with these very words."""
     differences = [
         f"{label} is {there}, now asked for {asked}"
         for label, there, asked in (
-            ("text", _columns_told(source.spec), _columns_told(spec)),
-            ("where", source.spec.where or "everything", spec.where or "everything"),
-            ("touch", source.spec.touch, spec.touch),
+            ("text", columns_write(source.spec.text), columns_write(spec.text)),
+            ("where", _where_told(source.spec), _where_told(spec)),
+            ("touch", _touch_told(source.spec), _touch_told(spec)),
         )
         if there != asked
     ]
@@ -135,8 +143,17 @@ def _conflict(source: Source, differences: Sequence[str]) -> str:
     )
 
 
-def _columns_told(spec: SourceSpec) -> list[str]:
-    return [f"{text.table}.{text.column}" if text.table else text.column for text in spec.text]
+def columns_write(columns: Sequence[TextColumn]) -> list[str]:
+    """Return text columns in the words that `attach` takes."""
+    return [f"{text.table}.{text.column}" if text.table else text.column for text in columns]
+
+
+def _where_told(spec: SourceSpec) -> dict[str, object] | None:
+    return None if spec.where is None else filter_write(spec.where)
+
+
+def _touch_told(spec: SourceSpec) -> dict[str, list[str]]:
+    return {related.table: list(related.columns) for related in spec.touch}
 
 
 def vector_spec(spec: SourceSpec, model: ModelIdentity, locator: str | None, chunker: Mapping[str, object]) -> GenerationSpec:

@@ -23,6 +23,7 @@ VALUES_MAX = 10_000
 """Values in one filter: well below the parameters that either database takes in one statement."""
 
 _OPERATORS: dict[str, Operator] = {"$eq": "=", "$ne": "!=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<=", "$in": "in"}
+_WRITTEN = {operator: name for name, operator in _OPERATORS.items()}
 _TYPES: dict[ColumnKind, tuple[type, ...]] = {
     "integer": (int, float),
     "number": (int, float),
@@ -45,6 +46,15 @@ def filter_parse(mapping: Mapping[str, object], table: Table) -> Filter:
     """
     parser = _Parser(table)
     return parser.mapping(mapping, 1)
+
+
+def filter_write(value: Filter) -> dict[str, object]:
+    """Return a filter in the words that `filter_parse` takes."""
+    if isinstance(value, Condition):
+        name = ".".join((value.column, *value.path))
+        wanted = list(value.value) if isinstance(value.value, tuple) else value.value
+        return {name: wanted if value.operator == "=" else {_WRITTEN[value.operator]: wanted}}
+    return {"$and" if isinstance(value, Every) else "$or": [filter_write(member) for member in value.of]}
 
 
 class _Parser:

@@ -148,7 +148,7 @@ class Seamark:
             progress: called with the rows entered into the journal so far.
 
         Existing rows enter the journal in batches; an interrupted attach goes on where it was when called again. With the same
-        words again it changes nothing.
+        words again, by whichever of the table's names, it changes nothing.
 
         Raises:
             TableUnusableError, UnknownColumnError: the table, its key or a column will not do.
@@ -162,15 +162,15 @@ class Seamark:
             catalog.lexical_spec(spec, self._analyzer.identity()),
             catalog.vector_spec(spec, embedder.identity, locator, chunker.identity()),
         )
-        known = next((source for source in self.store.sources() if source.name == table), None)
+        known = catalog.source_find(self.store.sources(), table, found)
         if known is not None:
             catalog.source_check(known, spec)
             catalog.generations_check(known, self.store.generations(known.id), specs)
-        source = self.store.source_create(table, spec, found)
+        source = self.store.source_create(known.name if known else table, known.spec if known else spec, found)
         self._enroll(source, progress)
         for generation in specs:
             self.store.generation_create(source, generation)
-        return self.source(table)
+        return self.source(source.name)
 
     def _enroll(self, source: Source, progress: Callable[[Progress], None] | None) -> None:
         rows = 0

@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from seamark.model import Condition, Every
+from seamark.core.catalog import columns_write
+from seamark.core.filters import filter_write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
         Check,
         Coverage,
         Failure,
-        Filter,
         Generation,
         GenerationStatus,
         Hit,
@@ -40,7 +40,6 @@ Json = dict[str, object]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_OPERATORS = {"=": "$eq", "!=": "$ne", "<": "$lt", "<=": "$lte", ">": "$gt", ">=": "$gte", "in": "$in"}
 
 
 def key(value: KeyValue | Key) -> object:
@@ -67,15 +66,6 @@ def time(microseconds: int | None) -> str | None:
     return None if microseconds is None else (_EPOCH + timedelta(microseconds=microseconds)).isoformat().replace("+00:00", "Z")
 
 
-def search_filter(value: Filter) -> Json:
-    """Return a filter in the words it is written in."""
-    if isinstance(value, Condition):
-        name = ".".join((value.column, *value.path))
-        wanted = list(value.value) if isinstance(value.value, tuple) else value.value
-        return {name: wanted if value.operator == "=" else {_OPERATORS[value.operator]: wanted}}
-    return {"$and" if isinstance(value, Every) else "$or": [search_filter(member) for member in value.of]}
-
-
 def source(value: Source) -> Json:
     """Return what is attached, in the words that `attach` takes."""
     spec = value.spec
@@ -83,8 +73,8 @@ def source(value: Source) -> Json:
         "name": value.name,
         "table": value.table.name,
         "key": list(value.table.key),
-        "text": [f"{column.table}.{column.column}" if column.table else column.column for column in spec.text],
-        "where": None if spec.where is None else search_filter(spec.where),
+        "text": columns_write(spec.text),
+        "where": None if spec.where is None else filter_write(spec.where),
         "touch": {related.table: list(related.columns) for related in spec.touch},
         "state": value.state,
     }

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from seamark.core.catalog import columns_write
 from seamark.edges import serialise
 from seamark.edges.cli.progress import duration
 from seamark.edges.cli.session import Session, command
@@ -40,7 +41,7 @@ def status(
 
 def _source(status: SourceStatus) -> Iterator[Text]:
     spec = status.source.spec
-    columns = ", ".join(f"{column.table}.{column.column}" if column.table else column.column for column in spec.text)
+    columns = ", ".join(columns_write(spec.text))
     state = "" if status.source.state == "ready" else " (existing rows are still being entered: run the same attach again)"
     yield Text.assemble((line(status.source.name), "bold"), f"  text {line(columns)}{state}")
     for generation in status.generations:

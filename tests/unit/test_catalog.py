@@ -1,0 +1,55 @@
+"""What `attach` takes a table for, and what it says when the words are not those of before."""
+
+from __future__ import annotations
+
+import pytest
+
+import seamark
+from seamark.errors import SourceConflictError
+from seamark.testing.oracle import OracleEmbedder
+
+
+def tables(backend):
+    application = backend.application()
+    integer = backend.type("integer")
+    application.run(f"CREATE TABLE notes(id {integer} PRIMARY KEY, title TEXT, deleted_at TEXT)")
+    for table in ("bodies", "heads"):
+        application.run(f"CREATE TABLE {table}(id {integer} PRIMARY KEY, note_id {integer}, words TEXT)")
+
+
+@pytest.mark.parametrize(("kind", "other"), [("sqlite", "NOTES"), ("postgres", "public.notes")])
+def test_a_table_is_one_source_by_whichever_of_its_names(request, kind, other):
+    backend = request.getfixturevalue(f"{kind}_backend")
+    tables(backend)
+    with seamark.open(backend.url, embedder=OracleEmbedder()) as service:
+        first = service.attach("notes", text="title")
+        assert first.source == service.attach(other, text="title").source
+        assert ["notes"] == [tracked.name for tracked in service.sources()]
+
+
+def test_related_tables_are_the_same_in_any_order(sqlite_backend):
+    tables(sqlite_backend)
+    with seamark.open(sqlite_backend.url, embedder=OracleEmbedder()) as service:
+        text = ["bodies.words", "heads.words"]
+        first = service.attach("notes", text=text, touch={"bodies": "note_id", "heads": "note_id"})
+        assert first.source == service.attach("notes", text=text, touch={"heads": "note_id", "bodies": "note_id"}).source
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ({"text": ["title"]}, "where is {'deleted_at': None}, now asked for None"),
+        ({"text": ["title"], "where": {"deleted_at": {"$gt": "a"}}}, "now asked for {'deleted_at': {'$gt': 'a'}}"),
+        (
+            {"text": ["title", "bodies.words"], "where": {"deleted_at": None}, "touch": {"bodies": "note_id"}},
+            "text is ['title'], now asked for ['title', 'bodies.words']; touch is {}, now asked for {'bodies': ['note_id']}",
+        ),
+    ],
+)
+def test_what_differs_is_told_in_the_words_that_attach_takes(sqlite_backend, words, told):
+    tables(sqlite_backend)
+    with seamark.open(sqlite_backend.url, embedder=OracleEmbedder()) as service:
+        service.attach("notes", text="title", where={"deleted_at": None})
+        with pytest.raises(SourceConflictError) as raised:
+            service.attach("notes", **words)
+        assert told in str(raised.value)
