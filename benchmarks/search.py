@@ -44,7 +44,7 @@ def report(place: material.Database, notes, rows: int, asked: list[str], common:
                 began = time.perf_counter()
                 hits = notes.search(question, mode=mode)
                 seconds.append(time.perf_counter() - began)
-                assert hits, question
+                assert hits or mode == "lexical", question
             print(f"{place.kind}: {rows:,} rows, {mode}, {name}: {material.milliseconds(seconds)}", flush=True)
     seconds = []
     for number, question in enumerate(asked):

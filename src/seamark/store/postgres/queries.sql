@@ -1,3 +1,31 @@
+-- Statements that only this database has, and why.
+--
+-- Differs by necessity: table_key, table_tree, functions, triggers_missing, rights, extension, extension_create: a catalog with
+-- schemas, partitions, roles and extensions.
+
+-- Differs by necessity: source, source_named, source_lock, lock_timeout, enroll_lock_timeout, generation_lock, generations_of,
+-- schema_lock, schema_state, schema_version, schema_version_write: other processes do the same at the same time; SQLite's
+-- transaction has the file to itself, and its version is a pragma.
+
+-- Differs by necessity: sequence_create, documents_create, serial: numbers are drawn from sequences.
+
+-- Differs by necessity: journal_order, rows_create_vector, rows_create_lexical, rows_index, chunks_create, chunks_index,
+-- postings_create, failures_create, failures_index: one statement at a time, with types; SQLite runs a script.
+
+-- Differs by necessity: model_upsert, failures_settle, journal_trim_below, coverage, coverage_live, coverage_pending: one statement
+-- that saves round trips and is its own compare.
+
+-- Differs by necessity: chunks_copy, postings_copy: binary COPY.
+
+-- Differs by necessity: horizon_now, horizon_next: writers commit out of the order of their `seq`.
+
+-- Differs by necessity: upkeep_lock, generation_upkeep, index_due, index_state, index_build, index_drop, index_size, analyze_due,
+-- search_width, search_exact, search_indexed, chunks_nearest, chunks_nearest_exact: the HNSW index is pgvector's, and the
+-- planner wants statistics.
+
+-- Differs by necessity: blocks_since, blocks_take, documents_dead, terms_crowded, terms_next: nobody counts while settling, since
+-- all settles would wait for that row.
+
 -- Statements of the PostgreSQL store. Those of the same name in store/sqlite/queries.sql do the same thing there.
 -- Aliases: j journal, s source, r rows, c chunks, f failures, b batch given by the caller. {k_j} is the key columns as j's,
 -- {j_is_s} compares the keys of two. `seq` ranges are lo < seq <= hi.

@@ -54,6 +54,9 @@ def translated(path: Path) -> Generator[None]:
         raise StorePermissionError(f"{path} cannot be written: {error}; give this user write access to it") from error
     except _INCOMPATIBLE as error:
         raise StoreIncompatibleError(f"{path} is damaged, or not a SQLite database: {error}") from error
+    except UnicodeDecodeError as error:
+        # Text columns are read as bytes; what is left is a key, which has to be given back exactly as it is.
+        raise StoreError(f"{path}: a key is text that is not valid UTF-8 ({error.reason}); mend that row's key") from error
     except apsw.Error as error:
         raise StoreError(f"{path}: {error}") from error
 

@@ -1,3 +1,26 @@
+-- Statements that only this database has, and why.
+--
+-- Differs by necessity: journal_exists, journal_deleted, journal_upsert, journal_touch, triggers: the journal and the triggers are
+-- plain SQL in the user's file, which other programs' SQLite runs; PostgreSQL has functions.
+
+-- Differs by necessity: enroll_last, model_insert, model_find, generation_find, failures_hold, lease_remainder, settle_compare,
+-- failures_any, failures_delete, journal_trim_bound, journal_trim_find: there is one writer and no round trip, so that several
+-- short statements do what one statement with its own compare must do on PostgreSQL.
+
+-- Differs by necessity: coverage_cursors, coverage_leases, coverage_journal, coverage_deleted, coverage_rows, coverage_truncated,
+-- coverage_failed, coverage_unclaimed, coverage_unsettled: as above; PostgreSQL counts in one statement.
+
+-- Differs by necessity: common_tables, vector_tables, lexical_tables: SQLite runs a script of several statements.
+
+-- Differs by necessity: chunks_insert, postings_insert, next_id, next_id_write: no COPY, and no sequence in our own file.
+
+-- Differs by necessity: chunks_find, chunks_scan, chunks_end, chunks_outside, shard_list, shard_write: the HNSW index is files of
+-- ours, kept in step with the chunks by their numbers.
+
+-- Differs by necessity: upkeep_begin, upkeep_renew, upkeep_end: a row that expires, where PostgreSQL has advisory locks.
+
+-- Differs by necessity: postings_upkeep_add, blocks_list, blocks_count: the settles count what they add, since they are alone.
+
 -- The statements of the SQLite store. `{word}` is an identifier, a list of columns, or a condition over them; see words.py.
 -- j is the journal, t the user's table, r the generation's rows, f its failures, c its chunks.
 
@@ -134,36 +157,36 @@ SELECT coalesce(max(seq), 0) FROM {journal}
 
 -- name: generation_insert
 -- A generation that begins at the journal's present end.
-INSERT INTO generation (source, kind, fingerprint, identity, model, locator, state, origin, fresh, backfill, confirmed, created_at)
+INSERT INTO generation (source_id, kind, fingerprint, identity, model_id, locator, state, origin, fresh, backfill, confirmed, created_at)
 VALUES (:source, :kind, :fingerprint, :identity, :model, :locator, 'building', :origin, :origin, :origin, :origin, :now)
 RETURNING id
 
 -- name: generation_find
 -- The generation of that kind and fingerprint that is not retired.
-SELECT id FROM generation WHERE source = ? AND kind = ? AND fingerprint = ? AND state <> 'retired'
+SELECT id FROM generation WHERE source_id = ? AND kind = ? AND fingerprint = ? AND state <> 'retired'
 
 -- name: generations
 -- Generations, oldest first, of one source or of all.
-SELECT g.id, g.source, g.kind, g.fingerprint, g.identity, g.state, g.locator, g.origin, g.fresh, g.backfill, g.confirmed, g.swept,
+SELECT g.id, g.source_id, g.kind, g.fingerprint, g.identity, g.state, g.locator, g.origin, g.fresh, g.backfill, g.confirmed, g.swept,
        g.backoff_until, g.backoff_error, g.created_at, g.activated_at,
        m.name, m.version, m.dimension, m.document_prefix, m.query_prefix, m.normalised
-FROM generation g LEFT JOIN model m ON m.id = g.model
-WHERE :source IS NULL OR g.source = :source
+FROM generation g LEFT JOIN model m ON m.id = g.model_id
+WHERE :source IS NULL OR g.source_id = :source
 ORDER BY g.id
 
 -- name: generation_source
 -- The source that a generation is of, and its kind.
-SELECT source, kind FROM generation WHERE id = ?
+SELECT source_id, kind FROM generation WHERE id = ?
 
 -- name: generation_ready
 -- Whether a building generation holds everything that was there when it began.
-SELECT source, kind FROM generation g
+SELECT source_id, kind FROM generation g
 WHERE id = :generation AND state = 'building' AND backfill = 0 AND swept >= origin
-  AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.generation = g.id AND l.lo < g.origin)
+  AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.generation_id = g.id AND l.lo < g.origin)
 
 -- name: generation_retire
 -- Retire the active generation of a kind.
-UPDATE generation SET state = 'retired' WHERE source = ? AND kind = ? AND state = 'active'
+UPDATE generation SET state = 'retired' WHERE source_id = ? AND kind = ? AND state = 'active'
 
 -- name: generation_activate
 -- Make a generation the active one.
@@ -204,10 +227,10 @@ DROP TABLE IF EXISTS {rows};
 DROP TABLE IF EXISTS {chunks};
 DROP TABLE IF EXISTS {postings};
 DROP TABLE IF EXISTS {failures};
-DELETE FROM lease WHERE generation = {generation};
-DELETE FROM upkeep WHERE generation = {generation};
-DELETE FROM ann_shard WHERE generation = {generation};
-DELETE FROM postings_upkeep WHERE generation = {generation};
+DELETE FROM lease WHERE generation_id = {generation};
+DELETE FROM upkeep WHERE generation_id = {generation};
+DELETE FROM ann_shard WHERE generation_id = {generation};
+DELETE FROM postings_upkeep WHERE generation_id = {generation};
 DELETE FROM generation WHERE id = {generation}
 
 -- === claims ========================================================================================================
@@ -215,14 +238,14 @@ DELETE FROM generation WHERE id = {generation}
 -- name: look
 -- Whether a claim could find anything, read without a lock, so that idle workers write nothing.
 SELECT g.backoff_until <= :now AND (
-    EXISTS (SELECT 1 FROM lease l WHERE l.generation = g.id AND l.expires_at <= :now)
+    EXISTS (SELECT 1 FROM lease l WHERE l.generation_id = g.id AND l.expires_at <= :now)
     OR g.fresh < (SELECT max(seq) FROM {journal})
     OR EXISTS (SELECT 1 FROM {failures} f JOIN {journal} j ON j.seq = f.seq
                WHERE f.lease IS NULL AND f.retry_at IS NOT NULL AND f.retry_at <= :now)
     OR g.backfill > 0
     OR (g.confirmed < g.fresh
-        AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.generation = g.id AND l.lo < coalesce(g.mark, g.fresh)))
-    OR (g.swept < g.origin AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.generation = g.id AND l.lo < g.origin)))
+        AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.generation_id = g.id AND l.lo < coalesce(g.mark, g.fresh)))
+    OR (g.swept < g.origin AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.generation_id = g.id AND l.lo < g.origin)))
 FROM generation g WHERE g.id = :generation
 
 -- name: cursors
@@ -237,16 +260,16 @@ UPDATE generation SET fresh = ?, backfill = ?, confirmed = ?, mark = ?, horizon 
 -- name: lease_takeover
 -- Take over the expired lease of the lowest id.
 UPDATE lease SET worker = :worker, fence = fence + 1, expires_at = :expires_at
-WHERE id = (SELECT min(id) FROM lease WHERE generation = :generation AND expires_at <= :now)
+WHERE id = (SELECT min(id) FROM lease WHERE generation_id = :generation AND expires_at <= :now)
 RETURNING id, lane, lo, hi, fence
 
 -- name: lease_lowest
 -- Where the lowest open lease begins.
-SELECT min(lo) FROM lease WHERE generation = ?
+SELECT min(lo) FROM lease WHERE generation_id = ?
 
 -- name: lease_insert
 -- A new lease.
-INSERT INTO lease (generation, lane, lo, hi, worker, fence, expires_at) VALUES (?, ?, ?, ?, ?, 1, ?) RETURNING id
+INSERT INTO lease (generation_id, lane, lo, hi, worker, fence, expires_at) VALUES (?, ?, ?, ?, ?, 1, ?) RETURNING id
 
 -- name: lease_retry
 -- Due failures, oldest first.
@@ -306,7 +329,7 @@ UPDATE lease SET hi = ? WHERE id = ? AND fence = ? AND worker = ? AND expires_at
 
 -- name: lease_remainder
 -- The part that was given up, as a lease that has expired already.
-INSERT INTO lease (generation, lane, lo, hi, worker, fence, expires_at) VALUES (?, ?, ?, ?, ?, 1, 0) RETURNING id
+INSERT INTO lease (generation_id, lane, lo, hi, worker, fence, expires_at) VALUES (?, ?, ?, ?, ?, 1, 0) RETURNING id
 
 -- name: failures_pass_on
 -- The failures of the part that was given up.
@@ -322,8 +345,8 @@ UPDATE lease SET expires_at = 0 WHERE id = ? AND fence = ? AND worker = ?
 
 -- name: lease_hold
 -- Whether a lease is still ours; the generation's next id.
-SELECT g.next_id FROM lease l JOIN generation g ON g.id = l.generation
-WHERE l.id = ? AND l.fence = ? AND l.worker = ? AND l.expires_at > ? AND l.generation = ?
+SELECT g.next_id FROM lease l JOIN generation g ON g.id = l.generation_id
+WHERE l.id = ? AND l.fence = ? AND l.worker = ? AND l.expires_at > ? AND l.generation_id = ?
 
 -- name: settle_compare
 -- Of these seqs, those that are still the journal's and of which the generation holds an older version or none.
@@ -394,12 +417,14 @@ ORDER BY f.failed_at DESC, f.seq DESC LIMIT ?
 
 -- name: failures_retry
 -- Make all failures due now.
-UPDATE {failures} SET retry_at = :now, attempts = 0 WHERE seq IN (SELECT j.seq FROM {failures} f JOIN {journal} j ON j.seq = f.seq)
+UPDATE {failures} SET retry_at = :now, attempts = 0
+WHERE lease IS NULL AND seq IN (SELECT j.seq FROM {failures} f JOIN {journal} j ON j.seq = f.seq)
 RETURNING 1
 
 -- name: failures_retry_keys
 -- Make one failure due now.
-UPDATE {failures} SET retry_at = ?, attempts = 0 WHERE {keys_given} AND EXISTS (SELECT 1 FROM {journal} j WHERE j.seq = {failures}.seq)
+UPDATE {failures} SET retry_at = ?, attempts = 0
+WHERE {keys_given} AND lease IS NULL AND EXISTS (SELECT 1 FROM {journal} j WHERE j.seq = {failures}.seq)
 RETURNING 1
 
 -- === coverage and trimming =========================================================================================
@@ -410,7 +435,7 @@ SELECT fresh, backfill, confirmed FROM generation WHERE id = ?
 
 -- name: coverage_leases
 -- The ranges under way; what a retry holds is counted as failed.
-SELECT lo, hi, lane = 'retry' FROM lease WHERE generation = ?
+SELECT lo, hi, lane = 'retry' FROM lease WHERE generation_id = ?
 
 -- name: coverage_journal
 -- How many entries there are, tombstones included: counted by the page, not by the row.
@@ -447,7 +472,7 @@ WHERE j.seq > ? AND j.seq <= ? AND NOT j.deleted AND r.seq IS NOT j.seq AND f.se
 -- name: journal_trim_bound
 -- Up to where a generation has confirmed everything and no open lease begins below; -1 while it is being built.
 SELECT min(CASE WHEN backfill = 0 AND swept >= origin THEN confirmed ELSE -1 END,
-           coalesce((SELECT min(lo) FROM lease WHERE generation = g.id), confirmed))
+           coalesce((SELECT min(lo) FROM lease WHERE generation_id = g.id), confirmed))
 FROM generation g WHERE id = ?
 
 -- name: journal_trim_find
@@ -548,44 +573,44 @@ SELECT seq, {keys} FROM {rows} WHERE {keys_given} AND chunks >= 0
 
 -- name: upkeep_begin
 -- Take a generation's upkeep, unless somebody else is at it.
-INSERT INTO upkeep (generation, owner, expires_at) VALUES (:generation, :owner, :expires_at)
-ON CONFLICT (generation) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at WHERE upkeep.expires_at <= :now
+INSERT INTO upkeep (generation_id, owner, expires_at) VALUES (:generation, :owner, :expires_at)
+ON CONFLICT (generation_id) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at WHERE upkeep.expires_at <= :now
 RETURNING 1
 
 -- name: upkeep_renew
 -- Keep it, if it is still ours.
-UPDATE upkeep SET expires_at = :expires_at WHERE generation = :generation AND owner = :owner
+UPDATE upkeep SET expires_at = :expires_at WHERE generation_id = :generation AND owner = :owner
 RETURNING 1
 
 -- name: upkeep_end
 -- Leave it to others.
-DELETE FROM upkeep WHERE generation = ? AND owner = ?
+DELETE FROM upkeep WHERE generation_id = ? AND owner = ?
 
 -- name: shard_list
 -- A generation's shards in order.
-SELECT shard, first_id, last_id, chunks, bytes, checksum FROM ann_shard WHERE generation = ? ORDER BY shard
+SELECT shard, first_id, last_id, chunks, bytes, checksum FROM ann_shard WHERE generation_id = ? ORDER BY shard
 
 -- name: shard_write
 -- A shard's file has been written.
-INSERT INTO ann_shard (generation, shard, first_id, last_id, chunks, bytes, checksum) VALUES (?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (generation, shard) DO UPDATE SET first_id = excluded.first_id, last_id = excluded.last_id,
+INSERT INTO ann_shard (generation_id, shard, first_id, last_id, chunks, bytes, checksum) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (generation_id, shard) DO UPDATE SET first_id = excluded.first_id, last_id = excluded.last_id,
     chunks = excluded.chunks, bytes = excluded.bytes, checksum = excluded.checksum
 
 -- name: postings_upkeep
 -- What is to be known about a lexical generation's postings.
-SELECT blocks, added, superseded, term FROM postings_upkeep WHERE generation = ?
+SELECT blocks, added, superseded, term FROM postings_upkeep WHERE generation_id = ?
 
 -- name: postings_upkeep_create
 -- A generation without postings.
-INSERT INTO postings_upkeep (generation) VALUES (?)
+INSERT INTO postings_upkeep (generation_id) VALUES (?)
 
 -- name: postings_upkeep_add
 -- A settle has added blocks, and made documents dead.
-UPDATE postings_upkeep SET added = added + ?, superseded = superseded + ? WHERE generation = ?
+UPDATE postings_upkeep SET added = added + ?, superseded = superseded + ? WHERE generation_id = ?
 
 -- name: postings_upkeep_write
 -- Where a pass stands.
-UPDATE postings_upkeep SET blocks = ?, added = ?, superseded = ?, term = ? WHERE generation = ?
+UPDATE postings_upkeep SET blocks = ?, added = ?, superseded = ?, term = ? WHERE generation_id = ?
 
 -- name: blocks_list
 -- The next blocks in order of term, without what is in them.

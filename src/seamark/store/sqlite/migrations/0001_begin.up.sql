@@ -26,11 +26,11 @@ CREATE TABLE source (
 -- `next_id` is the next chunk's id, or the next document's number: neither is ever given out twice.
 CREATE TABLE generation (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
-    source INTEGER NOT NULL REFERENCES source (id),
+    source_id INTEGER NOT NULL REFERENCES source (id),
     kind TEXT NOT NULL CHECK (kind IN ('lexical', 'vector')),
     fingerprint TEXT NOT NULL,
     identity TEXT NOT NULL,
-    model INTEGER REFERENCES model (id),
+    model_id INTEGER REFERENCES model (id),
     locator TEXT,
     state TEXT NOT NULL CHECK (state IN ('building', 'active', 'retired')),
     origin INTEGER NOT NULL,
@@ -47,13 +47,13 @@ CREATE TABLE generation (
     activated_at INTEGER,
     next_id INTEGER NOT NULL DEFAULT 1
 );
-CREATE UNIQUE INDEX generation_active ON generation (source, kind) WHERE state = 'active';
-CREATE UNIQUE INDEX generation_fingerprint ON generation (source, kind, fingerprint) WHERE state <> 'retired';
+CREATE UNIQUE INDEX generation_active ON generation (source_id, kind) WHERE state = 'active';
+CREATE UNIQUE INDEX generation_fingerprint ON generation (source_id, kind, fingerprint) WHERE state <> 'retired';
 
 -- The id is never given out again, so that a worker back from the dead cannot take another lease for its own.
 CREATE TABLE lease (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
-    generation INTEGER NOT NULL REFERENCES generation (id),
+    generation_id INTEGER NOT NULL REFERENCES generation (id),
     lane TEXT NOT NULL CHECK (lane IN ('fresh', 'backfill', 'retry', 'sweep')),
     lo INTEGER NOT NULL,
     hi INTEGER NOT NULL,
@@ -61,7 +61,7 @@ CREATE TABLE lease (
     fence INTEGER NOT NULL,
     expires_at INTEGER NOT NULL
 );
-CREATE INDEX lease_generation ON lease (generation);
+CREATE INDEX lease_generation ON lease (generation_id);
 
 CREATE TABLE worker (
     id TEXT PRIMARY KEY,
@@ -74,26 +74,26 @@ CREATE TABLE worker (
 
 -- Who is at the upkeep of a generation. It expires, so that one who died does not keep it.
 CREATE TABLE upkeep (
-    generation INTEGER PRIMARY KEY,
+    generation_id INTEGER PRIMARY KEY,
     owner TEXT NOT NULL,
     expires_at INTEGER NOT NULL
 );
 
 -- The HNSW files of a vector generation: which chunks each was built from, and what it must contain byte for byte.
 CREATE TABLE ann_shard (
-    generation INTEGER NOT NULL,
+    generation_id INTEGER NOT NULL,
     shard INTEGER NOT NULL,
     first_id INTEGER NOT NULL,
     last_id INTEGER NOT NULL,
     chunks INTEGER NOT NULL,
     bytes INTEGER NOT NULL,
     checksum INTEGER NOT NULL,
-    PRIMARY KEY (generation, shard)
+    PRIMARY KEY (generation_id, shard)
 ) WITHOUT ROWID;
 
 -- What the upkeep of a lexical generation has to know. `term` is where a pass stands, null between passes.
 CREATE TABLE postings_upkeep (
-    generation INTEGER PRIMARY KEY,
+    generation_id INTEGER PRIMARY KEY,
     blocks INTEGER NOT NULL DEFAULT 0,
     added INTEGER NOT NULL DEFAULT 0,
     superseded INTEGER NOT NULL DEFAULT 0,
