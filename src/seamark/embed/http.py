@@ -15,15 +15,16 @@ import weakref
 from contextlib import contextmanager
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import httpx2
 import numpy as np
 import stamina
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr
 
 from seamark.embed.replies import ollama_digest, ollama_vectors, openai_vectors, status_error
+from seamark.embed.settings import ModelSettings
 from seamark.embed.validation import encodable_texts
 from seamark.errors import (
     EmbedderConfigurationError,
@@ -55,10 +56,8 @@ _LONG_WORD = 12
 _piece = re.compile(r"[a-z]+|[A-Z]+|[0-9]+|[^\sA-Za-z0-9]").findall
 
 
-class HttpSettings(BaseModel):
+class HttpSettings(ModelSettings):
     """What a locator or the caller may say about a server and its model."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     base_url: str | None = None
     """Where the server is: `http://localhost:8080/v1`. OpenAI's or Ollama's own place if not given."""
@@ -80,15 +79,6 @@ class HttpSettings(BaseModel):
     fusion_weight: float = Field(0.4, ge=0, le=1)
     """The vector leg's weight beside BM25; measured with a MiniLM, see `seamark.embed.sentence`."""
     api_key: SecretStr | None = None
-
-    @classmethod
-    def parse(cls, settings: Mapping[str, object]) -> Self:
-        """Return the settings; InvalidRequestError names those that will not do, without their values."""
-        try:
-            return cls.model_validate(settings)
-        except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors())
-            raise InvalidRequestError(f"the model's settings: {wrong}") from None
 
 
 class _HttpEmbedder:

@@ -7,11 +7,12 @@ import hashlib
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from seamark.embed.settings import ModelSettings
 from seamark.embed.validation import encodable_texts
 from seamark.errors import EmbedderConfigurationError, EmbedderInputError, InvalidRequestError
 from seamark.model import ModelIdentity
@@ -35,10 +36,8 @@ _TEXTS_AT_ONCE = 32
 """Texts in one pass of the network."""
 
 
-class SentenceSettings(BaseModel):
+class SentenceSettings(ModelSettings):
     """What a locator or the caller may say about a model."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     document_prefix: str | None = None
     """Put before passages; the model's own prompt if not given."""
@@ -52,15 +51,6 @@ class SentenceSettings(BaseModel):
     Measured with MiniLM on the 809 training questions of SciFact, nDCG@10: 0.696 for BM25 alone, 0.678 for the model alone,
     0.741, 0.744 and 0.741 at weights 0.3, 0.4 and 0.5, and 0.723 for reciprocal ranks.
     """
-
-    @classmethod
-    def parse(cls, settings: Mapping[str, object]) -> Self:
-        """Return the settings; InvalidRequestError names those that will not do."""
-        try:
-            return cls.model_validate(settings)
-        except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors())
-            raise InvalidRequestError(f"the model's settings: {wrong}") from None
 
 
 class SentenceEmbedder:
