@@ -309,6 +309,7 @@ class Tracked:
     def __init__(self, service: Seamark, source: Source) -> None:
         self._service = service
         self.source = source
+        self._read: Generation | None = None  # what search read last; one that has been swapped since is noticed
 
     @property
     def name(self) -> str:
@@ -345,13 +346,16 @@ class Tracked:
                 with self._service.store.snapshot() as reader:
                     return search(reader, self.source, request, question)
             except _GenerationSwappedError:
-                continue
+                self._read = None
 
     def _question(self, request: Request) -> _Question:
         """Embed the query for the generation that search is about to read: before the snapshot, since a model may be slow."""
-        generation = generation_read(self._service.store.generations(self.source.id), "vector")
-        if generation is None or request.mode == "lexical":
+        if request.mode == "lexical":
             return _Question(None, None)
+        generation = self._read or generation_read(self._service.store.generations(self.source.id), "vector")
+        if generation is None:
+            return _Question(None, None)
+        self._read = generation
         try:
             return _Question(generation.id, self._query_vector(generation, request.query))
         except EmbedderError as error:

@@ -10,6 +10,7 @@ from psycopg import errors
 from seamark.errors import InvalidRequestError, StoreError
 from seamark.model import POSTING, ChunkHit, LiveRow, TermStatistics
 from seamark.store.postgres import codec
+from seamark.store.postgres.connection import SEARCH_WIDTH
 from seamark.store.postgres.filters import Parameters, filter_compile
 from seamark.store.postgres.generations import generations
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from seamark.store.postgres.connection import Connection, Database, Row
     from seamark.store.postgres.names import Words
 
-WIDTH_MIN, WIDTH_MAX = 160, 1000
-"""Bounds of `hnsw.ef_search`; the maximum is pgvector's. A search that needs more goes on by itself (iterative scan)."""
+WIDTH_MAX = 1000
+"""The most that pgvector takes for `hnsw.ef_search`. A search that needs more goes on by itself (iterative scan)."""
 
 
 class PostgresReader:
@@ -73,7 +74,8 @@ class PostgresReader:
         words = self._words(generation_id)
         values = {"vector": _vector(vector), "limit": limit}
         if not exact:
-            self._run("search_width", {}, {"width": min(max(2 * limit, WIDTH_MIN), WIDTH_MAX)})
+            if 2 * limit > SEARCH_WIDTH:
+                self._run("search_width", {}, {"width": min(2 * limit, WIDTH_MAX)})
             rows = self._run("chunks_nearest", words, values)
             if len(rows) == limit:
                 return _hits(rows)

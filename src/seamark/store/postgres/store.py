@@ -9,7 +9,9 @@ from psycopg.types.json import Jsonb
 
 from seamark.errors import StoreError
 from seamark.model import Coverage, Failure, WorkerBeat
-from seamark.store.postgres import codec, generations, leases, schema, settle, source, upkeep
+from seamark.store.postgres import codec, generations, schema, settle, upkeep
+from seamark.store.postgres import leases as work
+from seamark.store.postgres import source as sources
 from seamark.store.postgres.catalog import Catalog
 from seamark.store.postgres.connection import Database
 from seamark.store.postgres.names import generation_words
@@ -80,15 +82,15 @@ class PostgresStore:
 
     def source_create(self, name: str, spec: SourceSpec, table: Table) -> Source:
         """See the contract."""
-        return source.source_create(self._database, self._vector, name, spec, table)
+        return sources.source_create(self._database, self._vector, name, spec, table)
 
-    def source_enroll(self, source_: Source, limit: int) -> Enrolment:
+    def source_enroll(self, source: Source, limit: int) -> Enrolment:
         """See the contract."""
-        return source.source_enroll(self._database, self._catalog, source_, limit)
+        return sources.source_enroll(self._database, self._catalog, source, limit)
 
     def source_drop(self, source_id: int) -> None:
         """See the contract."""
-        source.source_drop(self._database, source_id)
+        sources.source_drop(self._database, source_id)
 
     def sources(self) -> Sequence[Source]:
         """See the contract."""
@@ -96,11 +98,11 @@ class PostgresStore:
 
     def collection_create(self, name: str) -> None:
         """See the contract."""
-        source.collection_create(self._database, name)
+        sources.collection_create(self._database, name)
 
     def collection_put(self, name: str, documents: Sequence[tuple[str, str, str]]) -> int:
         """See the contract."""
-        return source.collection_put(self._database, name, documents)
+        return sources.collection_put(self._database, name, documents)
 
     # --- generations
 
@@ -129,19 +131,19 @@ class PostgresStore:
 
     def lease_claim(self, generation_id: int, worker: str, limit: int, seconds: float) -> Claim:
         """See the contract."""
-        return leases.lease_claim(self._database, self._catalog, generation_id, worker, limit, seconds)
+        return work.lease_claim(self._database, self._catalog, generation_id, worker, limit, seconds)
 
     def lease_read(self, source: Source, lease: Lease, characters: int) -> Reading:
         """See the contract."""
-        return leases.lease_read(self._database, self._catalog, source, lease, characters)
+        return work.lease_read(self._database, self._catalog, source, lease, characters)
 
-    def lease_renew(self, leases_: Sequence[Lease], seconds: float) -> Sequence[int]:
+    def lease_renew(self, leases: Sequence[Lease], seconds: float) -> Sequence[int]:
         """See the contract."""
-        return leases.lease_renew(self._database, leases_, seconds)
+        return work.lease_renew(self._database, leases, seconds)
 
     def lease_release(self, lease: Lease) -> None:
         """See the contract."""
-        leases.lease_release(self._database, lease)
+        work.lease_release(self._database, lease)
 
     def lease_settle(
         self, source: Source, lease: Lease, batch: VectorBatch | LexicalBatch, failed: Sequence[FailedRow]
@@ -151,7 +153,7 @@ class PostgresStore:
 
     def journal_trim(self, source_id: int) -> int:
         """See the contract."""
-        return leases.journal_trim(self._database, self._catalog, source_id)
+        return work.journal_trim(self._database, self._catalog, source_id)
 
     # --- failures
 
