@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import apsw
@@ -55,7 +56,13 @@ def _sqlite(_connections: Connections) -> list[Check]:
     ok = tuple(int(part) for part in version.split(".")) >= SQLITE_MIN
     carray = "ENABLE_CARRAY" in apsw.compile_options
     detail = f"SQLite {version}, with{'' if carray else 'out'} carray"
-    return [Check("sqlite", ok=ok and carray, detail=detail, remedy="pip install --upgrade apsw, from PyPI")]
+    found = [Check("sqlite", ok=ok and carray, detail=detail, remedy="pip install --upgrade apsw, from PyPI")]
+    if "_sqlite3" in sys.modules:
+        # POSIX file locks belong to the process: two libraries in one do not keep each other out.
+        remedy = "run workers in processes of their own (`seamark work`), or use apsw for this file in this process"
+        detail = "Python's sqlite3 is loaded in this process, and does not see the locks that Seamark's SQLite takes"
+        found.append(Check("one library", ok=False, detail=detail, remedy=remedy, required=False))
+    return found
 
 
 def _journal_mode(connections: Connections) -> list[Check]:
