@@ -43,7 +43,7 @@ lint: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-types: .venv/.dev
+types: .venv/.transformer
 	$(BIN)/pyright
 
 check: lint types test

@@ -151,6 +151,17 @@ def test_a_filtered_search_returns_as_many_as_match(notes, opened, filter_):
     assert len(tracked.search("title of a note", limit=100, filter=filter_)) == allowed[str(filter_)]
 
 
+def test_keys_of_mixed_types_that_score_alike_are_found(sqlite_backend):
+    application = sqlite_backend.application()
+    application.run("CREATE TABLE mixed(id INT PRIMARY KEY, body TEXT)")
+    application.many("INSERT INTO mixed VALUES (?, 'same dog')", [(1,), ("b",), (b"c",)])
+    with seamark.open(sqlite_backend.url, embedder=OracleEmbedder()) as service:
+        tracked = service.attach("mixed", text="body")
+        service.work(until="current")
+        for mode in ("hybrid", "lexical", "vector"):
+            assert {hit.key for hit in tracked.search("same dog", mode=mode)} == {1, "b", b"c"}
+
+
 # --- attaching ----------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from seamark.model import key_order
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -37,12 +39,7 @@ def rrf(*lists: Sequence[tuple[Key, float]]) -> list[tuple[Key, float]]:
 
 def ordered(scores: Mapping[Key, float]) -> list[tuple[Key, float]]:
     """Return the keys with their scores, best first, ties by key."""
-    return sorted(scores.items(), key=lambda scored: (-scored[1], _order(scored[0])))
-
-
-def _order(key: Key) -> tuple[tuple[str, object], ...]:
-    """Make keys comparable whose members are of different types, which a SQLite column may hold."""
-    return tuple((type(member).__name__, member) for member in key)
+    return sorted(scores.items(), key=lambda scored: (-scored[1], key_order(scored[0])))
 
 
 def _scaled(ranked: Iterable[tuple[Key, float]], floor: float) -> dict[Key, float]:

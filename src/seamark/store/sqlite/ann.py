@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from usearch.index import search
 
-from seamark.model import ChunkHit
+from seamark.model import ChunkHit, key_order
 from seamark.store.sqlite.connection import integers
 from seamark.store.sqlite.shards import shards_list
 
@@ -86,7 +86,7 @@ class Neighbours:
         asked = integers(ids)
         rows = connection.rows(words["chunks_find"], (asked,))
         found = similarities([row[4] for row in rows], vector).tolist()
-        places = sorted(range(len(rows)), key=lambda place: (-found[place], rows[place][5:], rows[place][1]))
+        places = sorted(range(len(rows)), key=lambda place: (-found[place], key_order(rows[place][5:]), rows[place][1]))
         return [ChunkHit(rows[place][5:], rows[place][2], rows[place][3], found[place]) for place in places]
 
     def _candidates(
