@@ -18,7 +18,6 @@ Key = tuple[KeyValue, ...]
 """A row's primary key, one member per key column, each in its own type."""
 
 
-
 def key_order(key: Key) -> tuple[tuple[str, object], ...]:
     """Make keys comparable whose members are of different types, which a SQLite column may hold."""
     return tuple((type(member).__name__, member) for member in key)
