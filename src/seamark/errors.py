@@ -39,6 +39,14 @@ class SourceConflictError(SeamarkError):
     """The table is attached already, with other words."""
 
 
+class SourceDriftError(SeamarkError):
+    """The table is no longer what was attached: renamed, recreated, or without its triggers."""
+
+    def __init__(self, name: str, problems: tuple[str, ...]) -> None:
+        self.name, self.problems = name, problems
+        super().__init__(f"{name!r} is no longer as it was attached: {'; '.join(problems)}. Detach it, then attach it again")
+
+
 # --- the database -------------------------------------------------------------------------------------------------
 
 

@@ -102,6 +102,15 @@ class Either:
 Filter = Condition | Every | Either
 
 
+def filter_columns(where: Filter | None) -> tuple[str, ...]:
+    """Return the names of the columns that the filter looks at, each once."""
+    if where is None:
+        return ()
+    if isinstance(where, Condition):
+        return (where.column,)
+    return tuple(dict.fromkeys(name for part in where.of for name in filter_columns(part)))
+
+
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
     """What `attach` was asked to track. `where` says which rows are live; None means all of them."""
@@ -463,10 +472,14 @@ class GenerationStatus:
 
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
-    """How a source stands, and each of its generations that is not retired."""
+    """How a source stands, and each of its generations that is not retired.
+
+    `problems` says in what the table is no longer as it was attached: the counts are not those of its rows then.
+    """
 
     source: Source
     generations: tuple[GenerationStatus, ...]
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,7 @@ def _endless():
         {"org_id": {"gt": 1}},
         {"org_id": {"$regex": "x"}},
         {"org_id": {"$gt": None}},
+        {"meta.ok": {"$gt": True}},
         {"org_id": "7"},
         {"org_id": 2**63},
         {"org_id": {1: 2}},

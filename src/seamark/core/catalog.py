@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from seamark.core.filters import filter_parse, filter_write
 from seamark.errors import InvalidRequestError, SourceConflictError, TableUnusableError, UnknownColumnError
-from seamark.model import GenerationSpec, SourceSpec, TextColumn, Touch
+from seamark.model import GenerationSpec, SourceSpec, TextColumn, Touch, filter_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -118,6 +118,27 @@ def source_check(source: Source, spec: SourceSpec) -> None:
     ]
     if differences:
         raise SourceConflictError(_conflict(source, differences))
+
+
+def source_drift(source: Source, inspect: Callable[[str], Table]) -> tuple[str, ...]:
+    """Say what of the tables that a source is read from is no longer as it was when the source was attached."""
+    touched = {related.table: related.columns for related in source.spec.touch}
+    read: dict[str, list[str]] = {source.name: [*source.table.key, *filter_columns(source.spec.where)]}
+    for name, columns in touched.items():
+        read[name] = list(columns)
+    for text in source.spec.text:
+        read[text.table or source.name].append(text.column)
+    problems: list[str] = []
+    for name, columns in read.items():
+        try:
+            table = inspect(name)
+        except TableUnusableError as error:
+            problems.append(str(error))
+            continue
+        problems += [f"table {name!r} has no column {column!r} any more" for column in columns if table.column(column) is None]
+        if name == source.name and table.key != source.table.key and not problems:
+            problems.append(f"the key of table {name!r} is {list(table.key)} and was {list(source.table.key)}")
+    return tuple(dict.fromkeys(problems))
 
 
 def generations_check(source: Source, generations: Sequence[Generation], specs: Sequence[GenerationSpec]) -> None:

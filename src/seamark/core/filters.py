@@ -115,6 +115,8 @@ class _Parser:
             return self._among(name, column, path, value)
         if value is None and operator not in ("$eq", "$ne"):
             raise InvalidRequestError(f"filter on {name!r}: {operator} cannot compare with null; only $eq and $ne can")
+        if isinstance(value, bool) and operator not in ("$eq", "$ne"):
+            raise InvalidRequestError(f"filter on {name!r}: {operator} cannot compare true and false, which have no order")
         return Condition(column.name, _OPERATORS[operator], self._scalar(name, column, path, value), path)
 
     def _among(self, name: str, column: Column, path: tuple[str, ...], values: object) -> Filter:

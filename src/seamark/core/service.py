@@ -16,6 +16,7 @@ from seamark.errors import (
     EmbedderConfigurationError,
     EmbedderError,
     SeamarkError,
+    SourceDriftError,
     UnknownSourceError,
 )
 from seamark.model import Check, GenerationStatus, Progress, SourceCoverage, SourceStatus
@@ -153,6 +154,7 @@ class Seamark:
         Raises:
             TableUnusableError, UnknownColumnError: the table, its key or a column will not do.
             SourceConflictError: it is attached already, with other words.
+            SourceDriftError: it is attached already, and has been renamed, recreated or lost its triggers since.
         """
         found = self.store.table_inspect(table)
         spec = catalog.source_spec(found, text, where, touch, self.store.table_inspect)
@@ -165,6 +167,8 @@ class Seamark:
         known = catalog.source_find(self.store.sources(), table, found)
         if known is not None:
             catalog.source_check(known, spec)
+            if known.state == "ready" and (problems := self.source_problems(known)):
+                raise SourceDriftError(known.name, problems)
             catalog.generations_check(known, self.store.generations(known.id), specs)
         source = self.store.source_create(known.name if known else table, known.spec if known else spec, found)
         self._enroll(source, progress)
@@ -256,7 +260,16 @@ class Seamark:
     def source_status(self, source: Source, workers: Sequence[WorkerBeat]) -> SourceStatus:
         """Return how one source stands."""
         generations = (found for found in self.store.generations(source.id) if found.state != "retired")
-        return SourceStatus(source, tuple(self._generation_status(source, found, workers) for found in generations))
+        counted = tuple(self._generation_status(source, found, workers) for found in generations)
+        return SourceStatus(source, counted, self.source_problems(source))
+
+    def source_problems(self, source: Source) -> tuple[str, ...]:
+        """Say in what the table is no longer as it was attached; nothing when all is well."""
+        problems = catalog.source_drift(source, self.store.table_inspect)
+        missing = () if problems else tuple(self.store.triggers_missing(source))
+        if missing:
+            problems = (f"triggers are gone or switched off: {', '.join(missing)}",)
+        return problems
 
     def _generation_status(self, source: Source, generation: Generation, workers: Sequence[WorkerBeat]) -> GenerationStatus:
         coverage = self.store.coverage(source, generation.id)
@@ -270,7 +283,14 @@ class Seamark:
         checks = list(self.store.checks())
         if not all(check.ok for check in checks if check.required):
             return tuple(checks)
-        return (*checks, *(self._generation_check(found) for found in self.store.generations() if found.state != "retired"))
+        tables = tuple(self._source_check(source) for source in self.store.sources())
+        indexes = tuple(self._generation_check(found) for found in self.store.generations() if found.state != "retired")
+        return (*checks, *tables, *indexes)
+
+    def _source_check(self, source: Source) -> Check:
+        problems = self.source_problems(source)
+        detail = "; ".join(problems) or "the table and its triggers are as they were attached"
+        return Check(f"source {source.name}", ok=not problems, detail=detail, remedy="detach it, then attach it again")
 
     def _generation_check(self, generation: Generation) -> Check:
         name = f"generation {generation.id} ({generation.kind})"

@@ -135,7 +135,8 @@ def generation_status(value: GenerationStatus) -> Json:
 
 def source_status(value: SourceStatus) -> Json:
     """Return how a source and each of its generations stand."""
-    return {**source(value.source), "generations": [generation_status(member) for member in value.generations]}
+    generations = [generation_status(member) for member in value.generations]
+    return {**source(value.source), "problems": list(value.problems), "generations": generations}
 
 
 def leg(value: Leg | None) -> Json | None:

@@ -22,6 +22,7 @@ from seamark.errors import (
     EmbedderConfigurationError,
     EmbedderError,
     EmbedderUnavailableError,
+    SourceDriftError,
     StoreError,
     StoreUnavailableError,
 )
@@ -190,12 +191,13 @@ class Worker:
 
     @contextmanager
     def _unless_detached(self, generations: Collection[int]) -> Generator[None]:
-        """Go on when the store fails over one of these generations that has been dropped: its tables went meanwhile."""
+        """Go on when the store fails over generations whose tables went meanwhile: dropped, or the source's is another now."""
         try:
             yield
         except StoreError:
-            there = {generation.id for generation in self._service.store.generations()}
-            if there.issuperset(generations):
+            store = self._service.store
+            there = {generation.id for generation in store.generations()}
+            if there.issuperset(generations) and not any(map(self._service.source_problems, store.sources())):
                 raise
             self._catalog.forget()
 
@@ -322,8 +324,15 @@ class Worker:
             self._count_at = now + COUNT_SHARE * (now - began)
 
     def _whole(self) -> bool:
-        """Say whether every generation is whole: nothing missing, leased or due to be tried again, and active."""
+        """Say whether every generation is whole: nothing missing, leased or due to be tried again, and active.
+
+        A source that is no longer as it was attached never will be: that is raised, once all the others are.
+        """
+        drifted: SourceDriftError | None = None
         for source in self._service.store.sources():
+            if problems := self._service.source_problems(source):
+                drifted = SourceDriftError(source.name, problems)
+                continue
             if source.state != "ready":
                 return False
             for generation in self._service.store.generations(source.id):
@@ -333,6 +342,8 @@ class Worker:
                     coverage = self._service.store.coverage(source, generation.id)
                     if coverage.missing or coverage.leases or coverage.retrying:
                         return False
+        if drifted is not None:
+            raise drifted
         return True
 
     def _finish_indexes(self) -> None:
@@ -395,6 +406,8 @@ class Report:
 
 def _problem(status: SourceStatus) -> str | None:
     """Return what a source waits for."""
+    if status.problems:
+        return f"{status.source.name!r}: {status.problems[0]}"
     if status.source.state == "enrolling":
         return f"{status.source.name!r} is still being attached; if nobody is at it, attach it again with the same words"
     return next((each.generation.backoff_error for each in status.generations if each.generation.backoff_error), None)
@@ -430,7 +443,7 @@ class _Catalog:
             return frozenset(generation.id for _, generation, _ in self._work)
 
     def current(self) -> tuple[tuple[Source, Generation, Indexer], ...]:
-        """Return the sources and generations to work on; a generation whose embedder is not to be had here is left out."""
+        """Return the sources and generations to work on; what cannot be worked on here and now is left out."""
         with self._lock:
             if time.monotonic() - self._looked >= CATALOG_SECONDS:
                 self._work = tuple(self._look())
@@ -440,6 +453,8 @@ class _Catalog:
 
     def _look(self) -> Iterator[tuple[Source, Generation, Indexer]]:
         for source in self._service.store.sources():
+            if self._service.source_problems(source):
+                continue
             for generation in self._service.store.generations(source.id):
                 if generation.state == "retired":
                     continue

@@ -165,6 +165,10 @@ class Store(Protocol):
         """Return all sources, by id."""
         ...
 
+    def triggers_missing(self, source: Source) -> Sequence[str]:
+        """Return the names of the source's triggers that are gone, switched off, or not as they were made."""
+        ...
+
     def collection_create(self, name: str) -> None:
         """Make the table of a collection if it is not there: path (its key), title, body, added_at."""
         ...

@@ -44,6 +44,8 @@ def _source(status: SourceStatus) -> Iterator[Text]:
     columns = ", ".join(columns_write(spec.text))
     state = "" if status.source.state == "ready" else " (existing rows are still being entered: run the same attach again)"
     yield Text.assemble((line(status.source.name), "bold"), f"  text {line(columns)}{state}")
+    for problem in status.problems:
+        yield Text(f"  no longer as attached: {shortened(problem, ERROR_CHARACTERS)}; detach it, then attach it again", "red")
     for generation in status.generations:
         yield from _generation(generation)
 

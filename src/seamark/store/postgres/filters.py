@@ -50,15 +50,6 @@ def filter_compile(where: Filter | None, table: Table, bind: Binding, alias: str
     return f"({' OR '.join(parts)})" if parts else "FALSE"
 
 
-def filter_columns(where: Filter | None) -> tuple[str, ...]:
-    """Return the names of the columns that the filter looks at, each once."""
-    if where is None:
-        return ()
-    if isinstance(where, Condition):
-        return (where.column,)
-    return tuple(dict.fromkeys(name for part in where.of for name in filter_columns(part)))
-
-
 def _condition(condition: Condition, table: Table, bind: Binding, alias: str) -> str:
     column = table.column(condition.column)
     if column is None:
@@ -133,4 +124,4 @@ def _is_uuid(value: str) -> bool:
     return True
 
 
-__all__ = ["Binding", "Parameters", "filter_columns", "filter_compile", "literal"]
+__all__ = ["Binding", "Parameters", "filter_compile", "literal"]

@@ -891,7 +891,7 @@ SELECT current_user, has_database_privilege(current_database(), 'CREATE'),
 
 -- name: triggers_missing
 -- Give the names of a source's triggers that should fire and are not there or are switched off.
-SELECT p.proname FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-WHERE n.nspname = 'seamark' AND p.proname LIKE 'track\_%%'
+SELECT 'seamark_' || substr(p.proname, 7) FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+WHERE n.nspname = 'seamark' AND p.proname LIKE %(pattern)s
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgfoid = p.oid AND t.tgenabled <> 'D' AND t.tgparentid = 0)
 ORDER BY p.proname;

@@ -111,7 +111,6 @@ def checks(database: Database) -> Sequence[Check]:
         ("pgvector", _check_extension),
         ("schema", _check_schema),
         ("rights", _check_rights),
-        ("triggers", _check_triggers),
     )
     found: list[Check] = []
     for name, look in looks:
@@ -156,11 +155,3 @@ def _check_rights(database: Database, connection: Connection) -> Check:
     raise StorePermissionError(
         f"role {role} may neither use schema seamark nor create it; GRANT CREATE ON DATABASE … TO {role}"
     )
-
-
-def _check_triggers(database: Database, connection: Connection) -> Check:
-    missing = [name for (name,) in database.run(connection, "triggers_missing", {})]
-    if missing:
-        detail = f"dropped or switched off: {', '.join(missing)}"
-        return Check("triggers", ok=False, detail=detail, remedy="ALTER TABLE … ENABLE TRIGGER, or detach and attach again")
-    return Check("triggers", ok=True, detail="all in place")

@@ -96,6 +96,12 @@ class PostgresStore:
         """See the contract."""
         return self._catalog.sources()
 
+    def triggers_missing(self, source: Source) -> Sequence[str]:
+        """See the contract."""
+        with self._database.connection() as connection:
+            values = {"pattern": f"track\\_{source.id}\\_%"}
+            return [name for (name,) in self._database.run(connection, "triggers_missing", {}, values)]
+
     def collection_create(self, name: str) -> None:
         """See the contract."""
         sources.collection_create(self._database, name)

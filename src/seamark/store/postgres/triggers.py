@@ -14,7 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from seamark.store.postgres.filters import filter_columns, filter_compile
+from seamark.model import filter_columns
+from seamark.store.postgres.filters import filter_compile
 from seamark.store.postgres.names import identifier, literal, pairs, qualified
 
 if TYPE_CHECKING:

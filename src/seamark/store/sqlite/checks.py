@@ -10,7 +10,6 @@ import apsw
 from seamark.errors import SeamarkError
 from seamark.model import Check
 from seamark.store.sqlite.schema import MIGRATIONS, schema_version
-from seamark.store.sqlite.source import sources_list, triggers_stand
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +28,6 @@ def checks(connections: Connections) -> list[Check]:
         "sqlite": _sqlite,
         "journal mode": _journal_mode,
         "sidecar": _sidecar,
-        "triggers": _triggers,
     }
     found: list[Check] = []
     for name, look in looks.items():
@@ -81,18 +79,3 @@ def _sidecar(connections: Connections) -> list[Check]:
     detail = f"{connections.sidecar} has schema version {version} of {len(MIGRATIONS)}; integrity: {sound}"
     remedy = f"move {connections.sidecar} away and attach again: it holds nothing that cannot be made anew"
     return [Check("sidecar", ok=ok, detail=detail, remedy=remedy)]
-
-
-def _triggers(connections: Connections) -> list[Check]:
-    with connections.use() as connection:
-        sources = sources_list(connection)
-        states = [(source, triggers_stand(connection, source)) for source in sources]
-    return [
-        Check(
-            f"triggers of {source.name}",
-            ok=stand,
-            detail=f"the triggers of table {source.table.name!r} are {'in place' if stand else 'not as Seamark made them'}",
-            remedy=f"detach {source.name} and attach it again",
-        )
-        for source, stand in states
-    ]

@@ -7,12 +7,13 @@ before. Text that is not JSON has no members.
 from __future__ import annotations
 
 import json
+from itertools import product
 from typing import TYPE_CHECKING, cast
 
 from seamark.model import Condition, Every
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from seamark.model import Filter, Scalar
 
@@ -49,9 +50,18 @@ def literal(value: Scalar) -> str:
 def _filter(where: Filter, alias: str, write: Callable[[Scalar], str]) -> str:
     if isinstance(where, Condition):
         return _condition(where, alias, write)
-    joint, empty = (" AND ", "1") if isinstance(where, Every) else (" OR ", "0")
-    parts = [_filter(part, alias, write) for part in where.of]
-    return f"({joint.join(parts)})" if parts else empty
+    joint, empty = ("AND", "1") if isinstance(where, Every) else ("OR", "0")
+    return _joined([_filter(part, alias, write) for part in where.of], joint, empty)
+
+
+def _joined(parts: Sequence[str], joint: str, empty: str) -> str:
+    """Join conditions as a balanced tree: SQLite takes an expression a thousand levels deep at most."""
+    if not parts:
+        return empty
+    if len(parts) == 1:
+        return parts[0]
+    middle = len(parts) // 2
+    return f"({_joined(parts[:middle], joint, empty)} {joint} {_joined(parts[middle:], joint, empty)})"
 
 
 def _condition(condition: Condition, alias: str, write: Callable[[Scalar], str]) -> str:
@@ -67,13 +77,12 @@ def _condition(condition: Condition, alias: str, write: Callable[[Scalar], str])
 
 def _among(column: str, path: tuple[str, ...], values: tuple[Scalar, ...], write: Callable[[Scalar], str]) -> str:
     if path:
-        parts = [_member(column, path, "=", value, write) for value in values]
-        return f"({' OR '.join(parts)})" if parts else "0"
+        return _joined([_member(column, path, "=", value, write) for value in values], "OR", "0")
     present = [write(value) for value in values if value is not None]
     parts = [f"{column} IN ({', '.join(present)})"] if present else []
     if None in values:
         parts.append(f"{column} IS NULL")
-    return f"({' OR '.join(parts)})" if parts else "0"
+    return _joined(parts, "OR", "0")
 
 
 def _column(column: str, _path: tuple[str, ...], operator: str, value: Scalar, write: Callable[[Scalar], str]) -> str:
@@ -82,15 +91,25 @@ def _column(column: str, _path: tuple[str, ...], operator: str, value: Scalar, w
 
 def _member(column: str, path: tuple[str, ...], operator: str, value: Scalar, write: Callable[[Scalar], str]) -> str:
     """Compare a JSON member with a value of the same type: text with text, numbers with numbers, true with true."""
-    place = literal("$" + "".join(f".{json.dumps(member, ensure_ascii=False)}" for member in path))
-    kind = f"CASE WHEN json_valid({column}) THEN json_type({column}, {place}) END"
-    found = f"CASE WHEN json_valid({column}) THEN json_extract({column}, {place}) END"
+    kind = f"CASE WHEN json_valid({column}) THEN {_first('json_type', column, path)} END"
+    found = f"CASE WHEN json_valid({column}) THEN {_first('json_extract', column, path)} END"
     if value is None:
         return f"({found}) {_operator(operator)} NULL"
     kinds = "'text'" if isinstance(value, str) else "'true', 'false'" if isinstance(value, bool) else "'integer', 'real'"
     comparison = "=" if operator == "!=" else operator
     equal = f"coalesce(({kind}) IN ({kinds}) AND ({found}) {comparison} {write(value)}, 0)"
     return f"NOT {equal}" if operator == "!=" else equal
+
+
+def _first(function: str, column: str, path: tuple[str, ...]) -> str:
+    """Look a member up; a number in the path is a member's name in an object and a position in an array."""
+    steps = [
+        (f".{json.dumps(member, ensure_ascii=False)}", *([f"[{int(member)}]"] if member.isascii() and member.isdigit() else []))
+        for member in path
+    ]
+    places = [literal("$" + "".join(chosen)) for chosen in product(*steps)]
+    looked = ", ".join(f"{function}({column}, {place})" for place in places)
+    return looked if len(places) == 1 else f"coalesce({looked})"
 
 
 def _operator(operator: str) -> str:

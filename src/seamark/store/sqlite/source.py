@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from seamark.errors import SourceConflictError
-from seamark.model import Condition, Enrolment
+from seamark.model import Enrolment, filter_columns
 from seamark.store.sqlite.catalog import columns_dump, generations_list, key_dump, source_load, spec_dump
 from seamark.store.sqlite.filters import filter_literal
 from seamark.store.sqlite.tables import columns_generated
@@ -19,7 +19,7 @@ from seamark.store.sqlite.words import STATEMENTS, journal_name, quoted, table_w
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from seamark.model import Filter, Source, SourceSpec, Table, Touch
+    from seamark.model import Source, SourceSpec, Table, Touch
     from seamark.store.sqlite.connection import Connection, Connections
     from seamark.store.sqlite.words import Words
 
@@ -118,10 +118,11 @@ def _follow(connection: Connection, source: Source, generated: frozenset[str], *
         connection.run(sql)
 
 
-def triggers_stand(connection: Connection, source: Source) -> bool:
-    """Say whether the source's triggers are just as they were made."""
+def triggers_missing(connection: Connection, source: Source) -> list[str]:
+    """Return the names of the source's triggers that are not just as they were made."""
     wanted = _triggers(source, columns_generated(connection, source.table.name))
-    return _standing(connection, wanted, "app") == wanted
+    standing = _standing(connection, wanted, "app")
+    return sorted(name for name in wanted if standing.get(name) != wanted[name])
 
 
 def _standing(connection: Connection, wanted: Mapping[str, str], schema: str) -> dict[str, str]:
@@ -134,7 +135,7 @@ def _triggers(source: Source, generated: frozenset[str]) -> dict[str, str]:
     table, spec = source.table, source.spec
     on = quoted(table.name)
     own = [text.column for text in spec.text if text.table is None]
-    watched = list(dict.fromkeys([*own, *_columns(spec.where)]))
+    watched = list(dict.fromkeys([*own, *filter_columns(spec.where)]))
     key_changed = _changed(table.key)
     # No list of columns catches a generated column, nor a key that is set by one of the names of SQLite's rowid.
     of = "" if generated.intersection(watched) else " OF " + ", ".join(quoted(column) for column in watched)
@@ -197,15 +198,6 @@ def _deleted(source: Source, row: str) -> str:
 def _changed(columns: Sequence[str]) -> str:
     """Compare byte by byte: a column's own collation may hold another spelling for the same."""
     return " OR ".join(f"OLD.{quoted(one)} IS NOT NEW.{quoted(one)} COLLATE BINARY" for one in columns)
-
-
-def _columns(where: Filter | None) -> list[str]:
-    """Return the columns that a filter reads."""
-    if where is None:
-        return []
-    if isinstance(where, Condition):
-        return [where.column]
-    return [column for part in where.of for column in _columns(part)]
 
 
 def _storable(text: str) -> str:

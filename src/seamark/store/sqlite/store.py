@@ -106,6 +106,11 @@ class SqliteStore:
         with self._connections.use() as connection:
             return [_present(connection, source) for source in following.sources_list(connection)]
 
+    def triggers_missing(self, source: Source) -> Sequence[str]:
+        """Return the triggers that are not as they were made."""
+        with self._connections.use() as connection:
+            return following.triggers_missing(connection, source)
+
     def collection_create(self, name: str) -> None:
         """Make the table of a collection if it is not there."""
         following.collection_create(self._connections, name)

@@ -36,7 +36,7 @@ ROWS: tuple[tuple[Any, ...], ...] = (
     (4, "four", None, None, None, True, {}),
     (5, "five", 'o\'b %s "q" \\ é 日本', 2**53 + 1, 1 / 3, False, {"tag": "it's", "n": -3, "o'b c.d": "odd"}),
     (6, "six", "beta", 7, 2.0, True, None),
-    (7, "seven", "100", 100, 100.0, None, {"tag": "100", "n": 100, "list": [1, 2]}),
+    (7, "seven", "100", 100, 100.0, None, {"tag": "100", "n": 100, "list": [1, 2], "0": "zero"}),
 )
 
 
@@ -44,7 +44,10 @@ def member(row: tuple[Any, ...], condition: Condition) -> Any:
     """Return what the condition compares: a column, or a member of a JSON column, null where it leads nowhere."""
     value = row[list(COLUMNS).index(condition.column)]
     for name in condition.path:
-        value = value.get(name) if isinstance(value, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        if isinstance(value, list) and name.isdigit():
+            value = value[int(name)] if int(name) < len(value) else None  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        else:
+            value = value.get(name) if isinstance(value, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     return value  # pyright: ignore[reportUnknownVariableType]
 
 
@@ -97,7 +100,11 @@ FILTERS: tuple[Filter, ...] = (
     Condition("meta", "=", "odd", ("o'b c.d",)),
     Condition("meta", "=", value=True, path=("ok",)),
     Condition("meta", "!=", value=True, path=("ok",)),
+    Condition("meta", "=", 2, ("list", "1")),
+    Condition("meta", "=", None, ("list", "2")),
+    Condition("meta", "=", "zero", ("0",)),
     Condition("id", "in", (2, 4, 6)),
+    Either(tuple(Condition("id", "=", number) for number in range(2, 3000))),
     Every(()),
     Either(()),
     Every((Condition("done", "=", value=True), Condition("count", "=", 7))),
