@@ -80,8 +80,13 @@ class Database:
     @contextmanager
     def connection(self) -> Generator[Connection]:
         """Borrow a connection; each statement is its own transaction."""
-        with translated(), self._pool.connection() as connection:
-            yield connection
+        with translated():
+            try:
+                with self._pool.connection() as connection:
+                    yield connection
+            except psycopg.OperationalError:
+                self._pool.check()  # where one connection was cut the others may have been, too
+                raise
 
     @contextmanager
     def transaction(self) -> Generator[Connection]:
