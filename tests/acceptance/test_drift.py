@@ -1,5 +1,6 @@
 """A table that is no longer what was attached: everyone who asks is told, nothing is claimed to be current, others go on."""
 
+import apsw
 import pytest
 
 import seamark
@@ -65,3 +66,61 @@ def test_attaching_again_does_not_pretend_that_all_is_well_and_detaching_first_m
     tracked = service.attach("notes", text="body", where={"live": 1})
     service.work(until="current")
     assert [hit.key for hit in tracked.search("a bird")] == [4]
+
+
+def test_a_sqlite_file_restored_from_a_backup_is_noticed_and_nothing_is_lost(sqlite_backend):
+    """Also when writes after the restore have taken the numbers that were given out before it."""
+    application = sqlite_backend.application()
+    application.run("CREATE TABLE notes(id INTEGER PRIMARY KEY, body TEXT)")
+    application.many("INSERT INTO notes VALUES (?, ?)", [(1, "a dog"), (2, "a cat")])
+    with seamark.open(sqlite_backend.url, embedder=OracleEmbedder()) as service:
+        service.attach("notes", text="body")
+        service.work(until="current")
+        backup = apsw.Connection(":memory:")
+        with backup.backup("main", application.connection, "main") as copy:
+            copy.step()
+        application.many("INSERT INTO notes VALUES (?, ?)", [(3, "a horse"), (4, "a snake")])
+        service.work(until="current")
+        with application.connection.backup("main", backup, "main") as copy:
+            copy.step()
+        backup.close()
+        for rows in ([], [(5, "a parrot")], [(6, "a whale")], [(7, "an owl")]):
+            application.many("INSERT INTO notes VALUES (?, ?)", rows)
+            assert ["backup" in problem for status in service.status() for problem in status.problems] == [True]
+            with pytest.raises(SourceDriftError, match="backup"):
+                service.work(until="current")
+        service.detach("notes")
+        tracked = service.attach("notes", text="body")
+        service.work(until="current")
+        assert {hit.key for hit in tracked.search("a whale", limit=100, mode="vector")} == {1, 2, 5, 6, 7}
+
+
+def test_a_postgres_sequence_that_was_set_back_is_noticed(postgres_backend):
+    application = postgres_backend.application()
+    application.run("CREATE TABLE notes(id integer PRIMARY KEY, body text)")
+    application.many("INSERT INTO notes VALUES (?, ?)", [(1, "a dog"), (2, "a cat")])
+    with seamark.open(postgres_backend.url, embedder=OracleEmbedder()) as service:
+        tracked = service.attach("notes", text="body")
+        service.work(until="current")
+        application.run(f"SELECT setval('seamark.seq_{tracked.source.id}', 1)")
+        with pytest.raises(SourceDriftError, match="set back"):
+            service.work(until="current")
+
+
+def test_a_journal_whose_sidecar_is_gone_is_told_and_taken_up_again(sqlite_backend):
+    application = sqlite_backend.application()
+    application.run("CREATE TABLE notes(id INTEGER PRIMARY KEY, body TEXT)")
+    application.run("INSERT INTO notes VALUES (1, 'a dog')")
+    before = sqlite_backend.schema()
+    with seamark.open(sqlite_backend.url, embedder=OracleEmbedder()) as service:
+        service.attach("notes", text="body")
+        service.work(until="current")
+    for file in sqlite_backend.sidecar.parent.glob(sqlite_backend.sidecar.name + "*"):
+        file.unlink()
+    with seamark.open(sqlite_backend.url, embedder=OracleEmbedder()) as service:
+        assert [check.name for check in service.doctor() if check.required and not check.ok] == ["journals"]
+        tracked = service.attach("notes", text="body")
+        service.work(until="current")
+        assert [hit.key for hit in tracked.search("a dog")] == [1]
+        service.detach("notes")
+        assert sqlite_backend.schema() == before

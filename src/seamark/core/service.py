@@ -265,11 +265,7 @@ class Seamark:
 
     def source_problems(self, source: Source) -> tuple[str, ...]:
         """Say in what the table is no longer as it was attached; nothing when all is well."""
-        problems = catalog.source_drift(source, self.store.table_inspect)
-        missing = () if problems else tuple(self.store.triggers_missing(source))
-        if missing:
-            problems = (f"triggers are gone or switched off: {', '.join(missing)}",)
-        return problems
+        return catalog.source_drift(source, self.store.table_inspect) or tuple(self.store.source_faults(source))
 
     def _generation_status(self, source: Source, generation: Generation, workers: Sequence[WorkerBeat]) -> GenerationStatus:
         coverage = self.store.coverage(source, generation.id)

@@ -165,8 +165,12 @@ class Store(Protocol):
         """Return all sources, by id."""
         ...
 
-    def triggers_missing(self, source: Source) -> Sequence[str]:
-        """Return the names of the source's triggers that are gone, switched off, or not as they were made."""
+    def source_faults(self, source: Source) -> Sequence[str]:
+        """Say what is wrong with what feeds the source; nothing when all is well.
+
+        Its triggers are gone, switched off, or not as they were made; its journal is not the one that was indexed: restored
+        from a backup, or its sequence set back, so that it gives out numbers that cursors have passed.
+        """
         ...
 
     def collection_create(self, name: str) -> None:

@@ -7,7 +7,7 @@
 -- schema_lock, schema_state, schema_version, schema_version_write: other processes do the same at the same time; SQLite's
 -- transaction has the file to itself, and its version is a pragma.
 
--- Differs by necessity: sequence_create, documents_create, serial: numbers are drawn from sequences.
+-- Differs by necessity: sequence_create, sequence_behind, documents_create, serial: numbers are drawn from sequences.
 
 -- Differs by necessity: journal_order, rows_create_vector, rows_create_lexical, rows_index, chunks_create, chunks_index,
 -- postings_create, failures_create, failures_index: one statement at a time, with types; SQLite runs a script.
@@ -888,6 +888,11 @@ CREATE EXTENSION IF NOT EXISTS vector;
 -- Say whether the role may make a schema, or owns ours.
 SELECT current_user, has_database_privilege(current_database(), 'CREATE'),
     coalesce(has_schema_privilege(to_regnamespace('seamark')::oid, 'CREATE'), false);
+
+-- name: sequence_behind
+-- Say whether the journal's sequence would give out numbers that a cursor has passed.
+SELECT (SELECT last_value FROM {sequence}) < coalesce(max(greatest(fresh, origin)), 0)
+FROM seamark.generation WHERE source_id = %(source)s;
 
 -- name: triggers_missing
 -- Give the names of a source's triggers that should fire and are not there or are switched off.

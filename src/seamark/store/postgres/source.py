@@ -193,6 +193,17 @@ def source_drop(database: Database, source_id: int) -> None:
 # --- collections --------------------------------------------------------------------------------------------------
 
 
+def source_faults(database: Database, catalog: Catalog, source: Source) -> Sequence[str]:
+    """Say which triggers do not fire, and whether the sequence was set back."""
+    values = {"pattern": f"track\\_{source.id}\\_%", "source": source.id}
+    with database.connection() as connection:
+        missing = [name for (name,) in database.run(connection, "triggers_missing", {}, values)]
+        if missing:
+            return [f"triggers are gone or switched off: {', '.join(missing)}"]
+        [(behind,)] = database.run(connection, "sequence_behind", catalog.words(source.id), values).fetchall()
+    return ["its sequence was set back behind what is indexed"] if behind else []
+
+
 def collection_create(database: Database, name: str) -> None:
     """Make the collection's table."""
     with database.transaction() as connection:

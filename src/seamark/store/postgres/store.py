@@ -96,11 +96,9 @@ class PostgresStore:
         """See the contract."""
         return self._catalog.sources()
 
-    def triggers_missing(self, source: Source) -> Sequence[str]:
+    def source_faults(self, source: Source) -> Sequence[str]:
         """See the contract."""
-        with self._database.connection() as connection:
-            values = {"pattern": f"track\\_{source.id}\\_%"}
-            return [name for (name,) in self._database.run(connection, "triggers_missing", {}, values)]
+        return sources.source_faults(self._database, self._catalog, source)
 
     def collection_create(self, name: str) -> None:
         """See the contract."""

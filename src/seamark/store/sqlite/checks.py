@@ -10,6 +10,8 @@ import apsw
 from seamark.errors import SeamarkError
 from seamark.model import Check
 from seamark.store.sqlite.schema import MIGRATIONS, schema_version
+from seamark.store.sqlite.source import sources_list
+from seamark.store.sqlite.words import journal_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +30,7 @@ def checks(connections: Connections) -> list[Check]:
         "sqlite": _sqlite,
         "journal mode": _journal_mode,
         "sidecar": _sidecar,
+        "journals": _orphans,
     }
     found: list[Check] = []
     for name, look in looks.items():
@@ -69,6 +72,17 @@ def _journal_mode(connections: Connections) -> list[Check]:
     detail = f"{connections.path} is in journal mode {mode}"
     remedy = "PRAGMA journal_mode = WAL, once; until then readers and writers wait for each other"
     return [Check("journal mode", ok=mode == "wal", detail=detail, remedy=remedy, required=False)]
+
+
+def _orphans(connections: Connections) -> list[Check]:
+    """Look for journals that the sidecar knows nothing of: it was deleted, or the file was copied without it."""
+    with connections.use() as connection:
+        known = {journal_name(source.table.name) for source in sources_list(connection)}
+        statement = "SELECT name FROM app.sqlite_schema WHERE type = 'table' AND name LIKE 'seamark\\_journal\\_%' ESCAPE '\\'"
+        orphans = [name for (name,) in connection.rows(statement) if name not in known]
+    detail = f"{connections.sidecar} knows nothing of {', '.join(orphans)}" if orphans else "each belongs to a source"
+    remedy = "attach the table again with the same words; then it may be detached, too"
+    return [Check("journals", ok=not orphans, detail=detail, remedy=remedy)]
 
 
 def _sidecar(connections: Connections) -> list[Check]:

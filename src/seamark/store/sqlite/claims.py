@@ -25,13 +25,19 @@ def clock(connection: Connection) -> int:
 
 
 def lease_claim(connections: Connections, words: Words, worker: str, limit: int, seconds: float) -> Claim:
-    """Look without a lock, and claim under one if there may be work."""
+    """Look without a lock, and claim under one if there may be work; never from a journal that was put back in time."""
     with connections.use() as connection:
         look = {"now": clock(connection), "generation": words.generation}
         if not connection.value(words["look"], look):
             return Claim(None)
+    source = {"source": words.source.id}
     with connections.transaction() as connection:
-        return claim(SqliteClaiming(connection, words, worker, limit, seconds))
+        if connection.value(words["witness_broken"], source):
+            return Claim(None)
+        claimed = claim(SqliteClaiming(connection, words, worker, limit, seconds))
+        if claimed.lease is not None:
+            connection.run(words["witness_write"], source)
+        return claimed
 
 
 class SqliteClaiming:

@@ -53,7 +53,10 @@ def translated(path: Path) -> Generator[None]:
     except _FORBIDDEN as error:
         raise StorePermissionError(f"{path} cannot be written: {error}; give this user write access to it") from error
     except _INCOMPATIBLE as error:
-        raise StoreIncompatibleError(f"{path} is damaged, or not a SQLite database: {error}") from error
+        raise StoreIncompatibleError(
+            f"{path} or {path}-seamark is damaged, or not a SQLite database: {error}. If {path} is sound, move {path}-seamark "
+            f"away and attach again: it holds nothing that cannot be made anew"
+        ) from error
     except UnicodeDecodeError as error:
         # Text columns are read as bytes; what is left is a key, which has to be given back exactly as it is.
         raise StoreError(f"{path}: a key is text that is not valid UTF-8 ({error.reason}); mend that row's key") from error

@@ -17,6 +17,9 @@
 -- Differs by necessity: chunks_find, chunks_scan, chunks_end, chunks_outside, shard_list, shard_write: the HNSW index is files of
 -- ours, kept in step with the chunks by their numbers.
 
+-- Differs by necessity: witness_write, witness_broken: the journal and what was indexed of it are two files, and a backup may
+-- bring back one alone.
+
 -- Differs by necessity: upkeep_begin, upkeep_renew, upkeep_end: a row that expires, where PostgreSQL has advisory locks.
 
 -- Differs by necessity: postings_upkeep_add, blocks_list, blocks_count: the settles count what they add, since they are alone.
@@ -54,6 +57,18 @@ INSERT INTO source (name, table_name, columns, key, spec, state) VALUES (?, ?, ?
 -- name: sources
 -- All sources, by id.
 SELECT id, name, table_name, columns, key, spec, state, enrolled FROM source ORDER BY id
+
+-- name: witness_write
+-- Remember the journal's last row.
+UPDATE source SET (witness_seq, witness) = (SELECT j.seq, {witness} FROM {journal} j ORDER BY j.seq DESC LIMIT 1)
+WHERE id = :source
+
+-- name: witness_broken
+-- Say whether the journal is not the one that was indexed: it has not come as far, or gave a number that is remembered, and is
+-- given out once only, to another change.
+SELECT coalesce((SELECT max(seq) FROM {journal}), 0) < s.witness_seq
+    OR EXISTS (SELECT 1 FROM {journal} j WHERE j.seq = s.witness_seq AND {witness} <> s.witness)
+FROM source s WHERE s.id = :source AND s.witness_seq IS NOT NULL
 
 -- name: source_enrolled
 -- Remember how far the enrolment of existing rows has got.

@@ -118,11 +118,17 @@ def _follow(connection: Connection, source: Source, generated: frozenset[str], *
         connection.run(sql)
 
 
-def triggers_missing(connection: Connection, source: Source) -> list[str]:
-    """Return the names of the source's triggers that are not just as they were made."""
+def source_faults(connection: Connection, source: Source) -> list[str]:
+    """Say which triggers are not just as they were made, and whether the file is older than what was indexed of it."""
     wanted = _triggers(source, columns_generated(connection, source.table.name))
     standing = _standing(connection, wanted, "app")
-    return sorted(name for name in wanted if standing.get(name) != wanted[name])
+    missing = sorted(name for name in wanted if standing.get(name) != wanted[name])
+    if missing:
+        return [f"triggers are gone or changed: {', '.join(missing)}"]
+    statement = STATEMENTS["witness_broken"].format_map(table_words(source.table))
+    if connection.value(statement, {"source": source.id}):
+        return ["the file is older than what was indexed of it, as after a restored backup"]
+    return []
 
 
 def _standing(connection: Connection, wanted: Mapping[str, str], schema: str) -> dict[str, str]:

@@ -106,10 +106,10 @@ class SqliteStore:
         with self._connections.use() as connection:
             return [_present(connection, source) for source in following.sources_list(connection)]
 
-    def triggers_missing(self, source: Source) -> Sequence[str]:
-        """Return the triggers that are not as they were made."""
+    def source_faults(self, source: Source) -> Sequence[str]:
+        """Look at the triggers, and whether the journal is the one that was indexed."""
         with self._connections.use() as connection:
-            return following.triggers_missing(connection, source)
+            return following.source_faults(connection, source)
 
     def collection_create(self, name: str) -> None:
         """Make the table of a collection if it is not there."""

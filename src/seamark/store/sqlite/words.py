@@ -88,6 +88,7 @@ def table_words(table: Table) -> dict[str, str]:
         "t_is_j": _theirs_is(table, [f"j.{key}" for key in keys]),
         "t_is_r": _theirs_is(table, [f"r.{key}" for key in keys]),
         "t_is_given": _theirs_is(table, [f"?{number}" for number in range(1, count + 1)]),
+        "witness": " || ' ' || ".join([*(f"quote(j.{key})" for key in keys), "j.changed_at", "j.deleted"]),
         "t_found": f"{columns[0]} IS NOT NULL" if columns else "0",
     }
 

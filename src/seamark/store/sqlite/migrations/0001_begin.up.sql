@@ -11,7 +11,8 @@ CREATE TABLE model (
     UNIQUE (name, version, dimension, document_prefix, query_prefix, normalised)
 );
 
--- `spec`, `columns` and `key` are JSON. `enrolled` is the last key that the enrolment has passed, JSON too.
+-- `spec`, `columns` and `key` are JSON. `enrolled` is the last key that the enrolment has passed, JSON too. `witness` describes
+-- the journal's last row, of `witness_seq`, as the last claim saw it.
 CREATE TABLE source (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL UNIQUE,
@@ -20,7 +21,9 @@ CREATE TABLE source (
     key TEXT NOT NULL,
     spec TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('enrolling', 'ready')),
-    enrolled TEXT
+    enrolled TEXT,
+    witness_seq INTEGER,
+    witness TEXT
 );
 
 -- `next_id` is the next chunk's id, or the next document's number: neither is ever given out twice.
