@@ -100,7 +100,7 @@ def truth(place: material.Database) -> str:
 
 def anti_join(place: material.Database, source, generation) -> None:
     _, done = _tables(place, source, generation)
-    sidecar(place, f"SELECT count(*) FROM notes s LEFT JOIN {done} r ON r.k1 = s.id WHERE r.k1 IS NULL")
+    sidecar(place, f"SELECT count(*) FROM notes s LEFT JOIN {done} r ON r.k1 = +s.id WHERE r.k1 IS NULL")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,8 @@ class SqliteStore:
     """A `Store` on a SQLite file. `create` makes the file, in WAL mode, if it is not there."""
 
     def __init__(self, path: str | Path, *, create: bool = False) -> None:
-        self._connections = Connections(Path(path), create=create)
+        # Resolved, as SQLite itself does for its log: one file by two names has one sidecar.
+        self._connections = Connections(Path(path).resolve(), create=create)
         self._shards = Shards(self._connections.sidecar)
         self._neighbours = Neighbours(self._shards)
         self._words: dict[tuple[int, int], Words] = {}
@@ -91,15 +92,17 @@ class SqliteStore:
 
     def source_drop(self, source_id: int) -> None:
         """Stop tracking."""
-        # The source's row goes last: as long as it is there, a call that was interrupted can be repeated.
-        for number in generations.generations_drop(self._connections, source_id):
-            self._neighbours.drop(number)
+        # What may be refused goes first, so that a refusal loses nothing; the source's row goes last, so that a call that was
+        # interrupted can be repeated.
         with self._connections.use() as connection:
             found = next((one for one in following.sources_list(connection) if one.id == source_id), None)
-        if found is not None:
-            following.source_forget(self._connections, found)
-            with self._connections.transaction() as connection:
-                connection.run(STATEMENTS["source_delete"], (source_id,))
+        if found is None:
+            return
+        following.source_forget(self._connections, found)
+        for number in generations.generations_drop(self._connections, source_id):
+            self._neighbours.drop(number)
+        with self._connections.transaction() as connection:
+            connection.run(STATEMENTS["source_delete"], (source_id,))
 
     def sources(self) -> Sequence[Source]:
         """Return all sources, by id."""
