@@ -353,7 +353,7 @@ WHERE n.nspname = 'seamark' AND c.relname = %(name)s;
 
 -- name: index_build
 -- Build the HNSW index while the table is written to.
-CREATE INDEX CONCURRENTLY {index} ON {chunks} USING hnsw (embedding {vector}.halfvec_cosine_ops) WITH (m = 16, ef_construction = 64);
+CREATE INDEX CONCURRENTLY {index} ON {chunks} USING hnsw (embedding {vector}.halfvec_cosine_ops) WITH (m = 24, ef_construction = 128);
 
 -- name: index_drop
 -- Drop what an interrupted build left.
