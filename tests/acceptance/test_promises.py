@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from contextlib import contextmanager
 
 import pytest
 
@@ -71,6 +72,19 @@ def proven(backend, service, tracked, expected: dict[int, str]) -> None:
     assert [(key,) for key in sorted(expected)] == sorted(chunk.key for chunk in chunks)
     wrong = [chunk.key for chunk in chunks if not oracle_proves(chunk.vector, expected[chunk.key[0]], "oracle-a")]
     assert wrong == []
+
+
+@contextmanager
+def working(service):
+    """A worker beside the test, until the end of the block."""
+    stop = threading.Event()
+    worker = threading.Thread(target=service.work, kwargs={"stop": stop})
+    worker.start()
+    try:
+        yield stop
+    finally:
+        stop.set()
+        worker.join()
 
 
 def texts(application) -> dict[int, str]:
@@ -304,10 +318,7 @@ def test_a_failing_call_spends_an_attempt_and_is_tried_again(notes, opened):
     embedder = OracleEmbedder(errors=[EmbedderTransientError("500")])
     service = opened(embedder)
     tracked = attached(service)
-    stop = threading.Event()
-    worker = threading.Thread(target=service.work, kwargs={"stop": stop})
-    worker.start()
-    try:
+    with working(service) as stop:
         while not tracked.failures():
             assert not stop.wait(0.05)
         failures = tracked.failures()
@@ -316,9 +327,6 @@ def test_a_failing_call_spends_an_attempt_and_is_tried_again(notes, opened):
         assert tracked.failures_retry([failure.key for failure in failures]) == len(failures)
         while tracked.coverage().embedded < ROWS:
             assert not stop.wait(0.05)
-    finally:
-        stop.set()
-        worker.join()
     assert tracked.failures() == ()
     assert ATTEMPTS_MAX > 1
 
@@ -348,16 +356,10 @@ def test_an_embedder_that_raises_anything_at_all_stops_no_worker(notes, opened):
     embedder = OracleEmbedder(errors=[KeyError("bug in your embedder")])
     service = opened(embedder)
     tracked = attached(service)
-    stop = threading.Event()
-    worker = threading.Thread(target=service.work, kwargs={"stop": stop})
-    worker.start()
-    try:
+    with working(service) as stop:
         while not tracked.failures():
             assert not stop.wait(0.05)
         assert "KeyError" in tracked.failures()[0].error
-    finally:
-        stop.set()
-        worker.join()
 
 
 # --- many workers -------------------------------------------------------------------------------------------------
