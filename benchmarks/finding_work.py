@@ -60,7 +60,7 @@ def measure(place: material.Database, rows: int) -> None:
         place.execute(f"UPDATE notes SET title = title || '!' WHERE id <= {min(25_000, rows)}")
         little = claims()
         anti = material.timed(lambda: anti_join(place, source, generation), 3)
-        counted = material.timed(lambda: store.coverage(source, generation.id), 3)
+        counted = material.timed(lambda: store.coverage(source, [generation.id])[generation.id], 3)
     for name, seconds in (("nothing", nothing), ("25 k", little), ("everything", everything)):
         ratio = statistics.median(anti) / statistics.median(seconds)
         print(

@@ -27,6 +27,7 @@ def main() -> None:
             with seamark.open(place.url) as service:
                 notes = service.attach("notes", text=["title", "body"])
                 service.work(until="current")
+                place.tidy()
                 report(place, notes, options.rows, asked, common)
                 print(
                     f"{kind}: {options.rows:,} rows: recall@10 of the vector leg {recall(service, notes, asked):.3f}",
@@ -64,9 +65,9 @@ def recall(service, notes, asked: list[str]) -> float:
         for question in asked[:100]:
             vector = embedder.embed_queries([question])[0]
             # As ANN-Benchmarks counts: whatever is as near as the tenth is right, since equal texts have equal vectors.
-            exact = reader.chunks_nearest(generation.id, vector, 10, exact=True)
+            exact = reader.chunks_nearest(generation.id, vector, 10, exact=True)()
             tenth = exact[-1].similarity - 1e-6
-            near = reader.chunks_nearest(generation.id, vector, 10)
+            near = reader.chunks_nearest(generation.id, vector, 10)()
             found += sum(hit.similarity >= tenth for hit in near) / len(exact)
     return found / len(asked[:100])
 

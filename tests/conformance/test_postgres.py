@@ -1,9 +1,8 @@
 """What only PostgreSQL has: writers that overlap, roles, schemas, partitions, and statements that change many rows."""
 
-import itertools
 import threading
 import uuid
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 import psycopg
 import pytest
@@ -23,44 +22,6 @@ def live(bench, source):
 
 
 # --- commits out of order -----------------------------------------------------------------------------------------
-
-
-def permutations():
-    """Return every order of two writers' inserts and commits around two rounds of work."""
-    events = ("A writes", "A commits", "B writes", "B commits", "work", "work")
-    orders = set(itertools.permutations(events))
-    return sorted(
-        order for order in orders if all(order.index(f"{who} writes") < order.index(f"{who} commits") for who in "AB")
-    )
-
-
-def test_commits_out_of_order_are_found_in_every_permutation(bench):
-    """Two writers, claims around them: no row is left behind, and none needs an audit."""
-    source = bench.notes()
-    generation = bench.vector(source)
-    orders = permutations()
-    assert len(orders) == 90
-    swept = 0
-    for number, order in enumerate(orders):
-        writers = {who: psycopg.connect(bench.backend.url) for who in "AB"}
-        with ExitStack() as teardown:
-            for writer in writers.values():
-                teardown.callback(writer.close)
-            for event in order:
-                who, _, what = event.partition(" ")
-                if what == "writes":
-                    key = 10 * number + "AB".index(who)
-                    writers[who].execute("INSERT INTO notes (id, body) VALUES (%s, %s)", (key, f"{who} {number}"))
-                elif what == "commits":
-                    writers[who].commit()
-                else:
-                    bench.drain(source, generation)
-        while (lease := bench.claim(generation).lease) is not None:
-            swept += lease.lane == "sweep"
-            bench.settle(source, generation, lease, bench.read(source, lease))
-        assert bench.coverage_check(source, generation).missing == 0, order
-    bench.verify(source, generation)
-    assert swept > 0, "in some of the orders a row commits behind the cursor"
 
 
 @pytest.mark.parametrize("change", ["insert", "update", "delete"])
@@ -325,7 +286,7 @@ def test_no_transaction_is_left_open(bench):
     bench.drain(source, vector, lexical)
     with bench.store.snapshot() as reader:
         reader.keys_live(source, [(1,)], None)
-    bench.store.coverage(source, vector.id)
+    bench.store.coverage(source, [vector.id])
     bench.store.journal_trim(source.id)
     states = bench.app.run(
         "SELECT state FROM pg_stat_activity WHERE datname = current_database() AND application_name <> 'user'"

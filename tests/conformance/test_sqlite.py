@@ -181,7 +181,7 @@ def test_a_null_key_harms_nobody(bench):
     generation = bench.vector(source)
     bench.drain(source, generation)
     bench.verify(source, generation, {("a",): "first", ("b",): "second"})
-    found = bench.store.coverage(source, generation.id)
+    found = bench.store.coverage(source, [generation.id])[generation.id]
     assert (found.live, found.embedded) == (2, 2)
 
 

@@ -95,6 +95,21 @@ def test_a_collection_of_no_file_is_made_all_the_same(cli, tmp_path):
     assert cli("search", "documents", "anything", "--json", db=url).json()["hits"] == []
 
 
+@pytest.mark.parametrize("name", ["", " ", "sqlite_notes", "SQLite_x"])
+def test_a_collection_has_a_name_that_every_database_takes(cli, backend, library, name):
+    before = backend.schema()
+    ended = cli("add", library, "--collection", name, db=backend.url)
+    assert (ended.code, len(ended.err.splitlines())) == (2, 1)
+    assert "collection" in ended.err
+    assert backend.schema() == before
+
+
+def test_a_folder_that_is_not_there_is_named(cli, library, tmp_path):
+    ended = cli("add", library, db=f"sqlite:///{tmp_path}/nowhere/new.db")
+    assert (ended.code, len(ended.err.splitlines())) == (1, 1)
+    assert f"there is no folder {tmp_path}/nowhere" in ended.err
+
+
 def test_a_collection_may_not_take_the_name_of_a_table_of_the_users(cli, backend, notes, library):
     ended = cli("add", library, "--collection", "notes", db=backend.url)
     assert ended.code == 1

@@ -48,19 +48,27 @@ def told(ran, code, *words):
 )
 def test_a_wrong_call_is_told_apart_from_a_problem(cli, words, said):
     told(cli(*words, db="sqlite:///never-opened.db"), 2, said)
+    ended = cli(*words, "--json", db="sqlite:///never-opened.db")
+    assert (ended.code, ended.json()["error"]["type"]) == (2, "UsageError")
+    assert ended.err.startswith(f"seamark: {ended.json()['error']['message']}")
+
+
+def test_a_query_that_begins_with_a_dash_goes_after_two(cli, backend, attached):
+    told(cli("search", "notes", "-keys", db=backend.url), 2, "seamark search SOURCE -- QUERY", "seamark search --help")
+    assert "seamark search notes -- " in cli("search", "--help", COLUMNS="200").out
+    assert cli("search", "notes", "--json", "--", "-keys", db=backend.url).json()["hits"][0]["key"] == 1
+    assert cli("search", "notes", "--", "-keys", "--json", db=backend.url).out == ""
 
 
 @pytest.mark.parametrize("command", [ATTACH, ("status",), ("work",), ("search", "a", "b"), ("detach", "a"), ("failures",)])
 def test_no_database_given(cli, command, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    told(cli(*command), 1, "SEAMARK_DB")
+    told(cli(*command), 2, "SEAMARK_DB")
 
 
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("mysql://host/db", "mysql://"),
-        ("sqlite://", "names no file"),
         ("sqlite:///no/such/folder/app.db", "no/such/folder/app.db"),
         ("sqlite:///missing.db", "missing.db"),
         ("postgresql://nobody:s3cr%et@127.0.0.1:1/nothing", ""),
@@ -75,6 +83,11 @@ def test_a_database_that_is_not_there(cli, url, said, monkeypatch, tmp_path):
     told(ended, 1, said)
     assert "s3cr" not in ended.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("url", "said"), [("mysql://host/db", "mysql://"), ("sqlite://", "names no file")])
+def test_a_url_that_names_no_database(cli, url, said):
+    told(cli("status", db=url), 2, said)
 
 
 def test_a_password_is_in_no_output_with_debug_either(cli):
@@ -96,7 +109,7 @@ def test_settings_that_cannot_be_read(cli, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for text in ("db = ", "color = 'red'", "db = 7"):
         (tmp_path / "seamark.toml").write_text(text)
-        told(cli("status"), 1, "seamark.toml")
+        told(cli("status"), 2, "seamark.toml")
 
 
 def test_the_settings_file_says_which_database(cli, backend, attached, monkeypatch, tmp_path):
@@ -122,7 +135,6 @@ def tables(backend):
         (("attach", "nowhere", "--text", "body"), "nowhere"),
         (("attach", "keyless", "--text", "body"), "primary key"),
         (("attach", "numbers", "--text", "body"), "not text"),
-        (("attach", "numbers", "--text", "nothing"), "id, body"),
         (("attach", "measured", "--text", "body"), "key"),
         (("attach", 'a"b; DROP TABLE x', "--text", "body"), "DROP TABLE"),
         (("attach", "", "--text", "body"), ""),
@@ -139,6 +151,10 @@ def test_tables_and_sources_that_will_not_do(cli, tables, words, said):
     told(cli(*words, db=tables.url), 1, said)
 
 
+def test_a_column_that_is_not_there(cli, tables):
+    told(cli("attach", "numbers", "--text", "nothing", db=tables.url), 2, "id, body")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -152,13 +168,18 @@ def test_tables_and_sources_that_will_not_do(cli, tables, words, said):
     ],
 )
 def test_searches_that_cannot_be_meant(cli, backend, attached, words, said):
-    told(cli("search", "notes", " \n" if words == () else "keys", *words, db=backend.url), 1, said)
+    asked = ("search", "notes", " \n" if words == () else "keys", *words)
+    told(cli(*asked, db=backend.url), 2, said)
+    ended = cli(*asked, "--json", db=backend.url)
+    assert (ended.code, f"seamark: {ended.json()['error']['message']}\n") == (2, ended.err)
 
 
 def test_models_that_are_not_there(cli, backend, notes):
-    for model in ("magic", "static:x", "sentence-transformers:/no/such/folder", "openai:m?base_url=http://127.0.0.1:1/v1"):
+    for model in ("sentence-transformers:/no/such/folder", "openai:m?base_url=http://127.0.0.1:1/v1"):
         told(cli(*ATTACH, "--model", model, db=backend.url), 1)
-    told(cli(*ATTACH, "--chunk", "3", db=backend.url), 1, "chunk")
+    for model in ("magic", "static:x"):
+        told(cli(*ATTACH, "--model", model, db=backend.url), 2)
+    told(cli(*ATTACH, "--chunk", "3", db=backend.url), 2, "chunk")
     assert cli("status", "--json", db=backend.url).json() == {"sources": []}
 
 
@@ -215,10 +236,10 @@ def test_a_role_without_rights(cli, postgres_url):
         connection.execute("DROP ROLE IF EXISTS reader")
         connection.execute("CREATE ROLE reader LOGIN")
     url = url_of(postgres_url, "reader")
-    for command in (("status",), ATTACH):
-        told(cli(*command, db=url), 1, "superuser")
+    told(cli(*ATTACH, db=url), 1, "superuser")
+    assert cli("status", db=url).code == 0
     assert cli("doctor", "--json", db=url).json()["ok"] is False
-    assert cli("status", db=postgres_url).code == 0
+    assert cli(*ATTACH, db=postgres_url).code == 0
     # The schema is there now, and is not the reader's to use.
     told(cli("status", db=url), 1)
     told(cli(*ATTACH, db=url), 1)
@@ -231,8 +252,9 @@ def url_of(url, user):
 
 
 def test_a_database_of_a_later_version(cli, postgres_url):
-    assert cli("status", db=postgres_url).code == 0
     with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE notes(id int PRIMARY KEY, body text)")
+        assert cli(*ATTACH, db=postgres_url).code == 0
         connection.execute("UPDATE seamark.schema_version SET version = 999")
     told(cli("status", db=postgres_url), 1, "999")
     assert cli("doctor", db=postgres_url).code == 1

@@ -168,6 +168,6 @@ def test_the_meter_sees_a_scan(filled):
     """The bound above is not one that everything keeps."""
     _, source, generations, meter = filled
     with meter.store() as store:
-        found = store.coverage(source, generations["full"].id)
+        found = store.coverage(source, [generations["full"].id])[generations["full"].id]
     assert found.live == ROWS
     assert meter.rows() > ROWS / 10

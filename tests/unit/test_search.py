@@ -162,6 +162,21 @@ def test_a_deleted_row_is_not_found_though_no_worker_has_seen_the_delete(shelf):
         assert 1 not in _keys(shelf.search("red car", mode=mode))
 
 
+@pytest.mark.parametrize("mode", ["hybrid", "lexical", "vector"])
+def test_rows_long_gone_leave_no_gap_though_they_fill_the_index(shelf, mode):
+    """Deletes that no worker has seen: the next rows move up, with the ranks and scores they have once it has."""
+    shelf.fill([(number, "a red car " * (2 if number < 900 else 1), 1, "en") for number in range(100, 1000)])
+    shelf.index()
+    shelf.application.run("DELETE FROM notes WHERE id BETWEEN 100 AND 899")
+    before = shelf.search("red car", mode=mode, limit=20)
+    shelf.index()
+    after = shelf.search("red car", mode=mode, limit=20)
+    assert len(before) == 20
+    assert [(hit.key, hit.stale) for hit in before] == [(hit.key, hit.stale) for hit in after]
+    ranks = [hit.vector.rank if mode == "vector" else hit.lexical.rank for hit in before]
+    assert sorted(ranks) == list(range(1, 21)), "what is gone has no rank"
+
+
 def test_the_limit_is_kept_and_blank_rows_are_not_found(shelf):
     assert len(shelf.search("car", limit=2)) == 2
     assert set(_keys(shelf.search("car", limit=100))) == {1, 2, 3, 4}

@@ -7,6 +7,7 @@ import apsw
 import pytest
 
 from seamark.store.sqlite.store import SqliteStore
+from seamark.testing.workbench import Workbench
 
 LOOK = """
 import sys
@@ -35,3 +36,24 @@ def test_a_file_that_is_not_in_wal_mode_is_told(tmp_path, mode, well):
     found = {check.name: check.ok for check in store.checks()}
     store.close()
     assert found["journal mode"] is well
+
+
+def test_rows_without_a_key_are_told(sqlite_backend):
+    bench = Workbench(sqlite_backend)
+    bench.notes("a")
+    bench.app.run("CREATE TABLE things (key TEXT PRIMARY KEY, body TEXT)")
+    bench.app.run("CREATE TABLE pairs (org INTEGER, key TEXT, body TEXT, PRIMARY KEY (org, key))")
+    bench.attach("things", ("body",))
+    bench.attach("pairs", ("body",))
+
+    def keys():
+        return next(check for check in bench.store.checks() if check.name == "keys")
+
+    assert keys().ok
+    bench.app.run("INSERT INTO things VALUES ('a', 'x'), (NULL, 'lost'), (NULL, 'too')")
+    bench.app.run("INSERT INTO pairs VALUES (1, 'a', 'x'), (1, NULL, 'lost')")
+    assert not keys().ok
+    assert not keys().required
+    assert "2 of 'things', 1 of 'pairs'" in keys().detail
+    bench.app.run("DROP TABLE things")
+    assert "1 of 'pairs'" in keys().detail

@@ -148,6 +148,53 @@ def test_keys_whose_collation_ignores_case(bench):
     bench.verify(source, generation, {("HOME",): "one", ("about",): "two"})
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT OR REPLACE INTO pages VALUES (1, 'HOME', 'third')",
+        "REPLACE INTO pages VALUES (1, 'hoMe', 'third')",
+        "UPDATE OR REPLACE pages SET slug = 'home', body = 'third' WHERE slug = 'about' AND org = 1",
+        "INSERT INTO pages VALUES (1, 'hOME', 'third') ON CONFLICT DO UPDATE SET slug = excluded.slug, body = excluded.body",
+    ],
+)
+@pytest.mark.parametrize(("key", "option"), [("org, slug", ""), ("slug, org", ""), ("slug, org", "WITHOUT ROWID")])
+def test_a_row_replaced_by_another_spelling_of_its_key_is_gone(bench, key, option, statement):
+    """SQLite fires no trigger for it; nothing of it stays, and no other row is touched."""
+    bench.app.run(f"CREATE TABLE pages (org INTEGER, slug TEXT COLLATE NOCASE, body TEXT, PRIMARY KEY ({key})) {option}")
+    bench.app.run("INSERT INTO pages VALUES (1, 'Home', 'one'), (1, 'about', 'two'), (2, 'Home', 'other')")
+    before = schema_table(bench)
+    source = bench.attach("pages", ("body",))
+    generation = bench.vector(source)
+    bench.drain(source, generation)
+    bench.app.run(statement)
+    assert live(bench, source) == {tuple(row) for row in bench.app.run(f"SELECT {', '.join(source.table.key)} FROM pages")}
+    assert bench.store.coverage(source, [generation.id])[generation.id].missing == 1
+    bench.drain(source, generation)
+    bench.verify(source, generation)
+    bench.coverage_check(source, generation)
+    assert list(bench.store.source_faults(source)) == []
+    bench.store.source_drop(source.id)
+    assert [row[1:3] for row in schema_table(bench)] == [row[1:3] for row in before]
+
+
+def test_a_key_of_bytes_costs_no_second_index(bench):
+    source = bench.notes("a")
+    assert source.table.key == ("id",)
+    names = {name for (name,) in bench.app.run("SELECT name FROM sqlite_schema WHERE type = 'index'")}
+    assert names == {"seamark_key_notes", "seamark_deleted_notes"}
+
+
+def test_spellings_are_found_by_an_index(bench):
+    """What a write costs does not grow with the table."""
+    bench.app.run("CREATE TABLE pages (slug TEXT COLLATE NOCASE PRIMARY KEY, body TEXT)")
+    bench.attach("pages", ("body",))
+    [(sql,)] = bench.app.run("SELECT sql FROM sqlite_schema WHERE name = 'seamark_insert_pages'")
+    statement = sql.split("BEGIN", 1)[1].split(";")[0].replace('NEW."slug"', "'a'")
+    plan = [row[-1] for row in bench.app.run(f"EXPLAIN QUERY PLAN {statement}")]
+    assert any("seamark_alike_pages" in line for line in plan)
+    assert not [line for line in plan if line.startswith("SCAN") and "USING" not in line]
+
+
 def test_a_generated_column_as_text(bench):
     """No statement sets it, and yet it changes."""
     bench.app.run("CREATE TABLE people (id INTEGER PRIMARY KEY, a TEXT, b TEXT, c TEXT AS (a || ' ' || b))")

@@ -25,14 +25,6 @@ def filled(bench):
     return source, generation
 
 
-def maintain(bench, generation, *, idle=True):
-    """Do all that is due; return how many pieces that took."""
-    for pieces in range(1000):
-        if not bench.store.generation_maintain(generation.id, idle=idle):
-            return pieces
-    raise AssertionError("the upkeep does not end")
-
-
 def statistics(bench, generation, term):
     with bench.store.snapshot() as reader:
         [found] = reader.terms_statistics(generation.id, [term])
@@ -42,8 +34,8 @@ def statistics(bench, generation, term):
 def test_small_blocks_are_merged(bench, filled):
     source, generation = filled
     before = statistics(bench, generation, "common")
-    assert maintain(bench, generation, idle=False) == 0, "not while others are at work"
-    assert maintain(bench, generation) >= 1
+    assert bench.maintain(generation, idle=False) == 0, "not while others are at work"
+    assert bench.maintain(generation) >= 1
     after = statistics(bench, generation, "common")
     assert before.blocks > after.blocks == 1
     assert (after.postings, after.lengths) == (before.postings, before.lengths) == (ROWS, 4 * ROWS)
@@ -60,11 +52,11 @@ def test_dead_postings_are_dropped(bench, filled):
     bench.app.run("DELETE FROM notes WHERE id % 3 = 0")
     bench.drain(source, generation, limit=2_000)
     assert statistics(bench, generation, "common").postings > ROWS
-    assert maintain(bench, generation) >= 1
+    assert bench.maintain(generation) >= 1
     live = ROWS - ROWS // 3
     assert statistics(bench, generation, "common").postings == live
     assert statistics(bench, generation, "").postings == live
     with bench.store.snapshot() as reader:
         assert list(reader.terms_statistics(generation.id, ["a3", "b9"])) == [], "terms of rows that are gone"
     bench.verify(source, generation)
-    assert maintain(bench, generation) == 0, "there is nothing left to do"
+    assert bench.maintain(generation) == 0, "there is nothing left to do"

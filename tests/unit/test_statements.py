@@ -178,7 +178,7 @@ def test_a_migrated_schema_equals_a_fresh_one(scratch, backend_open, tmp_path):
         database.run(step.script)
     with ExitStack() as teardown:
         backend = backend_open("sqlite" if isinstance(database, Sqlite) else "postgres", tmp_path, teardown)
-        backend.store().close()
+        backend.store().collection_create("library")
         fresh = Sqlite(teardown, backend.sidecar) if isinstance(database, Sqlite) else Postgres(teardown, backend.url)
         assert fresh.schema() == database.schema()
 
@@ -194,7 +194,9 @@ def test_opening_again_changes_nothing(backend):
 
 def test_a_schema_from_the_future_is_refused(backend):
     """One line that says what to do, and nothing changed."""
-    backend.store().close()
+    store = backend.store()
+    store.collection_create("library")
+    store.close()
     if backend.name == "sqlite":
         connection = apsw.Connection(str(backend.sidecar))
         connection.execute("PRAGMA user_version = 9999")

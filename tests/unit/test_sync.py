@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import Counter
 from contextlib import nullcontext
 
 import pytest
@@ -13,7 +14,9 @@ from seamark.core.chunking import Chunker
 from seamark.core.sync import CancelledError, VectorIndexer, step
 from seamark.errors import EmbedderUnavailableError
 from seamark.model import SourceRow
-from seamark.testing.oracle import OracleEmbedder
+from seamark.testing.oracle import OracleEmbedder, oracle_proves
+
+ROWS = 64
 
 
 def rows(count: int, attempts: int = 0) -> list[SourceRow]:
@@ -40,7 +43,7 @@ class Keeper:
 def service(sqlite_backend):
     application = sqlite_backend.application()
     application.run("CREATE TABLE notes(id INTEGER PRIMARY KEY, body TEXT)")
-    application.many("INSERT INTO notes VALUES (?, ?)", [(n, f"text {n}") for n in range(1, 65)])
+    application.many("INSERT INTO notes VALUES (?, ?)", [(n, f"text {n}") for n in range(1, ROWS + 1)])
     with seamark.open(sqlite_backend.url, embedder=OracleEmbedder()) as opened:
         opened.attach("notes", text="body")
         yield opened
@@ -49,8 +52,10 @@ def service(sqlite_backend):
 def vector_step(service, embedder, cancelled):
     source = service.source("notes").source
     generation = next(known for known in service.store.generations(source.id) if known.kind == "vector")
-    outcome = step(service.store, source, generation, indexer(embedder), "worker", Keeper(), cancelled, 0)
-    return outcome, service.store.coverage(source, generation.id)
+    lease = service.store.lease_claim(generation.id, "worker", ROWS, 60).lease
+    assert lease is not None
+    outcome = step(service.store, source, generation, indexer(embedder), lease, Keeper(), cancelled, 0)
+    return outcome, service.store.coverage(source, [generation.id])[generation.id]
 
 
 # --- blame --------------------------------------------------------------------------------------------------------
@@ -96,6 +101,18 @@ def test_a_row_that_the_embedder_cannot_measure_fails_alone(answer):
     assert [1, 2, 4, 5] == [row.seq for row in indexed.batch.rows]
 
 
+# --- what is paid for ---------------------------------------------------------------------------------------------
+
+
+def test_equal_texts_are_embedded_once_and_stay_rows_of_their_own():
+    embedder = OracleEmbedder()
+    different = [SourceRow((n,), n, live=True, texts=(f"text {n % 3}",)) for n in range(1, 31)]
+    indexed = indexer(embedder).index(different, never)
+    assert Counter({f"text {n}": 1 for n in range(3)}) == embedder.texts
+    assert [row.key for row in different] == [row.key for row in indexed.batch.rows]
+    assert all(oracle_proves(vector, f"text {n % 3}", "oracle-a") for n, vector in enumerate(indexed.batch.vectors, start=1))
+
+
 # --- the end of a worker ------------------------------------------------------------------------------------------
 
 
@@ -109,7 +126,7 @@ def test_told_to_stop_the_search_for_a_bad_row_ends_after_the_call_under_way():
 def test_told_to_stop_a_step_gives_its_lease_back_without_an_attempt(service):
     embedder = OracleEmbedder(refused={"text 3"})
     outcome, coverage = vector_step(service, embedder, lambda: embedder.calls > 0)
-    assert (False, None, 1) == (outcome.worked, outcome.settled, embedder.calls)
+    assert (None, 1) == (outcome.settled, embedder.calls)
     assert (64, 0) == (coverage.missing, coverage.failed)
     outcome, coverage = vector_step(service, OracleEmbedder(), never)
     assert (64, 0) == (outcome.settled.written, coverage.missing), "at once, by whoever claims next"

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import threading
 import time
+from contextlib import suppress
 
+import apsw
 import pytest
 
 import seamark
 from seamark.core import sync
-from seamark.edges import worker
-from seamark.errors import EmbedderConfigurationError, EmbedderUnavailableError, StoreUnavailableError
+from seamark.edges import indexed, report, worker
+from seamark.errors import (
+    EmbedderConfigurationError,
+    EmbedderUnavailableError,
+    SourceUnfinishedError,
+    StoreError,
+    StoreUnavailableError,
+)
 from seamark.model import Lease, SourceSpec, TextColumn
 from seamark.testing.oracle import OracleEmbedder
 
@@ -49,12 +59,12 @@ def working():
     """Let a service work in a thread; what is returned ends it, and raises what it raised."""
     ends = []
 
-    def start(service, stop):
+    def start(service, stop, threads=1, progress=None):
         raised = []
 
         def target():
             try:
-                service.work(stop=stop, threads=1)
+                service.work(stop=stop, threads=threads, progress=progress)
             except BaseException as error:  # noqa: BLE001 raised again below
                 raised.append(error)
 
@@ -67,6 +77,7 @@ def working():
             if raised:
                 raise raised.pop()
 
+        end.working = thread.is_alive
         ends.append(end)
         return end
 
@@ -128,15 +139,98 @@ def test_leases_are_renewed_at_once_when_the_store_is_back(opened, monkeypatch):
     assert (False, 2) == (keeping.is_alive(), len(renewals))
 
 
-def test_nothing_is_counted_while_a_lease_is_held(opened):
+def test_while_a_lease_is_held_the_end_is_looked_for_only_now_and_then(opened):
     one = worker.Worker(opened(OracleEmbedder()), until="current", stop=threading.Event())
-    one._worked_at = one._count_at = 0.0
+    one._worked_at, one._looked_at = 0.0, math.inf
     lease = Lease(1, 1, 1, "fresh", 0, 1, one.id, 1, 0)
-    assert one._quiet()
+    assert one._due()
     one._keeper.hold(lease)
-    assert not one._quiet()
-    one._keeper.drop(lease)
-    assert one._quiet()
+    assert not one._due()
+    one._looked_at = 0.0
+    assert one._due()
+
+
+# --- threads ------------------------------------------------------------------------------------------------------
+
+
+def test_there_are_as_many_threads_as_what_is_attached_wants_also_when_it_is_attached_later(opened, application, working):
+    application.many("INSERT INTO notes VALUES (?, ?)", [(n, f"more {n}") for n in range(1000, 1400)])
+    gate = threading.Event()
+    embedder = OracleEmbedder(gate=gate, concurrency=5, batch_items=64)
+    service = opened(embedder)
+    end = working(service, threading.Event(), threads=None)
+    service.attach("notes", text="body")
+    until(lambda: embedder.calls == 5)
+    gate.set()
+    end()
+
+
+def test_of_idle_threads_one_looks_for_work(opened, application, working, monkeypatch):
+    service = opened(OracleEmbedder())
+    notes = service.attach("notes", text="body")
+    service.work(until="current")
+    lookers, claim = [], service.store.lease_claim
+
+    def looked(*args, **options):
+        lookers.append(threading.get_ident())
+        return claim(*args, **options)
+
+    monkeypatch.setattr(service.store, "lease_claim", looked)
+    end = working(service, threading.Event(), threads=4)
+    until(lambda: len(lookers) > 20)
+    assert 1 == len(set(lookers))
+    application.run("INSERT INTO notes VALUES (1000, 'one more')")
+    until(lambda: notes.coverage().embedded == ROWS + 1)
+    end()
+
+
+# --- until current ------------------------------------------------------------------------------------------------
+
+
+class Fed(OracleEmbedder):
+    """An embedder at whose every call a row is inserted, so that there is always a fresh one."""
+
+    def __init__(self, application):
+        super().__init__(batch_items=16)
+        self._application = application
+
+    def embed_documents(self, texts):
+        self._application.run("INSERT INTO notes VALUES (?, ?)", 1000 + self.calls, f"fed {self.calls}")
+        return super().embed_documents(texts)
+
+
+def test_until_current_ends_under_an_endless_stream_of_inserts(backend):
+    """With a backfill to do, and with all of it done: what was there before is indexed, what came later may be missing."""
+    application = with_tables(backend)
+    with seamark.open(backend.url, embedder=Fed(application)) as service:
+        notes = service.attach("notes", text="body")
+        for start in ("backfill", "fresh"):
+            before = application.run("SELECT body FROM notes")
+            service.work(until="current", threads=1)
+            embedder = service.embedders.default()[0]
+            assert {body for (body,) in before} <= embedder.texts.keys(), start
+            assert len(before) <= notes.coverage().embedded, start
+
+
+def test_until_current_ends_beside_a_thread_that_never_stops_inserting(backend):
+    application = with_tables(backend)
+    stop, numbers = threading.Event(), itertools.count(1000)
+
+    def write():
+        while not stop.is_set():
+            with suppress(apsw.BusyError):
+                application.run("INSERT INTO notes VALUES (?, ?)", next(numbers), "one more")
+
+    with seamark.open(backend.url, embedder=OracleEmbedder()) as service:
+        notes = service.attach("notes", text="body")
+        writing = threading.Thread(target=write)
+        writing.start()
+        try:
+            service.work(until="current")
+            assert notes.coverage().embedded >= ROWS
+        finally:
+            stop.set()
+            writing.join()
 
 
 # --- embedders that are out ---------------------------------------------------------------------------------------
@@ -166,7 +260,8 @@ def test_calls_that_fail_together_are_one_outage(opened):
     service = opened(embedder)
     work = vector_work(service, service.attach("notes", text="body"))
     one = worker.Worker(service, until=None, stop=threading.Event())
-    calls = [threading.Thread(target=one._step, args=work) for _ in range(2)]
+    leases = [service.store.lease_claim(work[1].id, one.id, 10, 60).lease for _ in range(2)]
+    calls = [threading.Thread(target=one._step, args=(work, lease)) for lease in leases]
     for call in calls:
         call.start()
     until(lambda: embedder.calls == 2)
@@ -214,20 +309,109 @@ def test_a_worker_goes_on_when_the_table_it_works_on_is_detached(backend, workin
         end()
 
 
+def test_a_worker_that_tells_how_far_it_is_goes_on_with_others_where_a_journal_is_gone(sqlite_backend, working, monkeypatch):
+    """As after the restore of a backup from before the attach: the count fails, and goes on failing once that is known."""
+    monkeypatch.setattr(worker, "CATALOG_SECONDS", 0.05)
+    monkeypatch.setattr(report, "REPORT_SECONDS", 0.05)
+    application = with_tables(sqlite_backend)
+    counts, stop = [], threading.Event()
+    count = report.Report._count
+    monkeypatch.setattr(report.Report, "_count", lambda self: counts.append(self) or count(self))
+    with seamark.open(sqlite_backend.url, embedder=OracleEmbedder()) as service:
+        service.attach("notes", text="body")
+        tasks = service.attach("tasks", text="body")
+        service.work(until="current")
+        end = working(service, stop, progress=lambda _: None)
+        until(lambda: counts)
+        application.run("DROP TABLE notes")
+        application.run("DROP TABLE seamark_journal_notes")
+        counts.clear()
+        until(lambda: len(counts) > 10 or not end.working())
+        application.run("INSERT INTO tasks VALUES (1000, 'one more')")
+        until(lambda: tasks.coverage().embedded == ROWS + 1 or not end.working())
+        end()
+        assert tasks.coverage().embedded == ROWS + 1
+
+
+@pytest.mark.parametrize(
+    "cut", ["source_enroll", "generations_begin"], ids=["while rows are entered", "before the indexes are made"]
+)
+def test_an_attach_that_was_cut_short_is_told_by_everyone_and_attaching_again_mends_it(backend, monkeypatch, cut):
+    monkeypatch.setattr(indexed, "ATTACH_STALLED_SECONDS", 0.0)
+    with_tables(backend)
+    with seamark.open(backend.url, embedder=OracleEmbedder()) as service:
+        tasks = service.attach("tasks", text="body")
+        with monkeypatch.context() as patched:
+            patched.setattr(service.store, cut, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                service.attach("notes", text="body")
+        with pytest.raises(SourceUnfinishedError, match=r"'notes' .* attach it again"):
+            service.work(until="current")
+        assert (ROWS, 0) == (tasks.coverage().embedded, tasks.coverage().missing), "the others are done all the same"
+        assert {"tasks": False, "notes": True} == {status.source.name: status.unfinished for status in service.status()}
+        notes = service.attach("notes", text="body")
+        service.work(until="current")
+        assert (ROWS, [False, False]) == (notes.coverage().embedded, [status.unfinished for status in service.status()])
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+def test_an_attach_that_goes_on_is_waited_for(opened, monkeypatch):
+    service = opened(OracleEmbedder())
+    spec = SourceSpec("notes", (TextColumn("body"),))
+    source = service.store.source_create("notes", spec, service.store.table_inspect("notes"))
+    monkeypatch.setattr(indexed, "ATTACH_STALLED_SECONDS", 0.0)
+    waited = indexed.Indexed(service)
+    assert not waited.whole()
+    service.store.source_enroll(source, 10)
+    assert not waited.whole()
+    with pytest.raises(SourceUnfinishedError, match="attach it again"):
+        waited.whole()
+
+
 def test_who_waits_for_an_attach_that_was_cut_short_is_told(opened):
     service = opened(OracleEmbedder())
     spec = SourceSpec("notes", (TextColumn("body"),))
     service.store.source_create("notes", spec, service.store.table_inspect("notes"))
     told = []
-    worker.Report(service, told.append).tell()
+    report.Report(service, told.append).tell()
     assert "'notes' is still being attached" in told[0].problem
+
+
+def test_a_table_is_looked_at_now_and_then_and_at_once_when_reading_fails(opened, application, monkeypatch):
+    service = opened(OracleEmbedder())
+    tracked = service.attach("notes", text="body")
+    looks = []
+    look = service.source_problems
+    monkeypatch.setattr(service, "source_problems", lambda source: looks.append(source.name) or look(source))
+    monkeypatch.setattr(worker, "CATALOG_SECONDS", 0.0)
+    one = worker.Worker(service, until=None, stop=threading.Event())
+    work = [[one._catalog.current() for _ in range(5)] for _ in range(2)]
+    assert [[2] * 5] * 2 == [[len(each) for each in looked] for looked in work]
+    assert ["notes"] == looks
+    application.run("ALTER TABLE notes RENAME COLUMN body TO text")
+    assert 2 == len(one._catalog.current())
+    with one._unless_detached([known.id for known in service.store.generations(tracked.source.id)]):
+        raise StoreError("no such column")
+    assert () == one._catalog.current()
+
+
+def test_who_waits_for_an_embedder_is_told(opened):
+    service = opened(OracleEmbedder())
+    _, generation, _ = vector_work(service, service.attach("notes", text="body"))
+    service.store.generation_backoff(generation.id, 60, "503 from the model")
+    told = []
+    report.Report(service, told.append).tell()
+    assert "503 from the model" == told[0].problem
 
 
 def test_who_waits_for_the_store_is_told():
     class Away:
-        def status(self):
+        def status(self, problems):
             raise StoreUnavailableError("the server is away")
 
     told = []
-    worker.Report(Away(), told.append).tell()
+    report.Report(Away(), told.append).tell()
     assert "the server is away" == told[0].problem

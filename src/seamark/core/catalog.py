@@ -11,7 +11,7 @@ from seamark.errors import InvalidRequestError, SourceConflictError, TableUnusab
 from seamark.model import GenerationSpec, SourceSpec, TextColumn, Touch, filter_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from seamark.model import Column, Generation, ModelIdentity, Source, Table
 
@@ -97,6 +97,16 @@ def _column(table: Table, name: str) -> Column:
     return column
 
 
+def collection_check(name: str) -> None:
+    """Raise InvalidRequestError for what cannot be the name of a collection on every database."""
+    if not name.strip():
+        raise InvalidRequestError("a collection needs a name: that of the table that is made for it")
+    if name.lower().startswith("sqlite_"):
+        raise InvalidRequestError(
+            f"a collection cannot be named {name!r}: SQLite keeps names that begin with sqlite_ for itself"
+        )
+
+
 def source_find(sources: Sequence[Source], name: str, table: Table) -> Source | None:
     """Return the source of that name, or else of that table, which may have been attached by another of its names."""
     named = next((source for source in sources if source.name == name), None)
@@ -118,6 +128,11 @@ def source_check(source: Source, spec: SourceSpec) -> None:
     ]
     if differences:
         raise SourceConflictError(_conflict(source, differences))
+
+
+def attached(source: Source, generations: Iterable[Generation]) -> bool:
+    """Say whether the source's attach went to its end: its rows are entered, and it has indexes that are not retired."""
+    return source.state == "ready" and any(generation.state != "retired" for generation in generations)
 
 
 def source_drift(source: Source, inspect: Callable[[str], Table]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from seamark.model import key_order
@@ -39,7 +40,14 @@ def rrf(*lists: Sequence[tuple[Key, float]]) -> list[tuple[Key, float]]:
 
 def ordered(scores: Mapping[Key, float]) -> list[tuple[Key, float]]:
     """Return the keys with their scores, best first, ties by key."""
-    return sorted(scores.items(), key=lambda scored: (-scored[1], key_order(scored[0])))
+    ranked = sorted(scores.items(), key=itemgetter(1), reverse=True)
+    start = 0
+    for stop in range(1, len(ranked) + 1):
+        if stop == len(ranked) or ranked[stop][1] != ranked[start][1]:
+            if stop - start > 1:  # rarely: to order keys of any type takes longer than all the rest
+                ranked[start:stop] = sorted(ranked[start:stop], key=lambda scored: key_order(scored[0]))
+            start = stop
+    return ranked
 
 
 def _scaled(ranked: Iterable[tuple[Key, float]], floor: float) -> dict[Key, float]:

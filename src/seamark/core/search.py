@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Literal, get_args
 from seamark.core.analysis import Analyzer
 from seamark.core.chunking import Chunker, render
 from seamark.core.fusion import convex, rrf
-from seamark.core.legs import Depth, LexicalLeg, VectorLeg
+from seamark.core.legs import Depth, LexicalLeg, Rows, VectorLeg
 from seamark.errors import EmbedderError, InvalidRequestError
 from seamark.model import Hit, Leg
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from seamark.model import ChunkHit, Filter, Generation, GenerationKind, Key, LiveRow, Source
+    from seamark.model import Filter, Generation, GenerationKind, Key, LiveRow, Source
     from seamark.store.contract import Reader
 
     QueryEmbedder = Callable[[Generation, str], tuple[NDArray[np.float32], float]]
@@ -80,18 +80,24 @@ def search(reader: Reader, source: Source, request: Request, embed_query: QueryE
     In `hybrid` mode a leg that cannot run (no generation of its kind, an EmbedderError, a query without a word) is named in
     the result and the other one answers alone; when none can, the embedder's error or an InvalidRequestError is raised.
     """
-    generations = reader.generations(source.id)
-    vector = generation_read(generations, "vector")
-    legs = _Legs()
-    if request.mode != "vector":
-        _words_rank(legs, reader, source, request, generation_read(generations, "lexical"))
-    if request.mode != "lexical":
-        _meaning_rank(legs, reader, source, request, vector, embed_query)
-    if legs.words is None and legs.meaning is None:
+    legs = _legs(reader, source, request, embed_query)
+    if not legs.ran():
         raise legs.error or InvalidRequestError(f"{source.name!r} cannot be searched so: {'; '.join(legs.degraded)}")
-    chunker = Chunker.like(vector.identity if vector else {})
-    hits = _Hits(reader, source, request, legs, chunker).first(_fused(legs, request.fusion))
-    return SearchResult(tuple(hits), tuple(legs.degraded), tuple(leg.generation.id for leg in legs.ran()))
+    ranking, rows = _first(reader, source, request, legs)
+    passages = _Passages(legs.chunker, legs.lexical.weights() if legs.lexical else _ANALYZER.query_terms(request.query))
+    hits = tuple(ranking.hit(row, passages) for row in rows)
+    return SearchResult(hits, tuple(legs.degraded), ranking.generations)
+
+
+def _first(reader: Reader, source: Source, request: Request, legs: _Legs) -> tuple[_Ranking, Sequence[LiveRow]]:
+    """Rank, and read the first rows. Where one of them is gone, rank once more, and only what is live."""
+    ranking = _Ranking(legs, request, Rows(request.where))
+    first = ranking.first(request.limit)
+    rows = reader.rows_live(source, first, ranking.generations)
+    if len(rows) < len(first):
+        ranking = _Ranking(legs, request, Rows(request.where, live=True))
+        rows = reader.rows_live(source, ranking.first(request.limit), ranking.generations)
+    return ranking, rows
 
 
 def generation_read(generations: Sequence[Generation], kind: GenerationKind) -> Generation | None:
@@ -104,32 +110,18 @@ def generation_read(generations: Sequence[Generation], kind: GenerationKind) -> 
 # --- the legs -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Words:
-    generation: Generation
-    ranked: list[tuple[Key, float]]
-    weights: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class _Meaning:
-    generation: Generation
-    ranked: list[tuple[Key, float]]
-    chunks: Mapping[Key, ChunkHit]
-    weight: float
-
-
 @dataclass(slots=True)
 class _Legs:
-    """The legs that ran, and why one did not."""
+    """The legs that run, and why one does not. `chunker` cuts as the chunks were cut."""
 
-    words: _Words | None = None
-    meaning: _Meaning | None = None
+    chunker: Chunker
+    lexical: LexicalLeg | None = None
+    vector: VectorLeg | None = None
     degraded: list[str] = field(default_factory=list[str])
     error: EmbedderError | None = None
 
-    def ran(self) -> list[_Words | _Meaning]:
-        return [leg for leg in (self.words, self.meaning) if leg is not None]
+    def ran(self) -> tuple[LexicalLeg | VectorLeg, ...]:
+        return tuple(leg for leg in (self.lexical, self.vector) if leg is not None)
 
     def usable(self, generation: Generation | None, kind: GenerationKind) -> bool:
         if generation is None:
@@ -141,18 +133,27 @@ class _Legs:
         return generation is not None
 
 
-def _words_rank(legs: _Legs, reader: Reader, source: Source, request: Request, generation: Generation | None) -> None:
+def _legs(reader: Reader, source: Source, request: Request, embed_query: QueryEmbedder) -> _Legs:
+    generations = reader.generations(source.id)
+    vector = generation_read(generations, "vector")
+    legs = _Legs(Chunker.like(vector.identity if vector else {}))
+    if request.mode != "vector":
+        _lexical_open(legs, reader, source, request, generation_read(generations, "lexical"))
+    if request.mode != "lexical":
+        _vector_open(legs, reader, source, request, vector, embed_query)
+    return legs
+
+
+def _lexical_open(legs: _Legs, reader: Reader, source: Source, request: Request, generation: Generation | None) -> None:
     terms = dict(islice(_ANALYZER.query_terms(request.query).items(), QUERY_TERMS_MAX))
     if not terms:
         legs.degraded.append("lexical: the query has no word in it")
     elif legs.usable(generation, "lexical"):
         assert generation is not None
-        leg = LexicalLeg(reader, source, generation.id, terms)
-        weights = {term: leg.collection.weight(term) for term in terms}
-        legs.words = _Words(generation, leg.ranked(request.where, Depth.of(request.limit)), weights)
+        legs.lexical = LexicalLeg(reader, source, generation.id, Depth.of(request.limit), terms)
 
 
-def _meaning_rank(
+def _vector_open(
     legs: _Legs,
     reader: Reader,
     source: Source,
@@ -169,78 +170,69 @@ def _meaning_rank(
         legs.error = error
         legs.degraded.append(f"vector: {error}")
         return
-    hits = VectorLeg(reader, source, generation.id, vector).ranked(request.where, Depth.of(request.limit))
-    ranked = [(hit.key, hit.similarity) for hit in hits]
-    legs.meaning = _Meaning(generation, ranked, {hit.key: hit for hit in hits}, weight)
-
-
-def _fused(legs: _Legs, fusion: Fusion) -> list[tuple[Key, float]]:
-    if legs.words is None or legs.meaning is None:
-        return legs.ran()[0].ranked
-    if fusion == "rrf":
-        return rrf(legs.words.ranked, legs.meaning.ranked)
-    return convex(legs.words.ranked, legs.meaning.ranked, legs.meaning.weight)
+    legs.vector = VectorLeg(reader, source, generation.id, Depth.of(request.limit), vector, weight)
 
 
 # --- the hits -----------------------------------------------------------------------------------------------------
 
 
-class _Hits:
-    """Fills in what a hit shows: its passage, and whether the index is behind the row."""
+class _Ranking:
+    """What each leg found of some rows, and both fused. `generations` are those read, the lexical one first."""
 
-    def __init__(self, reader: Reader, source: Source, request: Request, legs: _Legs, chunker: Chunker) -> None:
-        self._reader = reader
-        self._source = source
-        self._limit = request.limit
+    def __init__(self, legs: _Legs, request: Request, rows: Rows) -> None:
+        words = legs.lexical.ranked(rows) if legs.lexical else []
+        chunks = legs.vector.ranked(rows) if legs.vector else []
         self._legs = legs
-        self._weights = legs.words.weights if legs.words else dict.fromkeys(_ANALYZER.query_terms(request.query), 1.0)
-        self._chunker = chunker
-        self._ranks = {leg.generation.id: _ranks(leg.ranked) for leg in legs.ran()}
+        self._words = dict(words)
+        self._chunks = {chunk.key: chunk for chunk in chunks}
+        self._scores = dict(_fused(legs, request.fusion, words, [(chunk.key, chunk.similarity) for chunk in chunks]))
+        self.generations = tuple(leg.generation_id for leg in legs.ran())
 
-    def first(self, fused: Sequence[tuple[Key, float]]) -> list[Hit]:
-        """Return the first `limit` rows that are there as hits."""
-        hits: list[Hit] = []
-        start = 0
-        while start < len(fused) and len(hits) < self._limit:
-            stop = start + self._limit - len(hits)
-            hits += self._hits(fused[start:stop])
-            start = stop
-        return hits
+    def first(self, limit: int) -> list[Key]:
+        """Return the best rows, best first."""
+        return list(islice(self._scores, limit))
 
-    def _hits(self, fused: Sequence[tuple[Key, float]]) -> list[Hit]:
-        scores = dict(fused)
-        rows = self._reader.rows_live(self._source, list(scores))
-        indexed = {leg.generation.id: self._reader.seqs_indexed(leg.generation.id, list(scores)) for leg in self._legs.ran()}
-        current = {
-            generation_id: {row.key for row in rows if seqs.get(row.key) == row.seq} for generation_id, seqs in indexed.items()
-        }
-        return [self._hit(row, scores[row.key], current) for row in rows]
-
-    def _hit(self, row: LiveRow, score: float, current: Mapping[int, set[Key]]) -> Hit:
-        words, meaning = self._legs.words, self._legs.meaning
+    def hit(self, row: LiveRow, passages: _Passages) -> Hit:
+        """Return a row as a hit; its passage is the chunk that was found, unless the text has changed since."""
         text = render(row.texts)
-        lexical = self._ranks[words.generation.id].get(row.key) if words else None
-        vector = self._ranks[meaning.generation.id].get(row.key) if meaning else None
-        found_by = meaning if vector is not None or words is None else words
+        current = dict(zip(self.generations, (seq == row.seq for seq in row.indexed), strict=True))
+        chunk = self._chunks.get(row.key)
+        found_by = self._legs.vector if chunk or not self._legs.lexical else self._legs.lexical
         assert found_by is not None
-        if meaning is not None and vector is not None and row.key in current[meaning.generation.id]:
-            chunk = meaning.chunks[row.key]
-            start, stop = chunk.start, chunk.stop
-        else:
-            start, stop = self._passage(text)
+        start, stop = (chunk.start, chunk.stop) if chunk and current[found_by.generation_id] else passages.best(text)
         return Hit(
             key=row.key[0] if len(row.key) == 1 else row.key,
-            score=score,
+            score=self._scores[row.key],
             passage=text[start:stop],
             start=start,
             stop=stop,
-            stale=any(row.key not in keys for keys in current.values()),
-            generation=found_by.generation.id,
-            lexical=lexical,
-            vector=vector,
+            stale=not all(current.values()),
+            generation=found_by.generation_id,
+            lexical=Leg(_rank(self._words, row.key), self._words[row.key]) if row.key in self._words else None,
+            vector=Leg(_rank(self._chunks, row.key), chunk.similarity) if chunk else None,
         )
 
-    def _passage(self, text: str) -> tuple[int, int]:
+
+def _fused(
+    legs: _Legs, fusion: Fusion, words: list[tuple[Key, float]], meaning: list[tuple[Key, float]]
+) -> list[tuple[Key, float]]:
+    if legs.lexical is None or legs.vector is None:
+        return words or meaning
+    return rrf(words, meaning) if fusion == "rrf" else convex(words, meaning, legs.vector.weight)
+
+
+def _rank(ranked: Iterable[Key], key: Key) -> int:
+    return next(rank for rank, other in enumerate(ranked, start=1) if other == key)
+
+
+class _Passages:
+    """Finds the part of a row's text to show, where the vector leg does not say. `weights` are those of the query's words."""
+
+    def __init__(self, chunker: Chunker, weights: Mapping[str, float]) -> None:
+        self._chunker = chunker
+        self._weights = weights
+
+    def best(self, text: str) -> tuple[int, int]:
         """Return the span of the chunk with the most of the query's words, by weight; the first among equals."""
         chunks = self._chunker.split(text).chunks
         if len(chunks) <= 1:
@@ -250,7 +242,3 @@ class _Hits:
 
     def _weight(self, passage: str) -> float:
         return sum(self._weights.get(term, 0.0) for term in set(_ANALYZER.terms(passage)))
-
-
-def _ranks(ranked: Sequence[tuple[Key, float]]) -> dict[Key, Leg]:
-    return {key: Leg(rank, score) for rank, (key, score) in enumerate(ranked, start=1)}

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seamark.embed.contract import Embedder
-    from seamark.model import Failure, Generation, Key, KeyValue, ModelIdentity, Source, WorkerBeat
+    from seamark.model import Coverage, Failure, Generation, Key, KeyValue, ModelIdentity, Source, WorkerBeat
     from seamark.store.contract import Store
 
     QueryVector = tuple[NDArray[np.float32], float]
@@ -172,8 +172,7 @@ class Seamark:
             catalog.generations_check(known, self.store.generations(known.id), specs)
         source = self.store.source_create(known.name if known else table, known.spec if known else spec, found)
         self._enroll(source, progress)
-        for generation in specs:
-            self.store.generation_create(source, generation)
+        catalog.generations_check(source, self.store.generations_begin(source, specs), specs)
         return self.source(source.name)
 
     def _enroll(self, source: Source, progress: Callable[[Progress], None] | None) -> None:
@@ -210,6 +209,7 @@ class Seamark:
 
         Documents are told apart by path; one that is there already is updated. Returns how many rows were new or changed.
         """
+        catalog.collection_check(collection)
         self.store.collection_create(collection)
         self.attach(collection, text=["title", "body"], model=model)
         return self.store.collection_put(collection, documents)
@@ -227,7 +227,8 @@ class Seamark:
         """Index whatever is missing, in this process, beside any number of other workers; return the rows settled.
 
         Args:
-            until: "current" to return once nothing is missing; None to go on until `stop` is set.
+            until: "current" to return once everything is indexed that had been committed when this was called, whatever is
+                written meanwhile; None to go on until `stop` is set.
             threads: worker threads; chosen by the embedder's concurrency otherwise.
             progress: called about once a second.
             stop: set it to end: work under way is finished or handed back, and no row's attempts are spent.
@@ -252,23 +253,28 @@ class Seamark:
 
     # --- how it stands ----------------------------------------------------------------------------------------
 
-    def status(self) -> tuple[SourceStatus, ...]:
-        """Return how every source and each of its generations stands, exactly."""
-        workers = self.store.workers(WORKER_SILENT_SECONDS)
-        return tuple(self.source_status(source, workers) for source in self.store.sources())
+    def status(self, problems: Callable[[Source], tuple[str, ...]] | None = None) -> tuple[SourceStatus, ...]:
+        """Return how every source and each of its generations stands, exactly.
 
-    def source_status(self, source: Source, workers: Sequence[WorkerBeat]) -> SourceStatus:
-        """Return how one source stands."""
-        generations = (found for found in self.store.generations(source.id) if found.state != "retired")
-        counted = tuple(self._generation_status(source, found, workers) for found in generations)
-        return SourceStatus(source, counted, self.source_problems(source))
+        `problems` is asked for those of a source; `source_problems` otherwise, which looks at the table each time.
+        """
+        workers = self.store.workers(WORKER_SILENT_SECONDS)
+        told = problems or self.source_problems
+        return tuple(self._source_status(source, workers, told(source)) for source in self.store.sources())
+
+    def _source_status(self, source: Source, workers: Sequence[WorkerBeat], problems: tuple[str, ...]) -> SourceStatus:
+        generations = [found for found in self.store.generations(source.id) if found.state != "retired"]
+        counts = self.store.coverage(source, [found.id for found in generations])
+        counted = tuple(self._generation_status(source, found, counts[found.id], workers) for found in generations)
+        return SourceStatus(source, counted, problems, unfinished=not catalog.attached(source, generations))
 
     def source_problems(self, source: Source) -> tuple[str, ...]:
         """Say in what the table is no longer as it was attached; nothing when all is well."""
         return catalog.source_drift(source, self.store.table_inspect) or tuple(self.store.source_faults(source))
 
-    def _generation_status(self, source: Source, generation: Generation, workers: Sequence[WorkerBeat]) -> GenerationStatus:
-        coverage = self.store.coverage(source, generation.id)
+    def _generation_status(
+        self, source: Source, generation: Generation, coverage: Coverage, workers: Sequence[WorkerBeat]
+    ) -> GenerationStatus:
         rate = sum(worker.rates.get(generation.id, 0.0) for worker in workers)
         eta = 0.0 if coverage.missing == 0 else coverage.missing / rate if rate > 0 else None
         failures = self.store.failures(source, generation.id, STATUS_FAILURES) if coverage.failed else ()
@@ -284,9 +290,14 @@ class Seamark:
         return (*checks, *tables, *indexes)
 
     def _source_check(self, source: Source) -> Check:
-        problems = self.source_problems(source)
-        detail = "; ".join(problems) or "the table and its triggers are as they were attached"
-        return Check(f"source {source.name}", ok=not problems, detail=detail, remedy="detach it, then attach it again")
+        name = f"source {source.name}"
+        if problems := self.source_problems(source):
+            return Check(name, ok=False, detail="; ".join(problems), remedy="detach it, then attach it again")
+        if not catalog.attached(source, self.store.generations(source.id)):
+            detail = "an attach of it is under way, or was cut short"
+            remedy = "if nobody is at it, attach it again with the same words"
+            return Check(name, ok=False, detail=detail, remedy=remedy, required=source.state == "ready")
+        return Check(name, ok=True, detail="the table and its triggers are as they were attached")
 
     def _generation_check(self, generation: Generation) -> Check:
         name = f"generation {generation.id} ({generation.kind})"
@@ -389,7 +400,7 @@ class Tracked:
         """Return exact counts, per generation and for the one that vector search reads."""
         store = self._service.store
         generations = [found for found in store.generations(self.source.id) if found.state != "retired"]
-        counts = {found.id: store.coverage(self.source, found.id) for found in generations}
+        counts = store.coverage(self.source, [found.id for found in generations])
         read = generation_read(generations, "vector")
         shown = counts[read.id] if read is not None else None
         return SourceCoverage(

@@ -169,13 +169,16 @@ class VectorIndexer:
                 failed.extend(self._failed(work.row, error) for work in group)
 
     def _vectors(self, passages: Sequence[str], cancelled: Callable[[], bool]) -> NDArray[np.float16]:
+        """Return a vector for each passage; equal ones are embedded once."""
         size = max(1, self._embedder.batch_items)
         identity = self._embedder.identity
+        places = {passage: place for place, passage in enumerate(dict.fromkeys(passages))}
+        different = list(places)
         pieces: list[NDArray[np.float16]] = []
-        for start in range(0, len(passages), size):
-            texts = passages[start : start + size]
+        for start in range(0, len(different), size):
+            texts = different[start : start + size]
             pieces.append(stored_vectors(self._answer(texts, cancelled), len(texts), identity))
-        return np.concatenate(pieces)
+        return np.concatenate(pieces)[[places[passage] for passage in passages]]
 
     def _answer(self, texts: Sequence[str], cancelled: Callable[[], bool]) -> NDArray[np.float32]:
         with self._slot:
@@ -239,11 +242,9 @@ def _plain_row(row: SourceRow, text: str | None, chunks: int) -> IndexedRow:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How a step ended. `worked` is true when it is worth taking the next step at once."""
+    """How a step ended: `settled` is None when the lease was lost or given back."""
 
-    worked: bool
     settled: Settled | None = None
-    lost: bool = False
     outage: EmbedderError | None = None
 
 
@@ -264,37 +265,33 @@ def step(
     source: Source,
     generation: Generation,
     indexer: Indexer,
-    worker: str,
+    lease: Lease,
     keeper: LeaseKeeper,
     cancelled: Callable[[], bool],
     outages: int,
 ) -> Step:
-    """Claim one lease of a generation and see it through.
+    """See a lease through that has just been claimed.
 
     `outages` is how often in a row this generation's embedder was out, for the length of the back-off. Raises nothing that
     an embedder raises: an outage is in the answer, recorded, and the lease is given back.
     """
-    claim = store.lease_claim(generation.id, worker, indexer.lease_rows, LEASE_SECONDS)
-    if claim.lease is None:
-        return Step(worked=claim.again)
-    lease = claim.lease
     keeper.hold(lease)
     try:
         reading = store.lease_read(source, lease, READ_CHARACTERS)
         lease = reading.lease
         indexed = indexer.index(reading.rows, cancelled)
         settled = store.lease_settle(source, lease, indexed.batch, indexed.failed)
-        return Step(worked=True, settled=settled, lost=settled is None)
+        return Step(settled)
     except CancelledError:
         store.lease_release(lease)
-        return Step(worked=False)
+        return Step()
     except EmbedderUnavailableError as error:
         store.lease_release(lease)
         store.generation_backoff(generation.id, outage_delay(outages + 1, error.retry_after_seconds), str(error))
-        return Step(worked=False, outage=error)
+        return Step(outage=error)
     except EmbedderConfigurationError as error:
         store.lease_release(lease)
         store.generation_backoff(generation.id, CONFIGURATION_DELAY_SECONDS, str(error))
-        return Step(worked=False, outage=error)
+        return Step(outage=error)
     finally:
         keeper.drop(lease)

@@ -136,7 +136,12 @@ def generation_status(value: GenerationStatus) -> Json:
 def source_status(value: SourceStatus) -> Json:
     """Return how a source and each of its generations stand."""
     generations = [generation_status(member) for member in value.generations]
-    return {**source(value.source), "problems": list(value.problems), "generations": generations}
+    return {
+        **source(value.source),
+        "problems": list(value.problems),
+        "unfinished": value.unfinished,
+        "generations": generations,
+    }
 
 
 def leg(value: Leg | None) -> Json | None:

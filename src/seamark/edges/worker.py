@@ -10,33 +10,40 @@ import os
 import socket
 import threading
 import time
-from collections import deque
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
 from seamark.core.retry import CONFIGURATION_DELAY_SECONDS, outage_delay
 from seamark.core.sync import LEASE_SECONDS, step
+from seamark.edges.drift import Drift
+from seamark.edges.indexed import Indexed
+from seamark.edges.report import Report
 from seamark.errors import (
     EmbedderConfigurationError,
     EmbedderError,
     EmbedderUnavailableError,
-    SourceDriftError,
     StoreError,
+    StoreIncompatibleError,
+    StorePermissionError,
     StoreUnavailableError,
 )
-from seamark.model import Progress, WorkerBeat
+from seamark.model import Claim, WorkerBeat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Iterator
+    from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 
     from seamark.core.service import Seamark, StopSignal
     from seamark.core.sync import Indexer
-    from seamark.model import Generation, Lease, Source, SourceStatus
+    from seamark.model import Generation, Lane, Lease, Progress, Source
+
+    Work = tuple[Source, Generation, Indexer]
 
 IDLE_MIN_SECONDS = 0.005
-IDLE_MAX_SECONDS = 0.08
+IDLE_MAX_SECONDS = 0.06
 """A quiet worker looks for fresh rows this often, so that they are started on within 100 ms."""
 CATALOG_SECONDS = 1.0
 """How long a worker may not know of a source or generation that somebody else has made."""
@@ -45,12 +52,16 @@ KEEPER_LOOK_SECONDS = 0.5
 BEAT_SECONDS = 2.0
 UPKEEP_SECONDS = 1.0
 TRIM_SECONDS = 30.0
+_FRESH: tuple[Lane, ...] = ("fresh",) * 3
+TURNS: tuple[Lane, ...] = (*_FRESH, "backfill", *_FRESH, "retry", *_FRESH, "sweep")
+"""Which lane a turn looks into first. Not always the fresh one, or an endless stream of writes would stop all the others."""
 QUIET_SECONDS = 3.0
 """No work for this long, and the upkeep does what it puts off while rows are coming in."""
-COUNT_SHARE = 4
-"""An exact count takes time on a large table, so one that looks for the end is followed by so many times that without."""
-REPORT_SECONDS = 1.0
-RATE_COUNTS = 10
+LOOK_SECONDS = 0.5
+"""While there is work, whether the end has come is looked at this often."""
+LOOK_SHARE = 4
+LOOK_MAX_SECONDS = 5.0
+"""To look takes time on a large table, so a look for the end is followed by so many times that without, up to a limit."""
 STORE_RETRY_SECONDS = 1.0
 THREADS_MAX = 8
 
@@ -124,6 +135,24 @@ class _Rates:
             return {generation_id: rate for generation_id, rate in self._rates.items() if rate >= 0.1}  # noqa: PLR2004
 
 
+class _Turns:
+    """Whose turn it is: the generations one after the other, and of each the lane that is looked into first."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._lanes: dict[int, Iterator[Lane]] = {}
+
+    def of(self, works: Sequence[Work]) -> Iterator[Work]:
+        """Go once through the generations, beginning after the one that the last one ended with."""
+        for _ in works:
+            self._next = (self._next + 1) % len(works)
+            yield works[self._next]
+
+    def first(self, generation_id: int) -> Lane:
+        """Return the lane to look into first this time."""
+        return next(self._lanes.setdefault(generation_id, cycle(TURNS)))
+
+
 class Worker:
     """The threads of one worker process and what they share."""
 
@@ -132,6 +161,7 @@ class Worker:
         self._service = service
         self._until = until
         self._stop = stop
+        self._current = threading.Event()
         self._done = threading.Event()
         self._left = threading.Event()
         self._keeper = _Keeper(service)
@@ -139,13 +169,16 @@ class Worker:
         self._catalog = _Catalog(service, strict=until == "current")
         self._failure: BaseException | None = None
         self._outages: dict[int, int] = {}
-        self._worked_at = self._count_at = time.monotonic()
+        self._looking, self._upkeep = threading.Lock(), threading.Lock()
+        self._turns = _Turns()
+        self._indexed = Indexed(service)
+        self._worked_at = time.monotonic()
+        self._looked_at = self._look_at = -math.inf
 
     def run(self, threads: int | None, progress: Callable[[Progress], None] | None) -> int:
         """Start the threads, wait for the end, and return the rows settled."""
-        count = threads or self._catalog.threads()
-        working = [self._work] * count + [self._maintain]
-        with self._registered(), self._running([self._keep], self._left), self._running(working, self._done):
+        working = [partial(self._work, number, threads) for number in range(threads or THREADS_MAX)]
+        with self._registered(), self._running([self._keep], self._left), self._running([*working, self._maintain], self._done):
             self._watch(progress)
         if self._failure is not None:
             raise self._failure
@@ -165,7 +198,7 @@ class Worker:
         started: list[threading.Thread] = []
         try:
             for loop in loops:
-                thread = threading.Thread(target=self._guarded, args=(loop, end), name=f"seamark{loop.__name__}")
+                thread = threading.Thread(target=self._guarded, args=(loop, end), name="seamark")
                 thread.start()
                 started.append(thread)
             yield
@@ -189,45 +222,79 @@ class Worker:
     def _ended(self) -> bool:
         return self._done.is_set() or self._stop.is_set()
 
+    def _finished(self) -> bool:
+        return self._ended() or self._current.is_set()
+
     @contextmanager
-    def _unless_detached(self, generations: Collection[int]) -> Generator[None]:
-        """Go on when the store fails over generations whose tables went meanwhile: dropped, or the source's is another now."""
+    def _unless_detached(self, generations: Collection[int], *, everything: bool = False) -> Generator[None]:
+        """Go on when the store fails over generations whose tables went meanwhile: dropped, or the source's is another now.
+
+        With `everything`, what fails looks at all sources, those that are known to have drifted included.
+        """
         try:
             yield
+        except (StorePermissionError, StoreIncompatibleError):
+            raise
         except StoreError:
             store = self._service.store
-            there = {generation.id for generation in store.generations()}
-            if there.issuperset(generations) and not any(map(self._service.source_problems, store.sources())):
+            owners = {generation.id: generation.source_id for generation in store.generations()}
+            meant = {owners.get(generation) for generation in generations}
+            sources = (source for source in store.sources() if everything or source.id in meant)
+            drifted = map(self._service.source_problems, sources)
+            if None not in meant and not any(drifted):
                 raise
-            self._catalog.forget()
+            self._catalog.forget(drift=True)
 
     # --- the threads ------------------------------------------------------------------------------------------
 
-    def _work(self) -> None:
-        idle = IDLE_MIN_SECONDS
-        while not self._ended():
-            if self._round():
-                idle = IDLE_MIN_SECONDS
+    def _work(self, number: int, threads: int | None) -> None:
+        """Take one step after another; idle while there are threads enough without this one."""
+        while not self._finished():
+            if number >= (threads or self._catalog.threads()):
+                self._done.wait(CATALOG_SECONDS)
+            elif (claimed := self._claimed()) is not None:
+                with self._unless_detached([claimed[0][1].id]):
+                    self._step(*claimed)
                 self._worked_at = time.monotonic()
-            else:
-                self._done.wait(idle)
-                idle = min(idle * 2, IDLE_MAX_SECONDS)
 
-    def _round(self) -> bool:
-        """Take one step in every generation; say whether any was worth it."""
-        worked = False
-        for source, generation, indexer in self._catalog.current():
-            if self._ended():
-                return True
-            with self._unless_detached([generation.id]):
-                worked = self._step(source, generation, indexer) or worked
-        return worked
+    def _claimed(self) -> tuple[Work, Lease] | None:
+        """Return the next lease of whichever generation has one; None at the end.
 
-    def _step(self, source: Source, generation: Generation, indexer: Indexer) -> bool:
-        store = self._service.store
+        One thread looks for work at a time, and looks on while there is none: the others wait for it to find some, so that an
+        idle worker asks the database no more often than one with a single thread.
+        """
+        with self._looking:
+            idle = IDLE_MIN_SECONDS
+            while not self._finished():
+                again = False
+                for work in self._turns.of(self._catalog.current()):
+                    claim = self._claim(work)
+                    if claim.lease is not None:
+                        self._worked_at = time.monotonic()
+                        return work, claim.lease
+                    again = again or claim.again
+                if not again:
+                    self._done.wait(idle)
+                    idle = min(idle * 2, IDLE_MAX_SECONDS)
+        return None
+
+    def _claim(self, work: Work) -> Claim:
+        _, generation, indexer = work
+        store, first = self._service.store, self._turns.first(generation.id)
+        claim = Claim(None)
+        with self._unless_detached([generation.id]):
+            claim = store.lease_claim(generation.id, self.id, indexer.lease_rows, LEASE_SECONDS, first=first)
+            idle = claim.lease is None and not claim.again
+            whole = idle or (first == "backfill" and generation.backfill == 0)
+            if whole and generation.state == "building" and store.generation_activate(generation.id):
+                self._catalog.forget()
+        return claim
+
+    def _step(self, work: Work, lease: Lease) -> None:
+        source, generation, indexer = work
         # Calls that were under way together fail together, and are one outage.
         outages = self._outages.get(generation.id, 0)
-        outcome = step(store, source, generation, indexer, self.id, self._keeper, self._ended, outages)
+        outcome = step(self._service.store, source, generation, indexer, lease, self._keeper, self._ended, outages)
         if outcome.outage is not None:
             self._outages[generation.id] = outages + 1
             if self._until == "current" and isinstance(outcome.outage, EmbedderConfigurationError):
@@ -236,9 +303,6 @@ class Worker:
             self._rates.add(generation.id, outcome.settled.written)
             if self._outages.pop(generation.id, 0) or generation.backoff_error is not None:
                 self._recovered(source, generation)
-        if not outcome.worked and generation.state == "building" and store.generation_activate(generation.id):
-            self._catalog.forget()
-        return outcome.worked
 
     def _recovered(self, source: Source, generation: Generation) -> None:
         """Clear what is shown of an outage that is over, unless another worker has met with the next one already."""
@@ -279,8 +343,9 @@ class Worker:
                 trimmed = time.monotonic()
 
     def _maintain_all(self, generation: Generation, *, idle: bool) -> None:
-        while not self._ended() and self._service.store.generation_maintain(generation.id, idle=idle):
-            pass
+        with self._upkeep:  # a store says that nothing is due where another thread is at it
+            while not self._ended() and self._service.store.generation_maintain(generation.id, idle=idle):
+                pass
 
     def _trim(self) -> None:
         for source in self._service.store.sources():
@@ -296,9 +361,12 @@ class Worker:
             self._stop.wait(0.05 if self._until else 0.2)
             if self._done.is_set() or self._stop.is_set():
                 break
-            with self._store_outage(), self._unless_detached(self._catalog.known()):
-                report.tell()
-                if self._until == "current" and self._quiet() and self._current():
+            with self._store_outage(), self._unless_detached(self._catalog.known(), everything=True):
+                if not self._current.is_set():
+                    report.tell()
+                    if self._until == "current" and self._due() and self._whole():
+                        self._current.set()  # the threads end: what fails from here on is only tried again
+                if self._current.is_set():
                     report.tell(last=True)
                     self._finish_indexes()
                     self._done.set()
@@ -310,107 +378,23 @@ class Worker:
         except StoreUnavailableError:
             self._done.wait(STORE_RETRY_SECONDS)
 
-    def _quiet(self) -> bool:
-        """Say whether there may be nothing left to do, without asking the database."""
+    def _due(self) -> bool:
+        """Say whether to look if the end has come: at once when there may be nothing left to do, now and then otherwise."""
         now = time.monotonic()
-        return now - self._worked_at > 2 * IDLE_MAX_SECONDS and now >= self._count_at and not self._keeper.holding()
-
-    def _current(self) -> bool:
-        began = time.monotonic()
-        try:
-            return self._whole()
-        finally:
-            now = time.monotonic()
-            self._count_at = now + COUNT_SHARE * (now - began)
+        quiet = now - self._worked_at > 2 * IDLE_MAX_SECONDS and not self._keeper.holding()
+        return now >= self._look_at and (quiet or now - self._looked_at >= LOOK_SECONDS)
 
     def _whole(self) -> bool:
-        """Say whether every generation is whole: nothing missing, leased or due to be tried again, and active.
-
-        A source that is no longer as it was attached never will be: that is raised, once all the others are.
-        """
-        drifted: SourceDriftError | None = None
-        for source in self._service.store.sources():
-            if problems := self._service.source_problems(source):
-                drifted = SourceDriftError(source.name, problems)
-                continue
-            if source.state != "ready":
-                return False
-            for generation in self._service.store.generations(source.id):
-                if generation.state == "building":
-                    return False
-                if generation.state == "active":
-                    coverage = self._service.store.coverage(source, generation.id)
-                    if coverage.missing or coverage.leases or coverage.retrying:
-                        return False
-        if drifted is not None:
-            raise drifted
-        return True
+        began = time.monotonic()
+        try:
+            return self._indexed.whole()
+        finally:
+            self._looked_at = time.monotonic()
+            self._look_at = self._looked_at + min(LOOK_SHARE * (self._looked_at - began), LOOK_MAX_SECONDS)
 
     def _finish_indexes(self) -> None:
         for generation in self._service.store.generations():
             self._maintain_all(generation, idle=True)
-
-
-class Report:
-    """Tells how far the work is, about once a second, by exact counts; and what is waited for, the store itself included.
-
-    A count takes time on a large table, so the time between two is at least twenty times what one took.
-    """
-
-    def __init__(self, service: Seamark, progress: Callable[[Progress], None] | None) -> None:
-        self._service = service
-        self._progress = progress
-        self._told = self._counted = -REPORT_SECONDS
-        self._cost = 0.0
-        self._shown = Progress("embed", 0, None, 0.0)
-        self._counts: deque[tuple[float, int]] = deque(maxlen=RATE_COUNTS)
-
-    def tell(self, *, last: bool = False) -> None:
-        """Tell, if it is time to."""
-        now = time.monotonic()
-        if self._progress is None or (now - self._told < REPORT_SECONDS and not last):
-            return
-        if last or now - self._counted >= max(REPORT_SECONDS, 20 * self._cost):
-            began = time.monotonic()
-            try:
-                self._count()
-            except StoreUnavailableError as error:
-                self._shown = replace(self._shown, rows_per_second=0.0, eta_seconds=None, problem=str(error))
-            self._counted = time.monotonic()
-            self._cost = self._counted - began
-        self._progress(self._shown)
-        self._told = now
-
-    def _count(self) -> None:
-        """Count rows that are whole: done in every generation of their source."""
-        rows = total = 0
-        lags: list[float] = []
-        problem: str | None = None
-        for status in self._service.status():
-            coverages = [generation.coverage for generation in status.generations]
-            total += max((coverage.live for coverage in coverages), default=0)
-            rows += min((coverage.live - coverage.missing for coverage in coverages), default=0)
-            lags += [coverage.oldest_missing_seconds for coverage in coverages if coverage.oldest_missing_seconds is not None]
-            problem = _problem(status) or problem
-        rate = self._rate(rows)
-        eta = 0.0 if rows == total else (total - rows) / rate if rate > 0 else None
-        self._shown = Progress("embed", rows, total, rate, eta, max(lags, default=None), problem)
-
-    def _rate(self, rows: int) -> float:
-        """Return whole rows per second over the last few counts, by whichever worker."""
-        now = time.monotonic()
-        self._counts.append((now, rows))
-        since, before = self._counts[0]
-        return max(rows - before, 0) / (now - since) if now > since else 0.0
-
-
-def _problem(status: SourceStatus) -> str | None:
-    """Return what a source waits for."""
-    if status.problems:
-        return f"{status.source.name!r}: {status.problems[0]}"
-    if status.source.state == "enrolling":
-        return f"{status.source.name!r} is still being attached; if nobody is at it, attach it again with the same words"
-    return next((each.generation.backoff_error for each in status.generations if each.generation.backoff_error), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,20 +413,24 @@ class _Catalog:
         self._strict = strict
         self._lock = threading.Lock()
         self._looked = -CATALOG_SECONDS
-        self._work: tuple[tuple[Source, Generation, Indexer], ...] = ()
+        self._work: tuple[Work, ...] = ()
+        self._drift = Drift(service)
         self._indexers: dict[int, Indexer] = {}
         self._shut: dict[int, _Shut] = {}
 
-    def forget(self) -> None:
+    def forget(self, *, drift: bool = False) -> None:
+        """Look again at once; with `drift` at the tables, too."""
         with self._lock:
             self._looked = -CATALOG_SECONDS
+            if drift:
+                self._drift = Drift(self._service)
 
     def known(self) -> frozenset[int]:
         """Return the generations that were there at the last look."""
         with self._lock:
             return frozenset(generation.id for _, generation, _ in self._work)
 
-    def current(self) -> tuple[tuple[Source, Generation, Indexer], ...]:
+    def current(self) -> tuple[Work, ...]:
         """Return the sources and generations to work on; what cannot be worked on here and now is left out."""
         with self._lock:
             if time.monotonic() - self._looked >= CATALOG_SECONDS:
@@ -451,9 +439,9 @@ class _Catalog:
                 self._looked = time.monotonic()
             return self._work
 
-    def _look(self) -> Iterator[tuple[Source, Generation, Indexer]]:
+    def _look(self) -> Iterator[Work]:
         for source in self._service.store.sources():
-            if self._service.source_problems(source):
+            if self._drift.problems(source):
                 continue
             for generation in self._service.store.generations(source.id):
                 if generation.state == "retired":

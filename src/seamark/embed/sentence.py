@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import os
+from contextlib import suppress
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx2
 import numpy as np
 from pydantic import Field
 
@@ -18,6 +21,8 @@ from seamark.errors import EmbedderConfigurationError, EmbedderInputError, Inval
 from seamark.model import ModelIdentity
 
 try:
+    from huggingface_hub import model_info, try_to_load_from_cache
+    from huggingface_hub.errors import RepositoryNotFoundError
     from sentence_transformers import SentenceTransformer
     from transformers.utils.logging import disable_progress_bar
 except ImportError as missing:
@@ -34,6 +39,8 @@ _MODEL_FILES = frozenset({".json", ".txt", ".model", ".safetensors", ".bin"})
 _DIGEST_CHARACTERS = 12
 _TEXTS_AT_ONCE = 32
 """Texts in one pass of the network."""
+_HUB_SECONDS = 5.0
+"""The hub answers in much less, or a download from it would take for ever."""
 
 
 class SentenceSettings(ModelSettings):
@@ -144,11 +151,45 @@ def _folder(name: str) -> Path | None:
 
 
 def _loaded(name: str, folder: Path | None) -> SentenceTransformer:
+    """Load a model: from its folder, else from the hub's cache, else from the hub, which is asked only then."""
     try:
+        if folder is None and _cached(name):
+            with suppress(OSError):  # a download that was cut short, which the hub completes
+                return SentenceTransformer(name, local_files_only=True)
+        if folder is None:
+            _hub_asked(name)
         return SentenceTransformer(str(folder or name), local_files_only=folder is not None)
     except (OSError, ValueError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise EmbedderConfigurationError(f"the model {name!r} cannot be loaded: {first_line}") from error
+        raise _unloadable(name, error) from error
+
+
+def _repositories(name: str) -> tuple[str, ...]:
+    """Return the hub's names that may be meant, the likelier one first."""
+    return (name,) if "/" in name else (f"sentence-transformers/{name}", name)
+
+
+def _cached(name: str) -> bool:
+    """Say whether the cache knows how the model is put together.
+
+    Another library may have left the weights there alone, from which a model with another pooling would be made.
+    """
+    home = os.environ.get("SENTENCE_TRANSFORMERS_HOME")
+    return any(try_to_load_from_cache(each, "modules.json", cache_dir=home) is not None for each in _repositories(name))
+
+
+def _hub_asked(name: str) -> None:
+    """Raise unless the hub answers. What loads a model would ask it for file after file, several times each, and say so."""
+    try:
+        model_info(_repositories(name)[0], timeout=_HUB_SECONDS)
+    except RepositoryNotFoundError:
+        pass  # it answers; whether there is a model by another of its names is found out in loading it
+    except (httpx2.HTTPError, OSError) as error:
+        raise _unloadable(name, f"it is not on this machine, and the hub cannot be asked: {error}") from error
+
+
+def _unloadable(name: str, reason: object) -> EmbedderConfigurationError:
+    first_line = str(reason).partition("\n")[0]
+    return EmbedderConfigurationError(f"the model {name!r} cannot be loaded: {first_line}")
 
 
 def _files_digest(folder: Path) -> str:

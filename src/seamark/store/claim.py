@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 from seamark.model import Claim
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from seamark.model import Lane, Lease
 
 SWEEP_ROWS = 10_000
@@ -98,33 +100,47 @@ class Claiming(Protocol):
         ...
 
 
-def claim(work: Claiming) -> Claim:  # noqa: PLR0911 one for each lane, in the order they are tried
-    """Claim the next piece of work: expired leases, fresh rows, due retries, stragglers, then the backfill, newest first."""
+def claim(work: Claiming, *, first: Lane = "fresh") -> Claim:
+    """Claim the next piece of work: expired leases, then a lane, in the order of `LANES` but for the one that is to be first.
+
+    A worker now and then begins with another lane than the fresh one: under an endless stream of writes there are always fresh
+    rows, and rows to sweep after them, and nothing behind them would ever be begun.
+    """
     cursors = work.cursors()
     if cursors.backing_off:
         return Claim(None)
     if (lease := work.lease_takeover()) is not None:
         return Claim(lease)
-    if cursors.fresh - cursors.confirmed >= SWEEP_OVERDUE_ROWS and (overdue := _sweep_fresh(work, cursors)) is not None:
-        return overdue
-    if (seq := work.journal_ahead(cursors.fresh)) is not None:
-        work.cursors_write(replace(cursors, fresh=seq))
-        return Claim(work.lease_insert("fresh", cursors.fresh, seq))
-    if (lease := work.lease_retry()) is not None:
-        return Claim(lease)
-    if (found := _sweep_fresh(work, cursors)) is not None:
-        return found
-    if cursors.backfill > 0:
-        return _backfill(work, cursors)
-    return _sweep_origin(work, cursors) or Claim(None)
+    overdue: tuple[Lane, ...] = ("sweep",) if cursors.fresh - cursors.confirmed >= SWEEP_OVERDUE_ROWS else ()
+    for lane in dict.fromkeys((*overdue, first, *LANES)):
+        if lane != "fresh":
+            cursors = _marked(work, cursors)
+        if (found := LANES[lane](work, cursors)) is not None:
+            return found
+    return Claim(None)
 
 
-def _backfill(work: Claiming, cursors: Cursors) -> Claim:
-    """Claim the newest rows not claimed yet at or below the origin.
+def _fresh(work: Claiming, cursors: Cursors) -> Claim | None:
+    seq = work.journal_ahead(cursors.fresh)
+    if seq is None:
+        return None
+    work.cursors_write(replace(cursors, fresh=seq))
+    return Claim(work.lease_insert("fresh", cursors.fresh, seq))
+
+
+def _retry(work: Claiming, _: Cursors) -> Claim | None:
+    lease = work.lease_retry()
+    return None if lease is None else Claim(lease)
+
+
+def _backfill(work: Claiming, cursors: Cursors) -> Claim | None:
+    """Claim the newest rows not claimed yet at or below the origin, and at last what is to be swept up there.
 
     When every transaction that was open as the generation began has ended before the first of these claims, none of them can
     leave a row behind the cursor, and there is nothing to sweep up afterwards.
     """
+    if cursors.backfill == 0:
+        return _sweep_origin(work, cursors)
     if cursors.backfill == cursors.origin and work.horizon_now() >= cursors.origin_horizon:
         cursors = replace(cursors, swept=cursors.origin)
     seq = work.journal_behind(cursors.backfill)
@@ -135,16 +151,19 @@ def _backfill(work: Claiming, cursors: Cursors) -> Claim:
     return Claim(work.lease_insert("backfill", seq - 1, cursors.backfill))
 
 
+def _marked(work: Claiming, cursors: Cursors) -> Cursors:
+    """Return the cursors with a mark to sweep up to, where there is anything to sweep. Whoever writes them back keeps it."""
+    if cursors.mark is not None or cursors.fresh == cursors.confirmed:
+        return cursors
+    marked = replace(cursors, mark=cursors.fresh, horizon=work.horizon_next())
+    work.cursors_write(marked)
+    return marked
+
+
 def _sweep_fresh(work: Claiming, cursors: Cursors) -> Claim | None:
     """Follow the fresh lane with `confirmed`: rows that committed after the cursor had passed their `seq` are found here."""
-    if cursors.mark is None:
-        if cursors.fresh == cursors.confirmed:
-            return None
-        cursors = replace(cursors, mark=cursors.fresh, horizon=work.horizon_next())
-        work.cursors_write(cursors)
     mark = cursors.mark
-    assert mark is not None
-    if work.horizon_now() < cursors.horizon or _leased_below(work, mark):
+    if mark is None or work.horizon_now() < cursors.horizon or _leased_below(work, mark):
         return None
     step = work.journal_step(cursors.confirmed, mark)
     if (missing := work.unsettled(cursors.confirmed, step)) is not None:
@@ -167,3 +186,12 @@ def _sweep_origin(work: Claiming, cursors: Cursors) -> Claim | None:
 def _leased_below(work: Claiming, seq: int) -> bool:
     lowest = work.lease_lowest()
     return lowest is not None and lowest < seq
+
+
+LANES: dict[Lane, Callable[[Claiming, Cursors], Claim | None]] = {
+    "fresh": _fresh,
+    "retry": _retry,
+    "sweep": _sweep_fresh,
+    "backfill": _backfill,
+}
+"""The lanes, in the order in which they are tried."""

@@ -14,7 +14,7 @@ Rules that hold for every method:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Generation,
         GenerationSpec,
         Key,
+        Lane,
         Lease,
         LexicalBatch,
         LiveRow,
@@ -48,9 +49,19 @@ if TYPE_CHECKING:
         WorkerBeat,
     )
 
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Answer(Protocol[T_co]):
+    """What was asked of a reader, and is waited for when called. The database may be at it meanwhile: ask early, call late."""
+
+    def __call__(self) -> T_co:
+        """Return it. Called within the reader's life, once."""
+        ...
+
 
 class Reader(Protocol):
-    """What one search sees: all methods read the same snapshot, taken when the reader was opened."""
+    """What one search sees: all methods read the same snapshot, taken between the reader's opening and its first answer."""
 
     def generations(self, source_id: int) -> Sequence[Generation]:
         """Return the source's generations, oldest first."""
@@ -72,10 +83,14 @@ class Reader(Protocol):
         """
         ...
 
+    def documents_keys(self, generation_id: int, documents: Sequence[int]) -> Mapping[int, Key]:
+        """Return document → key for those documents that are current, be their row live or not."""
+        ...
+
     def documents_resolve(
         self, source: Source, generation_id: int, documents: Sequence[int], where: Filter | None
     ) -> Mapping[int, Key]:
-        """Return document → key for those documents that are current and whose row is live and satisfies the filter.
+        """Return document → key for those of the current documents whose row is live and satisfies the filter.
 
         Current: the generation's row still has that document number. Live: the row is in the source, within its `where`.
         """
@@ -87,7 +102,7 @@ class Reader(Protocol):
 
     def chunks_nearest(
         self, generation_id: int, vector: NDArray[np.float32], limit: int, *, exact: bool = False
-    ) -> Sequence[ChunkHit]:
+    ) -> Answer[Sequence[ChunkHit]]:
         """Return the `limit` chunks of highest cosine similarity, best first, ties by key.
 
         Approximate (HNSW) where an index is there and `exact` is false. Fewer than `limit` only when there are no more.
@@ -105,12 +120,8 @@ class Reader(Protocol):
         """Return those of the keys whose row is live and satisfies the filter, in the order given."""
         ...
 
-    def rows_live(self, source: Source, keys: Sequence[Key]) -> Sequence[LiveRow]:
-        """Return the live rows of the keys with their present text, in the order given."""
-        ...
-
-    def seqs_indexed(self, generation_id: int, keys: Sequence[Key]) -> Mapping[Key, int]:
-        """Return key → the `seq` of the version that the generation holds, for keys that it holds a version of."""
+    def rows_live(self, source: Source, keys: Sequence[Key], generations: Sequence[int] = ()) -> Sequence[LiveRow]:
+        """Return the live rows of the keys, in the order given: their present text, and the version each generation holds."""
         ...
 
 
@@ -146,7 +157,8 @@ class Store(Protocol):
 
         From the moment it returns, every committed change of the text columns, the filtered columns or the key gives the row a
         new, higher `seq`. `table` is what `table_inspect` returned. Called again for the same table it completes what an
-        interrupted call left. The user's table itself is not altered.
+        interrupted call left. SourceConflictError where the table or the name is taken by a source of another name, table or
+        spec: of several calls at once one wins. The user's table itself is not altered.
         """
         ...
 
@@ -169,7 +181,8 @@ class Store(Protocol):
         """Say what is wrong with what feeds the source; nothing when all is well.
 
         Its triggers are gone, switched off, or not as they were made; its journal is not the one that was indexed: restored
-        from a backup, or its sequence set back, so that it gives out numbers that cursors have passed.
+        from a backup, or its sequence set back, so that it gives out numbers that cursors have passed; writes were let pass
+        while a column had another name; partitions came with rows, or went with theirs. Of several kinds the gravest is told.
         """
         ...
 
@@ -187,6 +200,13 @@ class Store(Protocol):
         """Begin a generation at the journal's present end: its tables, and its cursors (origin = highest `seq`).
 
         Where the source has a generation of that kind and fingerprint, not retired, that one is returned.
+        """
+        ...
+
+    def generations_begin(self, source: Source, specs: Sequence[GenerationSpec]) -> Sequence[Generation]:
+        """Begin a source's first generations, all of them or none; return those of the source that are not retired.
+
+        Where there are any already, none is begun: of several calls at once one wins, and the others are given what it began.
         """
         ...
 
@@ -209,16 +229,20 @@ class Store(Protocol):
     def generation_maintain(self, generation_id: int, *, idle: bool) -> bool:
         """Do one bounded piece of upkeep of the generation's index, if any is due; return whether something was done.
 
-        Vector: build or extend the HNSW index once there are enough chunks outside it (sooner when `idle`). Lexical: merge
-        small blocks of postings and drop those of versions that are no longer current. Never changes what a search can find.
-        One process at a time does it for a generation; another returns False at once.
+        Vector: build or extend the HNSW index once there are enough chunks outside it, and clear it of deleted ones where the
+        database does not do so itself (both sooner when `idle`). Lexical: merge small blocks of postings and drop those of
+        versions that are no longer current. Never changes what a search can find. One process at a time does it for a
+        generation; another returns False at once.
         """
         ...
 
     # --- work -------------------------------------------------------------------------------------------------
 
-    def lease_claim(self, generation_id: int, worker: str, limit: int, seconds: float) -> Claim:
-        """Claim the next piece of work, atomically, as `seamark.store.claim` lays down. Costs the same at any backlog."""
+    def lease_claim(self, generation_id: int, worker: str, limit: int, seconds: float, *, first: Lane = "fresh") -> Claim:
+        """Claim the next piece of work, atomically, as `seamark.store.claim` lays down. Costs the same at any backlog.
+
+        Lanes are tried in the order fresh, retry, sweep, backfill, after the one that is to be `first`.
+        """
         ...
 
     def lease_read(self, source: Source, lease: Lease, characters: int) -> Reading:
@@ -269,12 +293,29 @@ class Store(Protocol):
 
     # --- what there is ----------------------------------------------------------------------------------------
 
-    def coverage(self, source: Source, generation_id: int) -> Coverage:
-        """Count, exactly, in one snapshot, in time that does not grow with what is done already beyond counting the journal."""
+    def journal_end(self, source: Source) -> int:
+        """Return the highest `seq` that has been committed, 0 when none has."""
+        ...
+
+    def pending(self, source: Source, generation_id: int, upto: int) -> bool:
+        """Say whether the generation has work at or below a `seq`: missing rows, failures to be tried again, leases.
+
+        Missing rows and failures count as in `coverage`, leases when they begin below.
+        """
+        ...
+
+    def coverage(self, source: Source, generation_ids: Sequence[int]) -> Mapping[int, Coverage]:
+        """Count generations exactly, all in one snapshot.
+
+        The journal is counted once; beyond that, the time does not grow with what is done already.
+        """
         ...
 
     def worker_beat(self, beat: WorkerBeat) -> None:
-        """Record a worker's heartbeat (`beat_at` and `started_at` are set by the database); forget those of a day ago."""
+        """Record a worker's heartbeat (`beat_at` and `started_at` are set by the database); forget those of a day ago.
+
+        Nothing need be recorded in a database in which nothing was ever attached.
+        """
         ...
 
     def worker_forget(self, worker: str) -> None:

@@ -173,7 +173,10 @@ def _work(here: Seamark) -> None:
         for source in here.store.sources():
             for generation in here.store.generations(source.id):
                 indexer = _Small(here.indexer(generation))
-                worked |= sync.step(here.store, source, generation, indexer, "killer", _NoKeeper(), lambda: False, 0).worked
+                claim = here.store.lease_claim(generation.id, "killer", indexer.lease_rows, sync.LEASE_SECONDS)
+                worked |= claim.again or claim.lease is not None
+                if claim.lease is not None:
+                    sync.step(here.store, source, generation, indexer, claim.lease, _NoKeeper(), lambda: False, 0)
                 if generation.state == "building":
                     worked |= here.store.generation_activate(generation.id)
         if not worked:

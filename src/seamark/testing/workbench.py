@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from seamark.errors import SeamarkError
 from seamark.model import (
     POSTING,
     Chunk,
@@ -30,11 +33,13 @@ from seamark.model import (
 from seamark.testing.oracle import oracle_proves, oracle_vector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from seamark.model import Claim, Filter, Generation, GenerationKind, Key, Lease, Settled, Source, SourceRow, Touch
     from seamark.store.contract import Store
     from seamark.testing.backend import Application, Backend
+
+T = TypeVar("T")
 
 DIMENSION = 16
 LEASE_SECONDS = 3600.0
@@ -111,6 +116,21 @@ def lexical_batch(rows: Iterable[SourceRow]) -> LexicalBatch:
 
 
 # --- the bench ----------------------------------------------------------------------------------------------------
+
+
+def at_once(calls: Sequence[Callable[[], T]]) -> list[T | SeamarkError]:
+    """Call all of them at the same moment, each in a thread of its own; return what each returned or raised, in their order."""
+    ready = threading.Barrier(len(calls))
+
+    def called(call: Callable[[], T]) -> T | SeamarkError:
+        ready.wait()
+        try:
+            return call()
+        except SeamarkError as error:
+            return error
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(called, calls))
 
 
 @dataclass
@@ -240,6 +260,13 @@ class Workbench:
                 assert taken < STEPS, "the work does not end"
         return taken
 
+    def maintain(self, generation: Generation, *, idle: bool = True) -> int:
+        """Do all the upkeep that is due; return how many pieces that took."""
+        for pieces in range(STEPS):
+            if not self.store.generation_maintain(generation.id, idle=idle):
+                return pieces
+        raise AssertionError("the upkeep does not end")
+
     def fail(self, row: SourceRow, retry_seconds: float | None = None, error: str = "refused") -> FailedRow:
         """Return the failure of a row that was read, its attempts counted on."""
         return FailedRow(row.key, row.seq, "input", error, row.attempts + 1, retry_seconds)
@@ -312,7 +339,7 @@ class Workbench:
 
     def coverage_check(self, source: Source, generation: Generation, live: Mapping[Key, str] | None = None) -> Coverage:
         """Check that the store's coverage equals the recount, and return it."""
-        found = self.store.coverage(source, generation.id)
+        found = self.store.coverage(source, [generation.id])[generation.id]
         counted = self.recount(source, generation, live)
         counts = Coverage(found.live, found.embedded, found.blank, found.missing, found.failed, found.truncated)
         assert counts == counted

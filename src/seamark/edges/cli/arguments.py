@@ -7,7 +7,7 @@ from typing import cast
 import typer
 
 from seamark.edges import serialise
-from seamark.errors import InvalidRequestError
+from seamark.errors import SeamarkError
 from seamark.model import Failure, Key
 
 
@@ -36,7 +36,7 @@ def touches(words: Sequence[str]) -> dict[str, list[str]]:
 def keys(failures: Sequence[Failure], words: Sequence[str]) -> list[Key]:
     """Return the keys of the failed rows that are meant, each in the type it has; one of several columns is a JSON list.
 
-    Raises InvalidRequestError for a word that means no failed row.
+    Raises SeamarkError for a word that means no failed row.
     """
     shown = [(failure.key, serialise.key(failure.key)) for failure in failures]
     return [key for word in words for key in _meant(word, shown)]
@@ -49,5 +49,5 @@ def _meant(word: str, shown: Sequence[tuple[Key, object]]) -> set[Key]:
         value = word
     found = {key for key, value_shown in shown if value_shown in (word, value)}
     if not found:
-        raise InvalidRequestError(f"no row {word!r} has failed; see `seamark failures list`")
+        raise SeamarkError(f"no row {word!r} has failed; see `seamark failures list`")
     return found

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import IO, Literal, cast
 
 from seamark.core.service import Seamark, StopSignal
-from seamark.edges import worker
+from seamark.edges import report
 from seamark.edges.cli.progress import Report
 from seamark.edges.cli.session import Session
 from seamark.edges.cli.text import line
@@ -51,7 +51,7 @@ class Crew:
 
     def run(self, service: Seamark, progress: Report, stop: StopSignal) -> Done:
         """Run the processes until they have all ended; when `stop` is set, tell them to hand their work back."""
-        report = worker.Report(service, progress)
+        rows = report.Report(service, progress)
         with ExitStack() as stack:
             members = [self._start(stack) for _ in range(self._count)]
             for member in members:
@@ -62,12 +62,12 @@ class Crew:
                     told = True
                     for member in members:
                         member.process.send_signal(signal.SIGTERM)
-                report.tell()
+                rows.tell()
                 time.sleep(POLL_SECONDS)
             ends = [_end(member, told=told) for member in members]
         for message in sorted({end for end in ends if isinstance(end, str)}):
             self._session.note(f"seamark: {message}")
-        report.tell(last=True)
+        rows.tell(last=True)
         return Done(sum(end for end in ends if isinstance(end, int)), sum(isinstance(end, str) for end in ends))
 
     def _start(self, stack: ExitStack) -> _Member:

@@ -26,7 +26,7 @@ from seamark.edges.cli.session import Session, command
 from seamark.edges.cli.status import counts
 from seamark.edges.cli.text import counted
 from seamark.edges.serialise import Json
-from seamark.errors import InvalidRequestError
+from seamark.errors import SeamarkError
 
 FILE = "seamark-demo.db"
 APPLICATION_ID = 0x5EA3A2C
@@ -159,9 +159,9 @@ class Stage:
 def _made(path: Path) -> apsw.Connection:
     """Make the file anew; refuse to if there is one that no demo has made."""
     if path.exists() and not _is_demo(path):
-        raise InvalidRequestError(f"{path} is there and was not made by the demo; move it away, or choose a folder with --keep")
+        raise SeamarkError(f"{path} is there and was not made by the demo; move it away, or choose a folder with --keep")
     if not path.parent.is_dir():
-        raise InvalidRequestError(f"{path.parent} is not a folder")
+        raise SeamarkError(f"{path.parent} is not a folder")
     for old in (path, *path.parent.glob(f"{FILE}-*")):
         old.unlink(missing_ok=True)
     connection = apsw.Connection(str(path))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seamark.errors import InvalidRequestError
+from seamark.errors import SeamarkError
 
 SUFFIXES = (".txt", ".text", ".md", ".markdown", ".rst")
 BATCH_DOCUMENTS = 200
@@ -29,7 +29,7 @@ class Skipped:
 def documents_find(paths: Sequence[Path]) -> list[Path]:
     """Return the files named, and the text files in the folders named, hidden ones left out; each once.
 
-    Raises InvalidRequestError for a path that does not exist, before anything is read.
+    Raises SeamarkError for a path that does not exist, before anything is read.
     """
     found: dict[Path, None] = {}
     for path in paths:
@@ -38,7 +38,7 @@ def documents_find(paths: Sequence[Path]) -> list[Path]:
         elif path.exists():
             found[path.resolve()] = None
         else:
-            raise InvalidRequestError(f"there is no file {str(path)!r}; nothing was added")
+            raise SeamarkError(f"there is no file {str(path)!r}; nothing was added")
     return list(found)
 
 

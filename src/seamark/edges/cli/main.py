@@ -1,8 +1,11 @@
 """The program `seamark`: its commands in one place, and what stands around them."""
 
 import io
+import json
+import logging
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +13,7 @@ from typer.core import TyperGroup
 
 from seamark import __version__
 from seamark.edges.cli import demo, doctor, failures, search, sources, status, work
-from seamark.edges.cli.session import CALLED_WRONGLY, INTERRUPTED, READER_LEFT
+from seamark.edges.cli.session import CALLED_WRONGLY, INTERRUPTED, READER_LEFT, error_document
 from seamark.edges.cli.text import line, masked
 
 
@@ -24,6 +27,8 @@ class Program(TyperGroup):
         except typer.TyperException as error:
             message = line(masked(error.format_message())).replace("Value error, ", "").removesuffix(".")
             sys.stderr.write(f"seamark: {message}{_hint(error)}\n")
+            if _as_json(args[0] if args else extra.get("args")):
+                sys.stdout.write(json.dumps(error_document("UsageError", message)) + "\n")
             code = CALLED_WRONGLY
         except SystemExit:  # what writes the help ends so when its reader has left
             code = READER_LEFT
@@ -34,9 +39,19 @@ class Program(TyperGroup):
         return code
 
 
+def _as_json(given: Sequence[str] | None) -> bool:
+    """Say whether `--json` is among the options, where what was given could not be made sense of."""
+    words = sys.argv[1:] if given is None else list(given)
+    return "--json" in words[: words.index("--")] if "--" in words else "--json" in words
+
+
 def _hint(error: typer.TyperException) -> str:
     context: typer.Context | None = getattr(error, "ctx", None)
-    return f" (see `{context.command_path} --help`)" if context is not None else ""
+    if context is None:
+        return ""
+    dash = f"; a query that begins with a dash goes after `--`: {context.command_path} SOURCE -- QUERY"
+    taken = type(error).__name__ == "NoSuchOption" and context.command.name == "search"
+    return f"{dash if taken else ''} (see `{context.command_path} --help`)"
 
 
 HELP = """Keep the embeddings of a database's rows complete, current and attributed, and search them.
@@ -79,6 +94,8 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    # What the driver would log in an outage is told by the command itself, in a form that other programs can read.
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)
     try:
         app(prog_name="seamark")
     finally:

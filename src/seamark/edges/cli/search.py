@@ -46,7 +46,8 @@ def search(
 ) -> None:
     """Find rows by meaning and by words, best first, each with the passage that matches.
 
-    A row marked stale has a newer text than the one it was found by.
+    A row marked stale has a newer text than the one it was found by. A query that begins with a dash goes
+    after two of them: seamark search notes -- "-v for verbose".
     """
     with session.service() as service:
         found = service.source(source).search(query, limit=limit, mode=mode, filter=only, fusion=fusion)

@@ -18,7 +18,7 @@ from rich.markup import escape
 import seamark
 from seamark.core.service import Seamark
 from seamark.edges.cli.text import line, masked
-from seamark.errors import SeamarkError
+from seamark.errors import InvalidRequestError, SeamarkError
 
 FOUND_A_PROBLEM = 1
 CALLED_WRONGLY = 2
@@ -123,7 +123,8 @@ def ended(session: Session, call: Callable[[], int | None]) -> int:
     try:
         return call() or 0
     except SeamarkError as error:
-        return _told(session, error, str(error))
+        told = _told(session, error, str(error))
+        return CALLED_WRONGLY if isinstance(error, InvalidRequestError) else told
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -140,6 +141,10 @@ def _told(session: Session, error: Exception, message: str) -> int:
         session.err.print(masked("".join(traceback.format_exception(error)), session.url), end="")
     session.note(f"seamark: {message}")
     if session.as_json:
-        kind = type(error).__name__
-        session.show({"error": {"type": kind, "message": line(masked(message, session.url))}})
+        session.show(error_document(type(error).__name__, line(masked(message, session.url))))
     return FOUND_A_PROBLEM
+
+
+def error_document(kind: str, message: str) -> dict[str, object]:
+    """Return what `--json` prints of an error."""
+    return {"error": {"type": kind, "message": message}}

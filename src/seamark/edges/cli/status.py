@@ -42,7 +42,7 @@ def status(
 def _source(status: SourceStatus) -> Iterator[Text]:
     spec = status.source.spec
     columns = ", ".join(columns_write(spec.text))
-    state = "" if status.source.state == "ready" else " (existing rows are still being entered: run the same attach again)"
+    state = " (not attached to the end: if nobody is at it, run the same attach again)" if status.unfinished else ""
     yield Text.assemble((line(status.source.name), "bold"), f"  text {line(columns)}{state}")
     for problem in status.problems:
         yield Text(f"  no longer as attached: {shortened(problem, ERROR_CHARACTERS)}; detach it, then attach it again", "red")

@@ -32,7 +32,7 @@ def work(
     *,
     until: Annotated[
         Literal["current"] | None,
-        typer.Option(metavar="current", help="Return once nothing is missing; otherwise go on until told to stop."),
+        typer.Option(metavar="current", help="Return once all is indexed that was there at the start; otherwise go on."),
     ] = None,
     workers: Annotated[int, typer.Option(metavar="N", min=1, max=WORKERS_MAX, help="Worker processes.")] = 1,
     lifeline: Annotated[bool, typer.Option("--lifeline", hidden=True)] = False,

@@ -20,6 +20,7 @@ from seamark.store.postgres.names import (
     pairs,
     qualified,
 )
+from seamark.store.postgres.schema import vector_schema
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,9 +44,9 @@ class Tracked:
 class Catalog:
     """The sources of a database, and the words that stand for each in statements."""
 
-    def __init__(self, database: Database, vector_schema: str) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._vector = vector_schema
+        self._partitions: dict[int, set[int]] = {}
         self._sources: dict[int, tuple[Tracked, Words]] = {}
         self._generations: dict[int, tuple[int, Words]] = {}
 
@@ -53,6 +54,15 @@ class Catalog:
         """Return all sources."""
         with self._database.connection() as connection:
             return [tracked_load(row).source for row in self._database.run(connection, "sources", {})]
+
+    def partitions_empty(self, source_id: int, there: Sequence[int]) -> set[int]:
+        """Return those of the partitions there that are known to have brought no rows, as a set to add to.
+
+        One that is not there is forgotten: it may come back with rows.
+        """
+        known = self._partitions.setdefault(source_id, set())
+        known.intersection_update(there)
+        return known
 
     def words(self, source_id: int) -> Words:
         """Return a source's words. They never change, so that they are read once."""
@@ -77,10 +87,11 @@ class Catalog:
         if (known := self._sources.get(source_id)) is None:
             with self._database.connection() as connection:
                 rows = self._database.run(connection, "source", {}, {"source": source_id}).fetchall()
-            if not rows:
-                raise StoreError(f"source {source_id} is no longer attached")
-            tracked = tracked_load(rows[0])
-            known = self._sources.setdefault(source_id, (tracked, source_words(tracked, self._vector)))
+                if not rows:
+                    raise StoreError(f"source {source_id} is no longer attached")
+                tracked = tracked_load(rows[0])
+                words = source_words(tracked, vector_schema(self._database, connection))
+            known = self._sources.setdefault(source_id, (tracked, words))
         return known
 
 
@@ -92,8 +103,8 @@ def tracked_load(row: Row) -> Tracked:
     return Tracked(source, tuple(touching))
 
 
-def source_words(tracked: Tracked, vector_schema: str) -> Words:
-    """Return the words of a source."""
+def source_words(tracked: Tracked, vector: str) -> Words:
+    """Return the words of a source; pgvector is in the schema `vector`."""
     source = tracked.source
     keys = key_columns(source.table)
     ours = [f"k{position}" for position in range(1, len(keys) + 1)]
@@ -105,9 +116,10 @@ def source_words(tracked: Tracked, vector_schema: str) -> Words:
     words = {
         "journal": f"seamark.journal_{source.id}",
         "sequence": f"seamark.seq_{source.id}",
+        "missed": f"seamark.missed_{source.id}",
         "source": qualified(source.table),
         "where": filter_compile(source.spec.where, source.table, literal),
-        "vector": identifier(vector_schema),
+        "vector": identifier(vector),
         "k": ", ".join(ours),
         "key_copies": _each("{}::{} AS {}", lists["s"], [key_type(column) for column in keys], ours),
         "key_arrays": _each("%({})s::{}[]", ours, arrays),

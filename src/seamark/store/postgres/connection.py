@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg import errors
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from seamark.errors import StoreError, StorePermissionError, StoreUnavailableError
 from seamark.store.statements import load
@@ -29,6 +29,9 @@ Row = tuple[Any, ...]
 CONNECTIONS_MAX = 32
 """More than a process has threads that use the store at once."""
 CONNECT_SECONDS = 10
+WAIT_SECONDS = 5
+AGAIN_SECONDS = 0.5
+"""How long is waited for a server that was away when last asked for: who has been told to stop asks it several times."""
 RETRIES = 5
 """So often is a transaction run again that lost a deadlock; each loser was in the way of one that has gone on."""
 
@@ -41,11 +44,12 @@ _KEYED = (
 A commit need not wait for the disk: a server that crashes loses the last ones whole and in order, the settle together with the
 retirement of its lease, so that the work is done again. What a user has committed is never among them.
 """
-SEARCH_WIDTH = 240
-"""How wide an HNSW search is unless it has to be wider: recall@10 of 0.96 on 100,000 commit messages."""
+SEARCH_WIDTH = 220
+"""How wide an HNSW search is unless it has to be wider: recall@10 of 0.96 to 0.97 on 100,000 commit messages."""
 _SNAPSHOT = (
-    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL jit = off; SET LOCAL random_page_cost = 1.1; "
-    f"SELECT set_config('hnsw.iterative_scan', 'strict_order', true), set_config('hnsw.ef_search', '{SEARCH_WIDTH}', true)"
+    b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+    b"SELECT set_config('jit', 'off', true), set_config('random_page_cost', '1.1', true), "
+    b"set_config('hnsw.iterative_scan', 'strict_order', true), set_config('hnsw.ef_search', '%d', true)" % SEARCH_WIDTH,
 )
 """The last statement is a query, because the first query takes the snapshot."""
 
@@ -58,9 +62,10 @@ class Database:
         settings: dict[str, Any] = {"autocommit": True, "prepare_threshold": None, "connect_timeout": CONNECT_SECONDS}
         settings |= {"client_encoding": "utf8", "application_name": "seamark"}
         self._pool: ConnectionPool[Connection] = ConnectionPool(
-            url, kwargs=settings, min_size=1, max_size=CONNECTIONS_MAX, timeout=CONNECT_SECONDS, open=False
+            url, kwargs=settings, min_size=1, max_size=CONNECTIONS_MAX, open=False
         )
         self._url, self._settings = url, settings
+        self._away = False
 
     def open(self) -> None:
         """Begin to pool connections."""
@@ -82,9 +87,11 @@ class Database:
         """Borrow a connection; each statement is its own transaction."""
         with translated():
             try:
-                with self._pool.connection() as connection:
+                with self._pool.connection(AGAIN_SECONDS if self._away else WAIT_SECONDS) as connection:
+                    self._away = False
                     yield connection
-            except psycopg.OperationalError:
+            except psycopg.OperationalError as exc:
+                self._away = isinstance(exc, PoolTimeout)
                 self._pool.check()  # where one connection was cut the others may have been, too
                 raise
 
@@ -102,9 +109,15 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Generator[Connection]:
-        """Borrow a connection for one read-only transaction on one snapshot."""
-        with self.connection() as connection, _begun(connection, _SNAPSHOT):
+        """Borrow a connection for one read-only transaction on one snapshot.
+
+        In pipeline mode: a statement is sent at once, and its rows are waited for where they are fetched.
+        """
+        with self.connection() as connection, _undone(connection), connection.pipeline():
+            for statement in _SNAPSHOT:
+                connection.execute(statement)
             yield connection
+            connection.execute(b"COMMIT")
 
     @contextmanager
     def copy(self, connection: Connection, name: str, words: Words) -> Generator[psycopg.Copy]:
@@ -142,13 +155,20 @@ class Database:
 @contextmanager
 def _begun(connection: Connection, begin: str) -> Generator[None]:
     connection.execute(begin.encode())
+    with _undone(connection):
+        yield
+    connection.commit()
+
+
+@contextmanager
+def _undone(connection: Connection) -> Generator[None]:
+    """Roll back where the block raises."""
     try:
         yield
     except BaseException:
         if not connection.closed:
             connection.rollback()
         raise
-    connection.commit()
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from psycopg.types.json import Jsonb
 
@@ -11,12 +11,14 @@ from seamark.model import Generation, ModelIdentity
 from seamark.store.postgres.names import generation_words
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from seamark.model import GenerationSpec, Source
     from seamark.store.postgres.catalog import Catalog
     from seamark.store.postgres.connection import Connection, Database, Row
     from seamark.store.postgres.names import Words
+
+T = TypeVar("T")
 
 DIMENSION_MAX = 4000
 """What a halfvec may have to be indexed by HNSW."""
@@ -35,29 +37,75 @@ def _generation(row: Row) -> Generation:
 
 def generation_create(database: Database, catalog: Catalog, source: Source, spec: GenerationSpec) -> Generation:
     """Make a generation with its tables; see the contract."""
+
+    def create(connection: Connection, origin: int) -> Generation:
+        _create(database, connection, catalog, source, spec, origin)
+        found = [
+            generation
+            for generation in generations(database, connection, source.id)
+            if (generation.kind, generation.fingerprint) == (spec.kind, spec.fingerprint) and generation.state != "retired"
+        ]
+        return found[-1]
+
+    return _creating(database, catalog, source, [spec], create)
+
+
+def generations_begin(
+    database: Database, catalog: Catalog, source: Source, specs: Sequence[GenerationSpec]
+) -> Sequence[Generation]:
+    """Make a source's first generations with their tables; see the contract."""
+
+    def begin(connection: Connection, origin: int) -> Sequence[Generation]:
+        # Whoever begins them at the same time waits here, and then sees ours.
+        if database.run(connection, "source_lock", {}, {"source": source.id}).fetchone() is None:
+            raise StoreError(f"source {source.name!r} is no longer attached")
+        if not _live(database, connection, source):
+            for spec in specs:
+                _create(database, connection, catalog, source, spec, origin)
+        return _live(database, connection, source)
+
+    return _creating(database, catalog, source, specs, begin)
+
+
+def _live(database: Database, connection: Connection, source: Source) -> Sequence[Generation]:
+    return [found for found in generations(database, connection, source.id) if found.state != "retired"]
+
+
+def _creating(
+    database: Database,
+    catalog: Catalog,
+    source: Source,
+    specs: Sequence[GenerationSpec],
+    create: Callable[[Connection, int], T],
+) -> T:
+    """Run a transaction that makes generations at the journal's present end."""
+    for spec in specs:
+        _dimension_check(spec)
+
+    def created() -> T:
+        # Read before the transaction begins: whoever holds a lower `seq` by then has a lower transaction id than ours, too.
+        with database.connection() as connection:
+            [(origin,)] = database.run(connection, "journal_end", catalog.words(source.id)).fetchall()
+        with database.transaction() as connection:
+            return create(connection, origin)
+
+    return database.retried(created)
+
+
+def _dimension_check(spec: GenerationSpec) -> None:
     if spec.model is not None and not 1 <= spec.model.dimension <= DIMENSION_MAX:
         raise InvalidRequestError(
             f"model {spec.model.name!r} has {spec.model.dimension} dimensions, and pgvector can index up to {DIMENSION_MAX}; "
             "use a model, or its `dimensions` setting, of at most so many"
         )
-    words = catalog.words(source.id)
 
-    def create() -> Generation:
-        # Read before the transaction begins: whoever holds a lower `seq` by then has a lower transaction id than ours, too.
-        with database.connection() as connection:
-            [(origin,)] = database.run(connection, "journal_end", words).fetchall()
-        with database.transaction() as connection:
-            created = _insert(database, connection, source, spec, origin)
-            if created is not None:
-                _tables_create(database, connection, created, spec, words | generation_words(created))
-            found = [
-                generation
-                for generation in generations(database, connection, source.id)
-                if (generation.kind, generation.fingerprint) == (spec.kind, spec.fingerprint) and generation.state != "retired"
-            ]
-            return found[-1]
 
-    return database.retried(create)
+def _create(
+    database: Database, connection: Connection, catalog: Catalog, source: Source, spec: GenerationSpec, origin: int
+) -> None:
+    created = _insert(database, connection, source, spec, origin)
+    if created is not None:
+        _tables_create(database, connection, created, spec, catalog.words(source.id) | generation_words(created))
 
 
 def _insert(database: Database, connection: Connection, source: Source, spec: GenerationSpec, origin: int) -> int | None:
@@ -98,9 +146,7 @@ def generation_activate(database: Database, generation_id: int) -> bool:
     with database.transaction() as connection:
         database.run(connection, "generation_lock", {}, values)
         ready = database.run(connection, "generation_ready", {}, values).fetchone()
-        if ready is None:
-            raise StoreError(f"there is no generation {generation_id}")
-        if not ready[0]:
+        if ready is None or not ready[0]:
             return False
         database.run(connection, "generation_retire", {}, values)
         database.run(connection, "generation_activate", {}, values)

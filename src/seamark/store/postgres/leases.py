@@ -47,7 +47,9 @@ class _Look:
     promising: bool
 
 
-def lease_claim(database: Database, catalog: Catalog, generation_id: int, worker: str, limit: int, seconds: float) -> Claim:
+def lease_claim(
+    database: Database, catalog: Catalog, generation_id: int, worker: str, limit: int, seconds: float, *, first: Lane
+) -> Claim:
     """Look, and claim only where there is something to find: an idle worker neither locks nor writes."""
     words = catalog.generation_words(generation_id)
     if words is None:
@@ -63,7 +65,7 @@ def lease_claim(database: Database, catalog: Catalog, generation_id: int, worker
 
     def claimed() -> Claim:
         with database.keyed() as connection:
-            return claim(_Claiming(database, connection, words, values, look))
+            return claim(_Claiming(database, connection, words, values, look), first=first)
 
     try:
         return database.retried(claimed)

@@ -1,30 +1,31 @@
 -- Statements that only this database has, and why.
 --
--- Differs by necessity: table_key, table_tree, functions, triggers_missing, rights, extension, extension_create: a catalog with
--- schemas, partitions, roles and extensions.
+-- Differs by necessity: table_key, table_tree, table_types, functions, triggers_off, partitions_left, partitions_new,
+-- partition_unentered, rights, extension, extension_home, extension_create, extension_rights: a catalog with schemas,
+-- partitions, roles and extensions.
 
--- Differs by necessity: source, source_named, source_lock, lock_timeout, enroll_lock_timeout, generation_lock, generations_of,
+-- Differs by necessity: source, source_lock, lock_timeout, enroll_lock_timeout, generation_lock, generations_of,
 -- schema_lock, schema_state, schema_version, schema_version_write: other processes do the same at the same time; SQLite's
 -- transaction has the file to itself, and its version is a pragma.
 
--- Differs by necessity: sequence_create, sequence_behind, documents_create, serial: numbers are drawn from sequences.
+-- Differs by necessity: sequence_create, journal_state, documents_create: numbers are drawn from sequences.
 
 -- Differs by necessity: journal_order, rows_create_vector, rows_create_lexical, rows_index, chunks_create, chunks_index,
 -- postings_create, failures_create, failures_index: one statement at a time, with types; SQLite runs a script.
 
--- Differs by necessity: model_upsert, failures_settle, journal_trim_below, coverage, coverage_live, coverage_pending: one statement
--- that saves round trips and is its own compare.
+-- Differs by necessity: model_upsert, failures_settle, journal_trim_below, coverage, coverage_live, coverage_pending,
+-- pending, serial, parallel: one statement that saves round trips and is its own compare.
 
 -- Differs by necessity: chunks_copy, postings_copy: binary COPY.
 
 -- Differs by necessity: horizon_now, horizon_next: writers commit out of the order of their `seq`.
 
--- Differs by necessity: upkeep_lock, generation_upkeep, index_due, index_state, index_build, index_drop, index_size, analyze_due,
--- search_width, search_exact, search_indexed, chunks_nearest, chunks_nearest_exact: the HNSW index is pgvector's, and the
--- planner wants statistics.
+-- Differs by necessity: upkeep_lock, generation_upkeep, index_due, index_state, index_build, index_drop, index_size,
+-- analyze_due, search_width, search_exact, search_indexed, chunks_nearest, chunks_nearest_exact: the HNSW index is pgvector's,
+-- and the planner wants statistics.
 
--- Differs by necessity: blocks_since, blocks_take, documents_dead, terms_crowded, terms_next: nobody counts while settling, since
--- all settles would wait for that row.
+-- Differs by necessity: blocks_since, blocks_take, documents_dead, terms_crowded, terms_next: nobody counts while settling,
+-- since all settles would wait for that row.
 
 -- Statements of the PostgreSQL store. Those of the same name in store/sqlite/queries.sql do the same thing there.
 -- Aliases: j journal, s source, r rows, c chunks, f failures, b batch given by the caller. {k_j} is the key columns as j's,
@@ -91,6 +92,13 @@ SELECT n.nspname, c.relname,
 FROM tree t JOIN pg_catalog.pg_class c ON c.oid = t.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 ORDER BY t.depth, n.nspname, c.relname;
 
+-- name: table_types
+-- Give the names of the types of a table's columns.
+SELECT a.attname, t.typname
+FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+JOIN pg_catalog.pg_class c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND a.attnum > 0;
+
 -- ===== sources ====================================================================================================
 
 -- name: sources
@@ -100,10 +108,6 @@ SELECT id, name, spec, tables, state, enrolled FROM seamark.source ORDER BY id;
 -- name: source
 -- Give one source.
 SELECT id, name, spec, tables, state, enrolled FROM seamark.source WHERE id = %(source)s;
-
--- name: source_named
--- Give the source of a name.
-SELECT id, name, spec, tables, state, enrolled FROM seamark.source WHERE name = %(name)s;
 
 -- name: source_insert
 -- Enter a source unless its name is taken.
@@ -144,15 +148,17 @@ CREATE UNIQUE INDEX ON {journal} (seq);
 CREATE INDEX ON {journal} (seq) WHERE deleted;
 
 -- name: sequence_create
--- Make the sequence that `seq` is drawn from. It caches nothing, so that a later draw is a higher number.
-CREATE SEQUENCE {sequence} AS bigint CACHE 1;
+-- Make the sequence that `seq` is drawn from. It caches nothing, so that a later draw is a higher number. The other one is
+-- drawn from where a trigger had to let a write pass.
+CREATE SEQUENCE {sequence} AS bigint CACHE 1; CREATE SEQUENCE {missed} AS bigint CACHE 1;
 
 -- name: enroll_lock_timeout
 -- Wait only for an instant for a writer who has entered one of the rows.
 SET LOCAL lock_timeout = '50ms';
 
 -- name: enroll
--- Enter the live ones of the existing rows after a key into the journal unless they are there; give the keys looked at, in order.
+-- Enter the live ones of the existing rows after a key into the journal unless they are there; give the keys looked at, in
+-- order.
 WITH found AS MATERIALIZED (
     SELECT {k_s}, ({where}) IS NOT TRUE AS deleted FROM {source} s WHERE {after} ORDER BY {k_s} LIMIT %(limit)s
 ), batch AS (SELECT * FROM found AS b ({k}, deleted)), entered AS (
@@ -169,7 +175,7 @@ WHERE n.nspname = 'seamark' AND p.proname LIKE %(pattern)s;
 
 -- name: journal_drop
 -- Drop a source's journal.
-DROP TABLE IF EXISTS {journal}; DROP SEQUENCE IF EXISTS {sequence};
+DROP TABLE IF EXISTS {journal}; DROP SEQUENCE IF EXISTS {sequence}, {missed};
 
 -- name: collection_create
 -- Make a collection's table, an ordinary table of the user's.
@@ -353,7 +359,7 @@ WHERE n.nspname = 'seamark' AND c.relname = %(name)s;
 
 -- name: index_build
 -- Build the HNSW index while the table is written to.
-CREATE INDEX CONCURRENTLY {index} ON {chunks} USING hnsw (embedding {vector}.halfvec_cosine_ops) WITH (m = 24, ef_construction = 128);
+CREATE INDEX CONCURRENTLY {index} ON {chunks} USING hnsw (embedding {vector}.halfvec_cosine_ops) WITH (m = 16, ef_construction = 256);
 
 -- name: index_drop
 -- Drop what an interrupted build left.
@@ -410,7 +416,8 @@ SELECT term, blocks, docs FROM (
 ) t WHERE before < %(postings)s ORDER BY term;
 
 -- name: blocks_take
--- Take runs of blocks out, with their postings. One statement, so that what a settle adds meanwhile is neither read nor dropped.
+-- Take runs of blocks out, with their postings. One statement, so that what a settle adds meanwhile is neither read nor
+-- dropped.
 DELETE FROM {postings} p USING unnest(%(terms)s::text[], %(firsts)s::bigint[], %(lasts)s::bigint[]) AS b (term, first, last)
 WHERE p.term = b.term AND p.block BETWEEN b.first AND b.last RETURNING p.term, p.data;
 
@@ -753,9 +760,33 @@ SELECT (SELECT count(*) FROM {journal}) - (SELECT count(*) FROM {journal} WHERE 
 -- Say how far at most the journal reaches beyond the cursors.
 SELECT greatest(0, (SELECT max(seq) FROM {journal}) - fresh) + backfill FROM seamark.generation WHERE id = %(generation)s;
 
+-- name: pending
+-- Say whether a generation has work at or below a `seq`, nearest first: leases, what is ahead of a cursor, failures to be tried
+-- again, and what a sweep would find.
+SELECT EXISTS (SELECT FROM seamark.lease l WHERE l.generation_id = g.id AND l.lo < %(upto)s)
+    OR EXISTS (SELECT FROM {journal} j WHERE j.seq > g.fresh AND j.seq <= %(upto)s AND NOT j.deleted)
+    OR EXISTS (SELECT FROM {journal} j WHERE j.seq <= least(g.backfill, %(upto)s) AND NOT j.deleted)
+    OR EXISTS (
+        SELECT FROM {failures} f JOIN {journal} j ON {j_is_f} AND j.seq = f.seq
+        WHERE f.retry_at IS NOT NULL AND f.seq <= %(upto)s AND NOT j.deleted
+    )
+    OR EXISTS (
+        SELECT FROM (VALUES (g.confirmed, g.fresh), (greatest(g.swept, g.backfill), g.origin)) w (lo, hi)
+        CROSS JOIN LATERAL (
+            SELECT * FROM {journal} j WHERE j.seq > w.lo AND j.seq <= least(w.hi, %(upto)s) AND NOT j.deleted OFFSET 0
+        ) j
+        WHERE NOT EXISTS (SELECT FROM {rows} r WHERE {j_is_r} AND r.seq = j.seq)
+          AND NOT EXISTS (SELECT FROM {failures} f WHERE {j_is_f} AND f.seq = j.seq)
+    )
+FROM seamark.generation g WHERE g.id = %(generation)s;
+
 -- name: serial
 -- Use no parallel workers: to start them takes longer than a short query.
 SET LOCAL max_parallel_workers_per_gather = 0;
+
+-- name: parallel
+-- Use as many as the server is set to.
+SET LOCAL max_parallel_workers_per_gather TO DEFAULT;
 
 -- name: worker_beat
 -- Record a heartbeat.
@@ -777,8 +808,8 @@ SELECT id, host, pid, started_at, beat_at, rates FROM seamark.worker
 WHERE beat_at >= seamark.clock() - %(microseconds)s::bigint ORDER BY started_at, id;
 
 -- name: clock
--- Give the time.
-SELECT seamark.clock();
+-- Give the time, whether our schema is there or not.
+SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
 
 -- ===== search =====================================================================================================
 
@@ -796,6 +827,10 @@ SELECT term, data FROM (
     SELECT term, block, data, sum(docs) OVER (PARTITION BY term ORDER BY block DESC) - docs AS before
     FROM {postings} WHERE term = ANY (%(terms)s::text[])
 ) p WHERE before < %(limit)s ORDER BY term, block;
+
+-- name: documents_keys
+-- Give the keys of those documents that are current.
+SELECT r.doc, {k_r} FROM {rows} r WHERE r.doc = ANY (%(docs)s::bigint[]);
 
 -- name: documents_resolve
 -- Give the keys of those documents that are current and whose row is live and satisfies the filter.
@@ -843,14 +878,14 @@ SELECT b.place FROM unnest({key_arrays}) WITH ORDINALITY AS b ({k}, place) JOIN 
 WHERE {where} AND {filter} ORDER BY b.place;
 
 -- name: rows_live
--- Give the live rows of keys with their text, by their place in the list.
-SELECT b.place, coalesce(j.seq, 0), {texts}
+-- Give the live rows of keys with their text and the `seq` of the versions held of them, by their place in the list.
+SELECT b.place, coalesce(j.seq, 0), {indexed}{texts}
 FROM unnest({key_arrays}) WITH ORDINALITY AS b ({k}, place) JOIN {source} s ON {s_is_b} LEFT JOIN {journal} j ON {j_is_b}
 WHERE {where} ORDER BY b.place;
 
--- name: seqs_indexed
--- Give the `seq` of the versions held of keys, by their place in the list.
-SELECT b.place, r.seq FROM unnest({key_arrays}) WITH ORDINALITY AS b ({k}, place) JOIN {rows} r ON {r_is_b} WHERE r.chunks >= 0;
+-- name: rows_live_indexed
+-- Part of `rows_live`, for each generation: the `seq` of the version held.
+(SELECT r.seq FROM {rows} r WHERE {r_is_b} AND r.chunks >= 0),
 
 -- ===== the database itself ========================================================================================
 
@@ -880,23 +915,72 @@ SELECT e.extversion, n.nspname, (SELECT default_version FROM pg_catalog.pg_avail
 FROM (SELECT) one LEFT JOIN pg_catalog.pg_extension e ON e.extname = 'vector'
 LEFT JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace;
 
+-- name: extension_home
+-- Give the schema that an extension goes into, which an empty search path does not say.
+SELECT coalesce(current_schema(), 'public');
+
 -- name: extension_create
 -- Install pgvector.
-CREATE EXTENSION IF NOT EXISTS vector;
+CREATE EXTENSION IF NOT EXISTS vector SCHEMA {home};
+
+-- name: extension_rights
+-- Say whether the role may install the newest pgvector there is.
+SELECT coalesce(bool_or(NOT v.superuser OR r.rolsuper OR (v.trusted AND has_database_privilege(current_database(), 'CREATE'))),
+    false)
+FROM pg_catalog.pg_available_extension_versions v
+JOIN pg_catalog.pg_available_extensions e ON e.name = v.name AND e.default_version = v.version
+CROSS JOIN pg_catalog.pg_roles r WHERE v.name = 'vector' AND r.rolname = current_user;
 
 -- name: rights
--- Say whether the role may make a schema, or owns ours.
-SELECT current_user, has_database_privilege(current_database(), 'CREATE'),
-    coalesce(has_schema_privilege(to_regnamespace('seamark')::oid, 'CREATE'), false);
+-- Say whether the role may make a schema, whether ours is there, whether the role may look into it, and whether it acts as its
+-- owner, which it takes to make tables, triggers and indexes.
+SELECT current_user, has_database_privilege(current_database(), 'CREATE'), n.oid IS NOT NULL,
+    coalesce(has_schema_privilege(n.oid, 'USAGE'), false), coalesce(pg_has_role(n.nspowner, 'USAGE'), false)
+FROM (SELECT) one LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = 'seamark';
 
--- name: sequence_behind
--- Say whether the journal's sequence would give out numbers that a cursor has passed.
-SELECT (SELECT last_value FROM {sequence}) < coalesce(max(greatest(fresh, origin)), 0)
+-- name: journal_state
+-- Say whether writes were not entered, and whether the journal's sequence would give out numbers that a cursor has passed.
+SELECT (SELECT is_called FROM {missed}), (SELECT last_value FROM {sequence}) < coalesce(max(greatest(fresh, origin)), 0)
 FROM seamark.generation WHERE source_id = %(source)s;
 
--- name: triggers_missing
--- Give the names of a source's triggers that should fire and are not there or are switched off.
-SELECT 'seamark_' || substr(p.proname, 7) FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+-- name: triggers_off
+-- Give a source's triggers that should fire and do not, with the table where they are switched off, or none where they are
+-- gone. Those that a partition has taken with it are not among them.
+SELECT 'seamark_' || substr(p.proname, 7), t.tgrelid::regclass::text
+FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+LEFT JOIN pg_catalog.pg_trigger t ON t.tgfoid = p.oid
 WHERE n.nspname = 'seamark' AND p.proname LIKE %(pattern)s
-  AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgfoid = p.oid AND t.tgenabled <> 'D' AND t.tgparentid = 0)
-ORDER BY p.proname;
+  AND (t.tgenabled IN ('D', 'R') OR (t.oid IS NULL AND p.proname !~ %(truncate)s))
+ORDER BY 2, 1;
+
+-- name: partitions_left
+-- Count the partitions that were there when the table was attached, and are no longer part of it, or are so again: the triggers
+-- that they have of the table are then younger than the one for TRUNCATE, which stays with them.
+SELECT count(*)
+FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+LEFT JOIN pg_catalog.pg_trigger t ON t.tgfoid = p.oid
+WHERE n.nspname = 'seamark' AND p.proname ~ %(truncate)s AND (
+    NOT EXISTS (SELECT FROM pg_partition_tree(to_regclass(%(root)s)) r WHERE r.relid = t.tgrelid)
+    OR EXISTS (SELECT FROM pg_catalog.pg_trigger c WHERE c.tgrelid = t.tgrelid AND c.tgparentid <> 0 AND c.oid > t.oid
+               AND c.tgname LIKE 'seamark\_%%')
+);
+
+-- name: partitions_new
+-- Give the partitions that the table has had since it was attached, and that the role may read.
+SELECT r.relid::oid, r.relid::regclass::text, ns.nspname, c.relname
+FROM pg_partition_tree(to_regclass(%(root)s)) r
+JOIN pg_catalog.pg_class c ON c.oid = r.relid JOIN pg_catalog.pg_namespace ns ON ns.oid = c.relnamespace
+WHERE r.isleaf AND r.level > 0 AND has_table_privilege(r.relid, 'SELECT') AND NOT EXISTS (
+    SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+    JOIN pg_catalog.pg_trigger t ON t.tgfoid = p.oid
+    WHERE n.nspname = 'seamark' AND p.proname ~ %(truncate)s AND t.tgrelid = r.relid
+)
+ORDER BY r.relid;
+
+-- name: partition_unentered
+-- Say whether a partition had rows when it was attached: the first that it has are not in the journal. Rows that came later
+-- are.
+SELECT EXISTS (
+    SELECT FROM (SELECT * FROM {partition} s WHERE {where} LIMIT 100) s
+    WHERE NOT EXISTS (SELECT FROM {journal} j WHERE {j_is_s} AND NOT j.deleted)
+);

@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+    from psycopg import Cursor
 
     from seamark.model import Filter, Generation, Key, Source
+    from seamark.store.contract import Answer
     from seamark.store.postgres.catalog import Catalog
     from seamark.store.postgres.connection import Connection, Database, Row
     from seamark.store.postgres.names import Words
 
+WIDTH_PER_CHUNK = 2
+"""How much wider a search of the HNSW index is than what is asked for."""
 WIDTH_MAX = 1000
 """The most that pgvector takes for `hnsw.ef_search`. A search that needs more goes on by itself (iterative scan)."""
 
@@ -49,10 +53,16 @@ class PostgresReader:
         """See the contract."""
         values = {"terms": _terms(terms), "limit": limit}
         name = "postings_read" if limit is None else "postings_read_newest"
+        cursor = self._database.run(self._connection, name, self._words(generation_id), values, binary=True)
         blobs: dict[str, list[bytes]] = {}
-        for term, data in self._database.run(self._connection, name, self._words(generation_id), values, binary=True):
+        for term, data in cursor.fetchall():
             blobs.setdefault(term, []).append(data)
         return {term: np.frombuffer(b"".join(data), POSTING) for term, data in blobs.items()}
+
+    def documents_keys(self, generation_id: int, documents: Sequence[int]) -> Mapping[int, Key]:
+        """See the contract."""
+        rows = self._run("documents_keys", self._words(generation_id), {"docs": codec.array(documents)})
+        return {doc: tuple(key) for doc, *key in rows}
 
     def documents_resolve(
         self, source: Source, generation_id: int, documents: Sequence[int], where: Filter | None
@@ -69,20 +79,27 @@ class PostgresReader:
 
     def chunks_nearest(
         self, generation_id: int, vector: NDArray[np.float32], limit: int, *, exact: bool = False
-    ) -> Sequence[ChunkHit]:
+    ) -> Answer[Sequence[ChunkHit]]:
         """See the contract."""
         words = self._words(generation_id)
         values = {"vector": _vector(vector), "limit": limit}
-        if not exact:
-            if 2 * limit > SEARCH_WIDTH:
-                self._run("search_width", {}, {"width": min(2 * limit, WIDTH_MAX)})
-            rows = self._run("chunks_nearest", words, values)
-            if len(rows) == limit:
-                return _hits(rows)
-        self._run("search_exact", {})
-        rows = self._run("chunks_nearest_exact", words, values)
-        self._run("search_indexed", {})
-        return _hits(rows)
+        if exact:
+            return lambda: self._chunks_exact(words, values)
+        if (width := round(WIDTH_PER_CHUNK * limit)) > SEARCH_WIDTH:
+            self._ask("search_width", {}, {"width": min(width, WIDTH_MAX)})
+        cursor = self._ask("chunks_nearest", words, values)
+
+        def answer() -> Sequence[ChunkHit]:
+            rows = cursor.fetchall()
+            return _hits(rows) if len(rows) == limit else self._chunks_exact(words, values)
+
+        return answer
+
+    def _chunks_exact(self, words: Words, values: Mapping[str, object]) -> Sequence[ChunkHit]:
+        self._ask("search_exact", {})
+        cursor = self._ask("chunks_nearest_exact", words, values)
+        self._ask("search_indexed", {})
+        return _hits(cursor.fetchall())
 
     def chunks_matching(
         self, source: Source, generation_id: int, vector: NDArray[np.float32], where: Filter, limit: int
@@ -98,18 +115,14 @@ class PostgresReader:
         places: list[int] = [row[0] for row in rows]
         return [keys[place - 1] for place in places]
 
-    def rows_live(self, source: Source, keys: Sequence[Key]) -> Sequence[LiveRow]:
+    def rows_live(self, source: Source, keys: Sequence[Key], generations: Sequence[int] = ()) -> Sequence[LiveRow]:
         """See the contract."""
-        rows = self._run("rows_live", self._catalog.words(source.id), codec.keys_columns(keys, len(source.table.key)))
+        indexed = "".join(self._database.compose("rows_live_indexed", self._words(generation)) for generation in generations)
+        words = self._catalog.words(source.id) | {"indexed": indexed}
+        rows = self._run("rows_live", words, codec.keys_columns(keys, len(source.table.key)))
         places: list[int] = [row[0] for row in rows]
-        return [LiveRow(keys[place - 1], row[1], row[2:]) for place, row in zip(places, rows, strict=True)]
-
-    def seqs_indexed(self, generation_id: int, keys: Sequence[Key]) -> Mapping[Key, int]:
-        """See the contract."""
-        if not keys:
-            return {}
-        rows = self._run("seqs_indexed", self._words(generation_id), codec.keys_columns(keys, len(keys[0])))
-        return {keys[place - 1]: seq for place, seq in rows}
+        texts = 2 + len(generations)
+        return [LiveRow(keys[place - 1], row[1], row[texts:], row[2:texts]) for place, row in zip(places, rows, strict=True)]
 
     def _words(self, generation_id: int) -> Words:
         words = self._catalog.generation_words(generation_id)
@@ -117,9 +130,11 @@ class PostgresReader:
             raise StoreError(f"there is no generation {generation_id}; it may have been dropped since")
         return words
 
+    def _ask(self, name: str, words: Words, values: Mapping[str, object] | None = None) -> Cursor[Row]:
+        return self._database.run(self._connection, name, words, values)
+
     def _run(self, name: str, words: Words, values: Mapping[str, object] | None = None) -> list[Row]:
-        cursor = self._database.run(self._connection, name, words, values)
-        return cursor.fetchall() if cursor.description else []
+        return self._ask(name, words, values).fetchall()
 
     def _filtered(
         self, name: str, source: Source, words: Words, values: Mapping[str, object], where: Filter | None

@@ -10,6 +10,7 @@ from psycopg import errors
 from seamark.errors import SeamarkError, StoreIncompatibleError, StorePermissionError
 from seamark.model import Check
 from seamark.store.migrate import migrations, steps
+from seamark.store.postgres.names import identifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,13 +25,33 @@ SCHEMA_LOCK = 0x5EA3A12C
 MIGRATIONS = migrations(files("seamark.store.postgres") / "migrations")
 
 
-def schema_open(database: Database, connection: Connection) -> str:
-    """Bring the schema up to date and return the name of the schema that pgvector is in."""
+def schema_open(database: Database, connection: Connection) -> bool:
+    """Bring our schema up to date where there is one; say whether there is. Where there is none nothing is changed."""
     _server_check(database, connection)
-    vector = _extension(database, connection)
-    if schema_version(database, connection) != len(MIGRATIONS):
+    version = schema_version(database, connection)
+    if version == 0:
+        return False
+    _extension_check(database, connection)
+    if version != len(MIGRATIONS):
         schema_migrate(database, connection)
-    return vector
+    return True
+
+
+def schema_create(database: Database, connection: Connection) -> None:
+    """Make our schema, and add pgvector to the database, where they are not there."""
+    version, _, available = database.run(connection, "extension", {}).fetchall()[0]
+    if version is None:
+        _extension_create(database, connection, available)
+    _extension_check(database, connection)
+    schema_migrate(database, connection)
+
+
+def vector_schema(database: Database, connection: Connection) -> str:
+    """Return the name of the schema that pgvector is in."""
+    _, schema, _ = database.run(connection, "extension", {}).fetchall()[0]
+    if schema is None:
+        raise StoreIncompatibleError("the extension pgvector was dropped from this database; run CREATE EXTENSION vector")
+    return schema
 
 
 def schema_version(database: Database, connection: Connection) -> int:
@@ -67,16 +88,12 @@ def _server_check(database: Database, connection: Connection) -> None:
         )
 
 
-def _extension(database: Database, connection: Connection) -> str:
-    version, schema, available = database.run(connection, "extension", {}).fetchall()[0]
-    if version is None:
-        _extension_create(database, connection, available)
-        version, schema, _ = database.run(connection, "extension", {}).fetchall()[0]
-    if _parts(version) < VECTOR_MIN:
+def _extension_check(database: Database, connection: Connection) -> None:
+    version, *_ = database.run(connection, "extension", {}).fetchall()[0]
+    if version is not None and _parts(version) < VECTOR_MIN:
         raise StoreIncompatibleError(
             f"pgvector {version} is too old; install 0.8 or later and run ALTER EXTENSION vector UPDATE"
         )
-    return schema
 
 
 def _extension_create(database: Database, connection: Connection, available: str | None) -> None:
@@ -86,7 +103,8 @@ def _extension_create(database: Database, connection: Connection, available: str
             "CREATE EXTENSION vector"
         )
     try:
-        database.run(connection, "extension_create", {})
+        [(home,)] = database.run(connection, "extension_home", {}).fetchall()
+        database.run(connection, "extension_create", {"home": identifier(home)})
     except errors.UniqueViolation:
         # Another process has created it at the same moment.
         return
@@ -129,16 +147,26 @@ def _check_server(database: Database, connection: Connection) -> Check:
 
 
 def _check_extension(database: Database, connection: Connection) -> Check:
-    version, schema, _ = database.run(connection, "extension", {}).fetchall()[0]
-    if version is None:
-        return Check("pgvector", ok=False, detail="not in this database", remedy="CREATE EXTENSION vector")
-    if _parts(version) < VECTOR_MIN:
-        return Check("pgvector", ok=False, detail=f"version {version}", remedy="ALTER EXTENSION vector UPDATE, to 0.8 or later")
-    return Check("pgvector", ok=True, detail=f"version {version} in schema {schema}")
+    version, schema, available = database.run(connection, "extension", {}).fetchall()[0]
+    if version is not None:
+        if _parts(version) < VECTOR_MIN:
+            remedy = "ALTER EXTENSION vector UPDATE, to 0.8 or later"
+            return Check("pgvector", ok=False, detail=f"version {version}", remedy=remedy)
+        return Check("pgvector", ok=True, detail=f"version {version} in schema {schema}")
+    if available is None:
+        remedy = "install it (see github.com/pgvector/pgvector), then CREATE EXTENSION vector"
+        return Check("pgvector", ok=False, detail="not installed on this server", remedy=remedy)
+    [(may_add,)] = database.run(connection, "extension_rights", {}).fetchall()
+    if not may_add:
+        remedy = "let a superuser run CREATE EXTENSION vector"
+        return Check("pgvector", ok=False, detail="not in this database, and this role may not add it", remedy=remedy)
+    return Check("pgvector", ok=True, detail=f"not in this database yet; the first attach adds version {available}")
 
 
 def _check_schema(database: Database, connection: Connection) -> Check:
     version = schema_version(database, connection)
+    if version == 0:
+        return Check("schema", ok=True, detail="not there yet; the first attach makes it")
     if version != len(MIGRATIONS):
         return Check(
             "schema", ok=False, detail=f"version {version}", remedy="open the database with this Seamark to migrate it"
@@ -147,11 +175,15 @@ def _check_schema(database: Database, connection: Connection) -> Check:
 
 
 def _check_rights(database: Database, connection: Connection) -> Check:
-    role, may_create, ours = database.run(connection, "rights", {}).fetchall()[0]
-    if ours:
-        return Check("rights", ok=True, detail=f"role {role} may work in schema seamark")
-    if may_create:
+    role, may_create, there, may_use, may_work = database.run(connection, "rights", {}).fetchall()[0]
+    if not there and may_create:
         return Check("rights", ok=True, detail=f"role {role} may create schema seamark")
+    if may_work:
+        return Check("rights", ok=True, detail=f"role {role} may attach, detach and work in schema seamark")
+    if may_use:
+        return Check("rights", ok=True, detail=f"role {role} may read schema seamark: search, status, failures")
     raise StorePermissionError(
-        f"role {role} may neither use schema seamark nor create it; GRANT CREATE ON DATABASE … TO {role}"
+        f"role {role} may not use schema seamark; GRANT USAGE ON SCHEMA seamark TO {role}, and what the README says of rights"
+        if there
+        else f"role {role} may not create schema seamark; GRANT CREATE ON DATABASE … TO {role}"
     )

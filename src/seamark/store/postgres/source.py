@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, TypeVar
 from psycopg import errors
 from psycopg.types.json import Jsonb
 
-from seamark.errors import SourceConflictError, StoreUnavailableError, TableUnusableError
-from seamark.model import Enrolment
+from seamark.errors import StoreUnavailableError, TableUnusableError
+from seamark.model import Enrolment, filter_columns
+from seamark.store.conflict import conflict_check
 from seamark.store.postgres import codec
 from seamark.store.postgres.catalog import Tracked, source_words, tracked_load
 from seamark.store.postgres.names import generation_words, identifier, key_columns, qualified
+from seamark.store.postgres.schema import vector_schema
 from seamark.store.postgres.tables import table_inspect
 from seamark.store.postgres.triggers import Shape, triggers
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+ATTACH_LOCK = 0x5EA3A77A
+"""Our advisory lock; the number is arbitrary."""
 LOCK_TRIES = 20
 LOCK_PAUSE_SECONDS = 0.25
 """Between two tries to lock the user's table; the statements have the time each may wait, and hold up writers, for it."""
@@ -35,11 +39,13 @@ LOCK_PAUSE_SECONDS = 0.25
 # --- attach -------------------------------------------------------------------------------------------------------
 
 
-def source_create(database: Database, vector_schema: str, name: str, spec: SourceSpec, table: Table) -> Source:
+def source_create(database: Database, name: str, spec: SourceSpec, table: Table) -> Source:
     """Make the source with its journal and triggers, in one transaction; see the contract."""
     key_columns(table)
 
     def create(connection: Connection) -> Source:
+        # One at a time, so that each sees the others' tables.
+        database.run(connection, "schema_lock", {}, {"lock": ATTACH_LOCK})
         touching = [table_inspect(database, connection, touch.table) for touch in spec.touch]
         values = {
             "name": name,
@@ -47,11 +53,12 @@ def source_create(database: Database, vector_schema: str, name: str, spec: Sourc
             "tables": Jsonb([codec.table_dump(each) for each in (table, *touching)]),
         }
         inserted = database.run(connection, "source_insert", {}, values).fetchone()
-        rows = database.run(connection, "source_named", {}, {"name": name}).fetchall()
-        tracked = tracked_load(rows[0])
+        known = [tracked_load(row) for row in database.run(connection, "sources", {})]
+        tracked = next(each for each in known if each.source.name == name)
+        conflict_check([each.source for each in known], name, spec, table)
         if inserted is None:
-            return _same(tracked.source, table)
-        words = source_words(tracked, vector_schema)
+            return tracked.source
+        words = source_words(tracked, vector_schema(database, connection))
         _text_check(connection, tracked, words)
         database.run(connection, "journal_create", words)
         for statement in ("journal_key", "journal_order", "sequence_create"):
@@ -60,15 +67,6 @@ def source_create(database: Database, vector_schema: str, name: str, spec: Sourc
         return tracked.source
 
     return _locking(database, create, table.name)
-
-
-def _same(source: Source, table: Table) -> Source:
-    if (source.table.schema, source.table.name) != (table.schema, table.name):
-        raise SourceConflictError(
-            f"a source named {source.name!r} tracks the table {source.table.schema}.{source.table.name} already; "
-            "attach this one under another name"
-        )
-    return source
 
 
 def _text_check(connection: Connection, tracked: Tracked, words: Words) -> None:
@@ -84,17 +82,26 @@ def _triggers_create(database: Database, connection: Connection, tracked: Tracke
     row_wise: set[str] = set()
     roots: list[str] = []
     deferrable = False
-    for table in (tracked.source.table, *tracked.touching):
+    types: dict[str, dict[str, str]] = {}
+    spec = tracked.source.spec
+    read = [(*tracked.source.table.key, *filter_columns(spec.where)), *(touch.columns for touch in spec.touch)]
+    for table, columns in zip((tracked.source.table, *tracked.touching), read, strict=True):
         values = {"schema": table.schema, "table": table.name}
         members = database.run(connection, "table_tree", {}, values).fetchall()
         if not members:
             raise TableUnusableError(f"table {table.name!r} is no longer there")
+        found = types[qualified(table)] = dict(database.run(connection, "table_types", {}, values).fetchall())
+        for name in columns:
+            if name not in found:
+                raise TableUnusableError(
+                    f"table {table.name!r} has just lost column {name!r}; look at it, then attach it again"
+                )
         if members[0][2]:
             row_wise.add(qualified(table))
         if table is tracked.source.table:
             roots = [f"{identifier(schema)}.{identifier(name)}" for schema, name, *_ in members]
             deferrable = members[0][3]
-    for trigger in triggers(tracked, words, Shape(frozenset(row_wise), tuple(roots), deferrable)):
+    for trigger in triggers(tracked, words, Shape(frozenset(row_wise), tuple(roots), deferrable, types)):
         for statement in trigger.statements():
             connection.execute(statement.encode(), {})
 
@@ -174,34 +181,28 @@ def max_key(found: Sequence[Row]) -> Key | None:
 
 
 def source_drop(database: Database, source_id: int) -> None:
-    """Drop the functions, and the triggers with them wherever they are by now, and all tables; see the contract."""
+    """Drop the functions, and the triggers with them wherever they are by now, and all tables; see the contract.
+
+    Of several at once one does it, and the others find that it is done.
+    """
 
     def drop(connection: Connection) -> None:
+        if database.run(connection, "source_lock", {}, {"source": source_id}).fetchone() is None:
+            return
         generations = database.run(connection, "generations_of", {}, {"source": source_id}).fetchall()
         for (function,) in database.run(connection, "functions", {}, {"pattern": f"track\\_{source_id}\\_%"}).fetchall():
             connection.execute(f"DROP FUNCTION seamark.{identifier(function)} CASCADE".encode(), {})
         for (generation_id,) in generations:
             database.run(connection, "generation_tables_drop", generation_words(generation_id))
-        database.run(
-            connection, "journal_drop", {"journal": f"seamark.journal_{source_id}", "sequence": f"seamark.seq_{source_id}"}
-        )
+        ours = ("journal", "seq", "missed")
+        journal, sequence, missed = (f"seamark.{name}_{source_id}" for name in ours)
+        database.run(connection, "journal_drop", {"journal": journal, "sequence": sequence, "missed": missed})
         database.run(connection, "source_delete", {}, {"source": source_id})
 
     _locking(database, drop, str(source_id))
 
 
 # --- collections --------------------------------------------------------------------------------------------------
-
-
-def source_faults(database: Database, catalog: Catalog, source: Source) -> Sequence[str]:
-    """Say which triggers do not fire, and whether the sequence was set back."""
-    values = {"pattern": f"track\\_{source.id}\\_%", "source": source.id}
-    with database.connection() as connection:
-        missing = [name for (name,) in database.run(connection, "triggers_missing", {}, values)]
-        if missing:
-            return [f"triggers are gone or switched off: {', '.join(missing)}"]
-        [(behind,)] = database.run(connection, "sequence_behind", catalog.words(source.id), values).fetchall()
-    return ["its sequence was set back behind what is indexed"] if behind else []
 
 
 def collection_create(database: Database, name: str) -> None:

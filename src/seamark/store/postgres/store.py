@@ -9,7 +9,7 @@ from psycopg.types.json import Jsonb
 
 from seamark.errors import StoreError
 from seamark.model import Coverage, Failure, WorkerBeat
-from seamark.store.postgres import codec, generations, schema, settle, upkeep
+from seamark.store.postgres import codec, faults, generations, schema, settle, upkeep
 from seamark.store.postgres import leases as work
 from seamark.store.postgres import source as sources
 from seamark.store.postgres.catalog import Catalog
@@ -19,7 +19,7 @@ from seamark.store.postgres.reader import PostgresReader
 from seamark.store.postgres.tables import table_inspect
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from seamark.model import (
         Check,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Generation,
         GenerationSpec,
         Key,
+        Lane,
         Lease,
         LexicalBatch,
         Reading,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         VectorBatch,
     )
     from seamark.store.contract import Reader
+    from seamark.store.postgres.connection import Connection
     from seamark.store.postgres.names import Words
 
 WORKER_KEPT_SECONDS = 86_400
@@ -47,15 +49,30 @@ PENDING_FEW = 100_000
 
 
 class PostgresStore:
-    """A PostgreSQL database with pgvector; `url` is whatever libpq takes. Opening it brings our schema up to date."""
+    """A PostgreSQL database with pgvector; `url` is whatever libpq takes.
+
+    Opening it brings our schema up to date where there is one. It is made when something is attached or added; a database that
+    has none is only looked at.
+    """
 
     def __init__(self, url: str) -> None:
         self._database = Database(url)
         with self._database.single() as connection:
-            vector_schema = schema.schema_open(self._database, connection)
-        self._vector = vector_schema
-        self._catalog = Catalog(self._database, vector_schema)
+            self._there = schema.schema_open(self._database, connection)
+        self._catalog = Catalog(self._database)
         self._database.open()
+
+    def _begun(self) -> bool:
+        """Say whether our schema is there by now: another process may have made it since the store was opened."""
+        if not self._there:
+            with self._database.connection() as connection:
+                self._there = schema.schema_open(self._database, connection)
+        return self._there
+
+    def _begin(self) -> None:
+        if not self._begun():
+            with self._database.connection() as connection:
+                schema.schema_create(self._database, connection)
 
     # --- the database itself
 
@@ -82,7 +99,8 @@ class PostgresStore:
 
     def source_create(self, name: str, spec: SourceSpec, table: Table) -> Source:
         """See the contract."""
-        return sources.source_create(self._database, self._vector, name, spec, table)
+        self._begin()
+        return sources.source_create(self._database, name, spec, table)
 
     def source_enroll(self, source: Source, limit: int) -> Enrolment:
         """See the contract."""
@@ -94,14 +112,15 @@ class PostgresStore:
 
     def sources(self) -> Sequence[Source]:
         """See the contract."""
-        return self._catalog.sources()
+        return self._catalog.sources() if self._begun() else ()
 
     def source_faults(self, source: Source) -> Sequence[str]:
         """See the contract."""
-        return sources.source_faults(self._database, self._catalog, source)
+        return faults.source_faults(self._database, self._catalog, source)
 
     def collection_create(self, name: str) -> None:
         """See the contract."""
+        self._begin()
         sources.collection_create(self._database, name)
 
     def collection_put(self, name: str, documents: Sequence[tuple[str, str, str]]) -> int:
@@ -114,8 +133,14 @@ class PostgresStore:
         """See the contract."""
         return generations.generation_create(self._database, self._catalog, source, spec)
 
+    def generations_begin(self, source: Source, specs: Sequence[GenerationSpec]) -> Sequence[Generation]:
+        """See the contract."""
+        return generations.generations_begin(self._database, self._catalog, source, specs)
+
     def generations(self, source_id: int | None = None) -> Sequence[Generation]:
         """See the contract."""
+        if not self._begun():
+            return ()
         with self._database.connection() as connection:
             return generations.generations(self._database, connection, source_id)
 
@@ -133,9 +158,9 @@ class PostgresStore:
 
     # --- work
 
-    def lease_claim(self, generation_id: int, worker: str, limit: int, seconds: float) -> Claim:
+    def lease_claim(self, generation_id: int, worker: str, limit: int, seconds: float, *, first: Lane = "fresh") -> Claim:
         """See the contract."""
-        return work.lease_claim(self._database, self._catalog, generation_id, worker, limit, seconds)
+        return work.lease_claim(self._database, self._catalog, generation_id, worker, limit, seconds, first=first)
 
     def lease_read(self, source: Source, lease: Lease, characters: int) -> Reading:
         """See the contract."""
@@ -181,17 +206,33 @@ class PostgresStore:
 
     # --- what there is
 
-    def coverage(self, source: Source, generation_id: int) -> Coverage:
+    def journal_end(self, source: Source) -> int:
         """See the contract."""
-        words, values = self._words(source, generation_id), {"generation": generation_id}
+        with self._database.connection() as connection:
+            [(end,)] = self._database.run(connection, "journal_end", self._catalog.words(source.id)).fetchall()
+        return end
+
+    def pending(self, source: Source, generation_id: int, upto: int) -> bool:
+        """See the contract."""
+        values = {"generation": generation_id, "upto": upto}
+        with self._database.connection() as connection:
+            row = self._database.run(connection, "pending", self._words(source, generation_id), values).fetchone()
+        return row is not None and row[0]
+
+    def coverage(self, source: Source, generation_ids: Sequence[int]) -> Mapping[int, Coverage]:
+        """See the contract."""
         with self._database.snapshot() as connection:
-            [(journal,)] = self._database.run(connection, "coverage_live", words).fetchall()
-            pending = self._database.run(connection, "coverage_pending", words, values).fetchone()
-            if pending is None:
-                raise StoreError(f"there is no generation {generation_id}; it may have been dropped since")
-            if pending[0] is None or pending[0] < PENDING_FEW:
-                self._database.run(connection, "serial", {})
-            [row] = self._database.run(connection, "coverage", words, values).fetchall()
+            [(journal,)] = self._database.run(connection, "coverage_live", self._catalog.words(source.id)).fetchall()
+            return {number: self._coverage(connection, source, number, journal) for number in generation_ids}
+
+    def _coverage(self, connection: Connection, source: Source, generation_id: int, journal: int) -> Coverage:
+        words, values = self._words(source, generation_id), {"generation": generation_id}
+        pending = self._database.run(connection, "coverage_pending", words, values).fetchone()
+        if pending is None:
+            raise StoreError(f"there is no generation {generation_id}; it may have been dropped since")
+        few = pending[0] is None or pending[0] < PENDING_FEW
+        self._database.run(connection, "serial" if few else "parallel", {})
+        [row] = self._database.run(connection, "coverage", words, values).fetchall()
         phantom, blank, failed, retrying, missing, oldest, now, truncated, leased = row
         live = journal - phantom
         return Coverage(
@@ -208,6 +249,8 @@ class PostgresStore:
 
     def worker_beat(self, beat: WorkerBeat) -> None:
         """See the contract."""
+        if not self._begun():
+            return
         rates = Jsonb({str(generation): rate for generation, rate in beat.rates.items()})
         values = {"id": beat.id, "host": beat.host, "pid": beat.pid, "rates": rates}
         with self._database.transaction() as connection:
@@ -216,11 +259,15 @@ class PostgresStore:
 
     def worker_forget(self, worker: str) -> None:
         """See the contract."""
+        if not self._begun():
+            return
         with self._database.connection() as connection:
             self._database.run(connection, "worker_forget", {}, {"id": worker})
 
     def workers(self, seconds: float) -> Sequence[WorkerBeat]:
         """See the contract."""
+        if not self._begun():
+            return ()
         with self._database.connection() as connection:
             rows = self._database.run(connection, "workers", {}, {"microseconds": round(seconds * 1e6)}).fetchall()
         return [

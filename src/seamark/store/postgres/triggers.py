@@ -7,6 +7,10 @@ and fire whichever table of the tree the write names.
 The functions run with their owner's rights and a fixed search path, so that the application's role needs none on our schema.
 What is not in `pg_catalog` is written with its schema. `seq` is always drawn after the writer has its transaction id (its row
 is written by then); docs/architecture.md says what rests on that.
+
+A function knows columns by name, and they may be renamed under it. Its SQL is planned only when it is executed, so a guard in
+front of it keeps a write from failing: where the names no longer fit, the write is not entered. The sequence `missed` is drawn
+from instead, which nobody waits for, and which tells that rows are missing even when the names have come back.
 """
 
 from __future__ import annotations
@@ -19,9 +23,9 @@ from seamark.store.postgres.filters import filter_compile
 from seamark.store.postgres.names import identifier, literal, pairs, qualified
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from seamark.model import Column, Table, Touch
+    from seamark.model import Column, Source, Table, Touch
     from seamark.store.postgres.catalog import Tracked
     from seamark.store.postgres.names import Words
 
@@ -32,11 +36,25 @@ _BODY = """
 DECLARE
     moment bigint := (extract(epoch FROM statement_timestamp()) * 1000000)::bigint;
     gone boolean;
+    fits boolean;
 BEGIN
+{guard}
 {body}
     RETURN NULL;
 END
 """
+
+_GUARD = """    IF to_regclass({table}) {is_it} THEN
+        fits := seamark.fits({table}::regclass, {columns}, {types}, {keys});
+    ELSE
+        fits := seamark.fits({relation}, {columns}, {types}, {keys});
+    END IF;
+    IF NOT fits THEN
+        PERFORM nextval('{missed}'::regclass);
+        RETURN NULL;
+    END IF;"""
+"""The first look is at a constant, so that it is part of a plan, costs next to nothing, and is made anew when that table is
+altered. The second is for a table that has another name by now, and for parts of one; it costs as much as the write itself."""
 
 _UPSERT = """    INSERT INTO {journal} AS j ({k}, seq, deleted, changed_at)
     SELECT {keys}, nextval('{sequence}'::regclass), {deleted}, moment FROM {rows}
@@ -75,6 +93,7 @@ class Trigger:
     table: str
     name: str
     function: str
+    guard: str
     body: str
     before: str
     after: str
@@ -82,7 +101,7 @@ class Trigger:
     def statements(self) -> tuple[str, str]:
         """Return the two statements that make it."""
         return (
-            _FUNCTION.format(name=self.function, body=_text(_BODY.format(body=self.body))),
+            _FUNCTION.format(name=self.function, body=_text(_BODY.format(guard=self.guard, body=self.body))),
             f"CREATE TRIGGER {self.name} {self.before} ON {self.table} {self.after} EXECUTE FUNCTION {self.function}()",
         )
 
@@ -92,19 +111,20 @@ class Shape:
     """What the catalog says of the tables, by quoted names.
 
     `row_wise` need row triggers. `roots` hold rows of the source: itself, and the partitions there are now. A `deferrable` key
-    may stand twice in the rows of one statement, which one upsert refuses.
+    may stand twice in the rows of one statement, which one upsert refuses. `types` are those of each table's columns.
     """
 
     row_wise: frozenset[str]
     roots: tuple[str, ...]
     deferrable: bool
+    types: Mapping[str, Mapping[str, str]]
 
 
 def triggers(tracked: Tracked, words: Words, shape: Shape) -> tuple[Trigger, ...]:
     """Return all triggers of a source."""
     found = list(_own(tracked, words, shape))
     for position, (touch, table) in enumerate(zip(tracked.source.spec.touch, tracked.touching, strict=True), start=1):
-        found += _touching(tracked, words, shape.row_wise, position, touch, table)
+        found += _touching(tracked, words, shape, position, touch, table)
     return tuple(found)
 
 
@@ -112,18 +132,17 @@ def _own(tracked: Tracked, words: Words, shape: Shape) -> Iterable[Trigger]:
     source, table = tracked.source, tracked.source.table
     where = words["where"]
     name = qualified(table)
+    fired = _guard(words, shape, name, _used(source), len(table.key))
 
-    def trigger(event: str, body: str, before: str, after: str, on: str = name) -> Trigger:
-        return Trigger(on, f"seamark_{source.id}_{event}", f"seamark.track_{source.id}_{event}", body, before, after)
+    def trigger(event: str, body: str, before: str, after: str, on: str = name, guard: str = fired) -> Trigger:
+        return Trigger(on, f"seamark_{source.id}_{event}", f"seamark.track_{source.id}_{event}", guard, body, before, after)
 
     if name in shape.row_wise:
         yield trigger("insert", _one(words, table, "NEW", _outside(tracked, "NEW")), "AFTER INSERT", _EACH_ROW)
         yield trigger("delete", _one(words, table, "OLD", "true"), "AFTER DELETE", _EACH_ROW)
     else:
         keys = words["k_s"]
-        columns = ", ".join(
-            f"s.{identifier(column)}" for column in dict.fromkeys((*table.key, *filter_columns(source.spec.where)))
-        )
+        columns = ", ".join(f"s.{identifier(column)}" for column in _used(source))
         once = f"(SELECT DISTINCT ON ({keys}) {columns} FROM new_rows s ORDER BY {keys}) s"
         # Nobody else can have written these keys, so the order in which their journal rows are locked is of no account.
         new = once if shape.deferrable else "new_rows s"
@@ -137,7 +156,9 @@ def _own(tracked: Tracked, words: Words, shape: Shape) -> Iterable[Trigger]:
     for position, root in enumerate(shape.roots):
         own = root == name
         body = _TRUNCATE.format(**words, root="TG_RELID::regclass" if own else _text(name), condition=condition)
-        yield trigger("truncate" if own else f"truncate_{position}", body, "AFTER TRUNCATE", "FOR EACH STATEMENT", root)
+        guard = fired if own else _guard_named(words, shape, name, _used(source), len(table.key))
+        event = "truncate" if own else f"truncate_{position}"
+        yield trigger(event, body, "AFTER TRUNCATE", "FOR EACH STATEMENT", root, guard)
 
 
 def _update(tracked: Tracked, words: Words, where: str) -> str:
@@ -154,13 +175,13 @@ def _update(tracked: Tracked, words: Words, where: str) -> str:
     return changed + "\n" + _one(words, table, "NEW", _outside(tracked, "NEW"))
 
 
-def _touching(
-    tracked: Tracked, words: Words, row_wise: frozenset[str], position: int, touch: Touch, table: Table
-) -> Iterable[Trigger]:
+def _touching(tracked: Tracked, words: Words, shape: Shape, position: int, touch: Touch, table: Table) -> Iterable[Trigger]:
     source = tracked.source
     name = qualified(table)
     references = [identifier(column) for column in touch.columns]
     keys = [f"s.{identifier(column)}" for column in source.table.key]
+    read = "\n" + _guard_named(words, shape, qualified(source.table), _used(source), len(source.table.key))
+    fired = _guard(words, shape, name, touch.columns) + read
 
     def body(rows: str) -> str:
         return _TOUCH.format(
@@ -174,11 +195,11 @@ def _touching(
         listed = ", ".join(f"{row}.{reference} AS {reference}" for reference in references)
         return f"(SELECT {listed})"
 
-    def trigger(event: str, body: str, before: str, after: str) -> Trigger:
+    def trigger(event: str, body: str, before: str, after: str, guard: str = fired) -> Trigger:
         stem = f"{source.id}_touch_{position}_{event}"
-        return Trigger(name, f"seamark_{stem}", f"seamark.track_{stem}", body, before, after)
+        return Trigger(name, f"seamark_{stem}", f"seamark.track_{stem}", guard, body, before, after)
 
-    if name in row_wise:
+    if name in shape.row_wise:
         yield trigger("insert", body(one("NEW")), "AFTER INSERT", _EACH_ROW)
         yield trigger("delete", body(one("OLD")), "AFTER DELETE", _EACH_ROW)
     else:
@@ -190,7 +211,39 @@ def _touching(
     yield trigger("update", body(both), "AFTER UPDATE", f"{_EACH_ROW} WHEN ({watched})")
     # Before, while one can still see whose rows they are; the transaction id is drawn first, as always.
     truncate = "    PERFORM pg_current_xact_id();\n" + body(name)
-    yield trigger("truncate", truncate, "BEFORE TRUNCATE", "FOR EACH STATEMENT")
+    named = _guard_named(words, shape, name, touch.columns) + read
+    yield trigger("truncate", truncate, "BEFORE TRUNCATE", "FOR EACH STATEMENT", named)
+
+
+def _used(source: Source) -> tuple[str, ...]:
+    """Return the columns that the functions read of the source's own table, those of its key first."""
+    return tuple(dict.fromkeys((*source.table.key, *filter_columns(source.spec.where))))
+
+
+def _guard(words: Words, shape: Shape, name: str, columns: Sequence[str], keys: int = 0) -> str:
+    """Return at once where the table that was written has not these columns, or the first of them are not its key any more.
+
+    A partition's are named as its root's are.
+    """
+    return _guarded(words, shape, name, columns, keys, "IS NOT NULL" if name in shape.row_wise else "= TG_RELID", "TG_RELID")
+
+
+def _guard_named(words: Words, shape: Shape, name: str, columns: Sequence[str], keys: int = 0) -> str:
+    """Return at once where there is no table of that name with these columns, the first of them its key."""
+    return _guarded(words, shape, name, columns, keys, "IS NOT NULL", "NULL")
+
+
+def _guarded(words: Words, shape: Shape, name: str, columns: Sequence[str], keys: int, is_it: str, relation: str) -> str:
+    names, types = (", ".join(map(literal, each)) for each in (columns, [shape.types[name][column] for column in columns]))
+    return _GUARD.format(
+        **words,
+        table=_text(name),
+        is_it=is_it,
+        relation=relation,
+        columns=f"ARRAY[{names}]::name[]",
+        types=f"ARRAY[{types}]::name[]",
+        keys=keys,
+    )
 
 
 def _one(words: Words, table: Table, row: str, deleted: str) -> str:

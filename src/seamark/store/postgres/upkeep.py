@@ -30,7 +30,10 @@ UPKEEP_LOCK = 0x5EA3
 """The first half of our advisory locks for upkeep; the second is the generation. The number is arbitrary."""
 INDEX_CHUNKS = 5_000
 """From so many chunks on a search of the HNSW index is faster than an exact one."""
-INDEX_MEMORY_MIN_KB, INDEX_MEMORY_MAX_KB = 64 * 1024, 1024 * 1024
+INDEX_CHUNK_BYTES = 900
+"""What building the graph takes for a chunk beyond its vector, 740 with these settings; a graph for which the memory does not
+suffice is finished on disk, many times slower."""
+INDEX_MEMORY_MIN_KB, INDEX_MEMORY_MAX_KB = 64 * 1024, 2 * 1024 * 1024
 SETTLES_BUSY, BLOCKS_BUSY = 32, 16
 """While there is other work, so many settles are let go by between two passes, and so many blocks may a term have."""
 POSTING_BYTES = np.dtype(POSTING).itemsize
@@ -94,7 +97,7 @@ def _index_build(database: Database, generation_id: int, words: Words, dimension
         if due is None or not due[0]:
             return False
         [(chunks,)] = database.run(connection, "index_size", words).fetchall()
-        memory = min(max(chunks * (2 * dimension + 600) // 1024, INDEX_MEMORY_MIN_KB), INDEX_MEMORY_MAX_KB)
+        memory = min(max(chunks * (2 * dimension + INDEX_CHUNK_BYTES) // 1024, INDEX_MEMORY_MIN_KB), INDEX_MEMORY_MAX_KB)
         try:
             connection.execute(f"SET maintenance_work_mem = '{memory}kB'".encode())
             _index_build_now(database, connection, words)

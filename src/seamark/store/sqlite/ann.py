@@ -96,7 +96,9 @@ class Neighbours:
         found: list[int] = []
         complete = True
         at = 0
-        for shard in shards_list(connection, words.generation):
+        known = shards_list(connection, words.generation)
+        self._shards.prune(words.generation, known)
+        for shard in known:
             near = self._shards.near(words.generation, shard, vector, wanted)
             if near is None:
                 best = _scan(connection, words, vector, (shard.first_id - 1, shard.last_id), wanted, [])

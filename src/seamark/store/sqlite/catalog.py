@@ -19,12 +19,13 @@ from seamark.model import (
     TextColumn,
     Touch,
 )
+from seamark.store.sqlite.keys import key_load
 from seamark.store.sqlite.words import STATEMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from seamark.model import Filter, Key
+    from seamark.model import Filter
     from seamark.store.sqlite.connection import Connection
 
 
@@ -49,17 +50,6 @@ def spec_load(text: str) -> SourceSpec:
         None if found["where"] is None else _filter_load(found["where"]),
         tuple(Touch(table, tuple(columns)) for table, columns in found["touch"]),
     )
-
-
-def key_dump(key: Key) -> str:
-    """Return a key as JSON."""
-    return json.dumps([{"blob": member.hex()} if isinstance(member, bytes) else member for member in key])
-
-
-def key_load(text: str) -> Key:
-    """Return the key that the JSON stands for."""
-    members: list[Any] = json.loads(text)
-    return tuple(member if isinstance(member, int | str) else bytes.fromhex(member["blob"]) for member in members)
 
 
 def columns_dump(table: Table) -> str:

@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING
 
 import apsw
 
-from seamark.errors import SeamarkError
+from seamark.errors import SeamarkError, TableUnusableError
 from seamark.model import Check
+from seamark.store.sqlite import tables
 from seamark.store.sqlite.schema import MIGRATIONS, schema_version
 from seamark.store.sqlite.source import sources_list
-from seamark.store.sqlite.words import journal_name
+from seamark.store.sqlite.words import STATEMENTS, journal_name, table_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from seamark.store.sqlite.connection import Connections
+    from seamark.model import Source
+    from seamark.store.sqlite.connection import Connection, Connections
 
 SQLITE_MIN = (3, 51, 3)
 """Older ones can lose committed pages when a WAL is reset at the wrong moment."""
@@ -31,6 +33,7 @@ def checks(connections: Connections) -> list[Check]:
         "journal mode": _journal_mode,
         "sidecar": _sidecar,
         "journals": _orphans,
+        "keys": _keys,
     }
     found: list[Check] = []
     for name, look in looks.items():
@@ -83,6 +86,25 @@ def _orphans(connections: Connections) -> list[Check]:
     detail = f"{connections.sidecar} knows nothing of {', '.join(orphans)}" if orphans else "each belongs to a source"
     remedy = "attach the table again with the same words; then it may be detached, too"
     return [Check("journals", ok=not orphans, detail=detail, remedy=remedy)]
+
+
+def _keys(connections: Connections) -> list[Check]:
+    """Look for rows without a key, which SQLite allows, and which cannot be told from one another."""
+    with connections.use() as connection:
+        counts = {source.table.name: _keyless(connection, source) for source in sources_list(connection)}
+    found = [f"{count} of {name!r}" for name, count in counts.items() if count]
+    detail = f"rows with NULL in their key are left out: {', '.join(found)}" if found else "every row has one"
+    return [Check("keys", ok=not found, detail=detail, remedy="give them a key", required=False)]
+
+
+def _keyless(connection: Connection, source: Source) -> int:
+    try:
+        present = tables.table_inspect(connection, source.table.name)
+    except TableUnusableError:
+        return 0  # that it is gone is another check's to tell
+    if present.key != source.table.key:
+        return 0
+    return int(connection.value(STATEMENTS["keyless"].format_map(table_words(source.table))))
 
 
 def _sidecar(connections: Connections) -> list[Check]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from seamark.model import Claim, Lease, Reading, SourceRow
 from seamark.store.claim import SWEEP_ROWS, Cursors, claim
+from seamark.store.sqlite.connection import UnreadableKeyError
+from seamark.store.sqlite.keys import RawText, key_read, key_sound
 from seamark.store.sqlite.words import STATEMENTS
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ def clock(connection: Connection) -> int:
     return int(connection.value(STATEMENTS["clock"]))
 
 
-def lease_claim(connections: Connections, words: Words, worker: str, limit: int, seconds: float) -> Claim:
+def lease_claim(connections: Connections, words: Words, worker: str, limit: int, seconds: float, *, first: Lane) -> Claim:
     """Look without a lock, and claim under one if there may be work; never from a journal that was put back in time."""
     with connections.use() as connection:
         look = {"now": clock(connection), "generation": words.generation}
@@ -34,7 +36,7 @@ def lease_claim(connections: Connections, words: Words, worker: str, limit: int,
     with connections.transaction() as connection:
         if connection.value(words["witness_broken"], source):
             return Claim(None)
-        claimed = claim(SqliteClaiming(connection, words, worker, limit, seconds))
+        claimed = claim(SqliteClaiming(connection, words, worker, limit, seconds), first=first)
         if claimed.lease is not None:
             connection.run(words["witness_write"], source)
         return claimed
@@ -86,12 +88,11 @@ class SqliteClaiming:
 
     def lease_retry(self) -> Lease | None:
         """Give due failures to a new lease."""
-        rows = self._connection.rows(self._words["lease_retry"], (self._now, self._limit))
-        if not rows:
+        seqs = [seq for (seq,) in self._connection.rows(self._words["lease_retry"], (self._now, self._limit))]
+        if not seqs:
             return None
-        seqs = [row[-1] for row in rows]
         lease = self.lease_insert("retry", min(seqs) - 1, max(seqs))
-        self._connection.many(self._words["failures_hold"], [(lease.id, *row[:-1]) for row in rows])
+        self._connection.run(self._words["failures_hold"], {"lease": lease.id, "now": self._now, "limit": self._limit})
         return lease
 
     def journal_ahead(self, seq: int) -> int | None:
@@ -133,6 +134,33 @@ class SqliteClaiming:
 
 def lease_read(connections: Connections, words: Words, lease: Lease, characters: int) -> Reading:
     """Read the rows of a lease until their text passes the budget, and give the rest back."""
+    try:
+        return _read(connections, words, lease, characters)
+    except UnreadableKeyError:
+        _park_unreadable(connections, words, lease)
+        return _read(connections, words, lease, characters)
+
+
+def _park_unreadable(connections: Connections, words: Words, lease: Lease) -> None:
+    """Record the rows of a lease whose key is not well-formed as failed, or as gone. Any holder of it would write the same."""
+    retry = lease.lane == "retry"
+    values = {"lease": lease.id} if retry else {"lo": lease.lo, "hi": lease.hi}
+    with connections.transaction() as connection:
+        now = clock(connection)
+        for seq, deleted, *columns in connection.rows(words["lease_keys_retry" if retry else "lease_keys"], values):
+            key = key_read(columns, connections.codec)
+            if key_sound(key):
+                continue
+            if deleted:
+                connection.run(words["rows_settle_gone"], (now, lease.worker, seq))
+                connection.run(words["failures_forget"], (seq,))
+            else:
+                stored = ", ".join(f"X'{member.hex()}'" for member in key if isinstance(member, RawText))
+                error = f"the key is text that is not valid UTF-8, {stored}; give the row another key"
+                connection.run(words["failures_park"], (error, now, seq))
+
+
+def _read(connections: Connections, words: Words, lease: Lease, characters: int) -> Reading:
     retry = lease.lane == "retry"
     values = {"lease": lease.id} if retry else {"lo": lease.lo, "hi": lease.hi}
     rows: list[SourceRow] = []

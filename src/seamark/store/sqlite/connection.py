@@ -10,7 +10,9 @@ derived, and cursors, leases, rows and chunks are in this one file: they go back
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -21,7 +23,6 @@ from seamark.errors import StoreError, StoreIncompatibleError, StorePermissionEr
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -33,6 +34,12 @@ PAGE_BYTES = 8192
 """A vector of 256 dimensions takes half a kilobyte: fewer, larger pages waste less at their ends."""
 WAL_PAGES = 4000
 """32 MiB: the postings of many settles fall on the same pages, which are then written back once."""
+WAL_BYTES = 256 * 2**20
+"""A write-ahead log of this length is begun anew. SQLite does so itself only at a moment when nobody reads, and while several
+threads work there is none: the log would take as much of the disk as everything that is written."""
+WAL_MILLISECONDS = 200
+WAL_SECONDS = 5.0
+"""Readers are waited for so long, and writers meanwhile; while a snapshot is held longer, it is tried again so often."""
 STATEMENTS_CACHED = 200
 
 Row = tuple[Any, ...]
@@ -41,6 +48,10 @@ Values = tuple[Any, ...] | dict[str, Any]
 _UNAVAILABLE = (apsw.BusyError, apsw.LockedError, apsw.CantOpenError, apsw.IOError, apsw.FullError, apsw.ProtocolError)
 _FORBIDDEN = (apsw.ReadOnlyError, apsw.PermissionsError, apsw.AuthError)
 _INCOMPATIBLE = (apsw.NotADBError, apsw.CorruptError, apsw.FormatError)
+
+
+class UnreadableKeyError(StoreError):
+    """A key cannot be read as text."""
 
 
 @contextmanager
@@ -59,9 +70,13 @@ def translated(path: Path) -> Generator[None]:
         ) from error
     except UnicodeDecodeError as error:
         # Text columns are read as bytes; what is left is a key, which has to be given back exactly as it is.
-        raise StoreError(f"{path}: a key is text that is not valid UTF-8 ({error.reason}); mend that row's key") from error
+        raise UnreadableKeyError(
+            f"{path}: a key is text that is not valid UTF-8 ({error.reason}); mend that row's key"
+        ) from error
     except apsw.Error as error:
         raise StoreError(f"{path}: {error}") from error
+    except OSError as error:
+        raise StoreError(f"{error.filename or path}: {error.strerror}; move what is there away, or mend its rights") from error
 
 
 def integers(numbers: Sequence[int] | NDArray[np.integer]) -> Any:
@@ -129,6 +144,23 @@ class Connection:
             return self._raw.pragma(name, schema=schema)
         return self._raw.pragma(name, value, schema=schema)
 
+    def wal_bytes(self) -> int:
+        """Return how long the write-ahead log of the main database is."""
+        try:
+            return Path(self._raw.filename_wal).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def wal_restart(self) -> None:
+        """Empty the write-ahead log, unless a reader stays too long on what is in it."""
+        self._raw.set_busy_timeout(WAL_MILLISECONDS)
+        try:
+            self._raw.wal_checkpoint("main", apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except (apsw.BusyError, apsw.LockedError):
+            return
+        finally:
+            self._raw.set_busy_timeout(BUSY_MILLISECONDS)
+
     def checkpoint_at_close(self, *, enabled: bool) -> None:
         """Say whether the last connection to close checkpoints the write-ahead log."""
         self._raw.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(not enabled))
@@ -157,6 +189,7 @@ class Connections:
     def __init__(self, path: Path, *, create: bool) -> None:
         self.path = path
         self.sidecar = path.with_name(path.name + "-seamark")
+        self._wal_tried = -WAL_SECONDS
         self._lock = threading.Lock()
         self._all: list[Connection] = []
         self._idle: list[Connection] = []
@@ -189,8 +222,11 @@ class Connections:
     @contextmanager
     def transaction(self) -> Generator[Connection]:
         """Lend a connection in a transaction that may write to the sidecar."""
-        with self.use() as connection, connection.transaction("BEGIN IMMEDIATE"):
-            yield connection
+        with self.use() as connection:
+            with connection.transaction("BEGIN IMMEDIATE"):
+                yield connection
+            if self._wal_long(connection):
+                connection.wal_restart()
 
     @contextmanager
     def user_transaction(self, *, durable: bool = True) -> Generator[Connection]:
@@ -211,6 +247,13 @@ class Connections:
                     yield connection
             finally:
                 connection.close()
+
+    def _wal_long(self, connection: Connection) -> bool:
+        """Say whether the write-ahead log is long, and the last try to begin it anew is a while ago."""
+        if time.monotonic() - self._wal_tried < WAL_SECONDS or connection.wal_bytes() <= WAL_BYTES:
+            return False
+        self._wal_tried = time.monotonic()
+        return True
 
     def close(self) -> None:
         """Close all connections."""
@@ -262,6 +305,8 @@ class Connections:
         if not self.path.exists():
             if not create:
                 raise StoreUnavailableError(f"there is no file {self.path}; check the path")
+            if not self.path.parent.is_dir():
+                raise StoreUnavailableError(f"there is no folder {self.path.parent}; make it, or check the path")
             connection = Connection(_uri(self.path, "rwc"), apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
             try:
                 connection.pragma("journal_mode", "WAL")

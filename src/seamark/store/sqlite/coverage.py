@@ -24,12 +24,20 @@ QUIET_SECONDS = 0.25
 """The user's file must not change for so long before it is trimmed. An application without a busy timeout is refused its write
 if it comes in that very millisecond; one that is at work is left alone."""
 LOOK_SECONDS = 0.01
+_LAST = 2**63 - 1
 
 
-def coverage(connections: Connections, words: Words) -> Coverage:
-    """Count live, blank, missing and failed rows in one snapshot; embedded are the others."""
+def coverage(connections: Connections, words: Words, generations: Sequence[Words]) -> dict[int, Coverage]:
+    """Count live, blank, missing and failed rows of each generation in one snapshot; embedded are the others."""
     with connections.snapshot() as connection:
-        return _Counting(connection, words).coverage()
+        journal = connection.value(words["coverage_journal"]) - connection.value(words["coverage_deleted"])
+        return {one.generation: _Counting(connection, one).coverage(journal) for one in generations}
+
+
+def pending(connections: Connections, words: Words, upto: int) -> bool:
+    """Say whether a generation has work at or below a `seq`."""
+    with connections.snapshot() as connection:
+        return _Counting(connection, words).pending(upto)
 
 
 class _Counting:
@@ -37,14 +45,15 @@ class _Counting:
         self._connection = connection
         self._words = words
 
-    def coverage(self) -> Coverage:
+    def coverage(self, journal: int) -> Coverage:
+        """Count; `journal` is how many rows the journal has that are not deleted."""
         cursors = self._connection.row(self._words["coverage_cursors"], (self._words.generation,))
         if cursors is None:
             raise StoreError(f"there is no generation {self._words.generation}")
         phantom, blank = self._row("coverage_rows")
-        live = self._value("coverage_journal") - self._value("coverage_deleted") - phantom
+        live = journal - phantom
         failed, retrying = self._row("coverage_failed")
-        leases = self._connection.rows(self._words["coverage_leases"], (self._words.generation,))
+        leases = self._leases()
         missing, oldest = self._missing(cursors, [(lo, hi) for lo, hi, retry in leases if not retry])
         return Coverage(
             live=live,
@@ -58,14 +67,25 @@ class _Counting:
             oldest_missing_seconds=None if oldest is None else max(0.0, clock(self._connection) / MICROSECONDS - oldest),
         )
 
-    def _missing(self, cursors: Row, leases: Sequence[tuple[int, int]]) -> tuple[int, int | None]:
+    def pending(self, upto: int) -> bool:
+        cursors = self._connection.row(self._words["coverage_cursors"], (self._words.generation,))
+        if cursors is None:
+            return False
+        if any(lo < upto for lo, _, _ in self._leases()) or self._value("failures_pending", (upto,)):
+            return True
+        return self._missing(cursors, [], upto)[0] > 0
+
+    def _leases(self) -> Sequence[Row]:
+        return self._connection.rows(self._words["coverage_leases"], (self._words.generation,))
+
+    def _missing(self, cursors: Row, leases: Sequence[tuple[int, int]], upto: int = _LAST) -> tuple[int, int | None]:
         """Count what is ahead of a cursor, and look up the rows one by one only where work is under way or to be swept."""
         fresh, backfill, confirmed = cursors
         found = [
-            self._row("coverage_unclaimed", (fresh, _LAST)),
-            self._row("coverage_unclaimed", (0, backfill)),
+            self._row("coverage_unclaimed", (fresh, upto)),
+            self._row("coverage_unclaimed", (0, min(backfill, upto))),
         ]
-        for lo, hi in ranges_merge([(confirmed, fresh), *leases], backfill, fresh):
+        for lo, hi in ranges_merge([(confirmed, fresh), *leases], backfill, min(fresh, upto)):
             found.append(self._row("coverage_unsettled", (lo, hi)))
         changes = [oldest for _, oldest in found if oldest is not None]
         return sum(count for count, _ in found), min(changes, default=None)
@@ -73,11 +93,8 @@ class _Counting:
     def _row(self, name: str, values: tuple[int, ...] = ()) -> tuple[Any, ...]:
         return self._connection.only(self._words[name], values)
 
-    def _value(self, name: str) -> int:
-        return int(self._connection.value(self._words[name]))
-
-
-_LAST = 2**63 - 1
+    def _value(self, name: str, values: tuple[int, ...] = ()) -> int:
+        return int(self._connection.value(self._words[name], values))
 
 
 def ranges_merge(ranges: Sequence[tuple[int, int]], lo: int, hi: int) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from seamark.model import Failure
 from seamark.store.sqlite.claims import clock
+from seamark.store.sqlite.keys import key_read, key_shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
 
 def failures_list(connections: Connections, words: Words, limit: int) -> list[Failure]:
     """Return failures of rows at their present version, newest first."""
-    width = len(words.source.table.key)
+    width = 2 * len(words.source.table.key)
+    codec = connections.codec
     with connections.use() as connection:
         rows = connection.rows(words["failures"], (limit,))
-    return [Failure(words.generation, row[:width], *row[width:]) for row in rows]
+    return [Failure(words.generation, key_shown(key_read(row[:width], codec), codec), *row[width:]) for row in rows]
 
 
 def failures_retry(connections: Connections, words: Words, keys: Sequence[Key] | None) -> int:

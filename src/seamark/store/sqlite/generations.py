@@ -9,7 +9,7 @@ from seamark.store.sqlite.claims import MICROSECONDS, clock
 from seamark.store.sqlite.words import STATEMENTS, generation_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from seamark.model import Generation, GenerationSpec, Source
     from seamark.store.sqlite.connection import Connection, Connections
@@ -29,6 +29,24 @@ def generation_create(
         if number is None:
             number = _insert(connection, source, spec, words)
         return next(one for one in generations_list(connection, source.id) if one.id == number)
+
+
+def generations_begin(
+    connections: Connections,
+    source: Source,
+    specs: Sequence[GenerationSpec],
+    words: Callable[[Connection, Source, int], Words],
+) -> Sequence[Generation]:
+    """Begin the first generations of a source, or return those that there are."""
+    with connections.transaction() as connection:
+        if not _live(connection, source):
+            for spec in specs:
+                _insert(connection, source, spec, words)
+        return _live(connection, source)
+
+
+def _live(connection: Connection, source: Source) -> Sequence[Generation]:
+    return [one for one in generations_list(connection, source.id) if one.state != "retired"]
 
 
 def _insert(

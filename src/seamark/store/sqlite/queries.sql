@@ -1,21 +1,26 @@
 -- Statements that only this database has, and why.
 --
--- Differs by necessity: journal_exists, journal_deleted, journal_upsert, journal_touch, triggers: the journal and the triggers are
--- plain SQL in the user's file, which other programs' SQLite runs; PostgreSQL has functions.
+-- Differs by necessity: key_collations, keyless, journal_exists, journal_alike, journal_deleted, journal_upsert,
+-- journal_displace, journal_touch, triggers: the journal and the triggers are plain SQL in the user's file, which other
+-- programs' SQLite runs; PostgreSQL has functions.
 
 -- Differs by necessity: enroll_last, model_insert, model_find, generation_find, failures_hold, lease_remainder, settle_compare,
 -- failures_any, failures_delete, journal_trim_bound, journal_trim_find: there is one writer and no round trip, so that several
 -- short statements do what one statement with its own compare must do on PostgreSQL.
 
--- Differs by necessity: coverage_cursors, coverage_leases, coverage_journal, coverage_deleted, coverage_rows, coverage_truncated,
--- coverage_failed, coverage_unclaimed, coverage_unsettled: as above; PostgreSQL counts in one statement.
+-- Differs by necessity: lease_keys, lease_keys_retry, rows_settle_gone, failures_forget, failures_park: a key may be text that
+-- is not well-formed, which PostgreSQL refuses; it is copied from the journal.
+
+-- Differs by necessity: coverage_cursors, coverage_leases, coverage_journal, coverage_deleted, coverage_rows,
+-- coverage_truncated, coverage_failed, coverage_unclaimed, coverage_unsettled, failures_pending: as above; PostgreSQL counts in
+-- one statement.
 
 -- Differs by necessity: common_tables, vector_tables, lexical_tables: SQLite runs a script of several statements.
 
 -- Differs by necessity: chunks_insert, postings_insert, next_id, next_id_write: no COPY, and no sequence in our own file.
 
--- Differs by necessity: chunks_find, chunks_scan, chunks_end, chunks_outside, shard_list, shard_write: the HNSW index is files of
--- ours, kept in step with the chunks by their numbers.
+-- Differs by necessity: chunks_find, chunks_scan, chunks_end, chunks_outside, shard_list, shard_write, shard_bury, shard_begin,
+-- shard_delete: the HNSW index is files of ours, kept in step with the chunks by their numbers.
 
 -- Differs by necessity: witness_write, witness_broken: the journal and what was indexed of it are two files, and a backup may
 -- bring back one alone.
@@ -47,6 +52,15 @@ ORDER BY name
 -- name: table_columns
 -- The columns of a table in order: name, declared type, place in the primary key from 1 or 0, and 2 or 3 when generated.
 SELECT name, type, pk, hidden FROM pragma_table_xinfo(?, 'app') WHERE hidden <> 1 ORDER BY cid
+
+-- name: key_collations
+-- By which collations the key is unique, where not byte by byte.
+SELECT x.name, x.coll FROM pragma_index_list(?, 'app') i, pragma_index_xinfo(i.name, 'app') x
+WHERE i.origin = 'pk' AND x.key AND x.coll <> 'BINARY' COLLATE NOCASE
+
+-- name: keyless
+-- How many rows have no whole key.
+SELECT count(*) FROM {table} t WHERE NOT ({keys_present})
 
 -- === sources =======================================================================================================
 
@@ -90,6 +104,10 @@ CREATE TABLE {journal_here} (seq INTEGER PRIMARY KEY, {keys}, deleted INTEGER NO
 -- Finds a row's entry; in the trigger, and when rows are joined by key.
 CREATE UNIQUE INDEX {journal_key} ON {journal_here} ({keys})
 
+-- name: journal_alike
+-- Finds the entries of keys that a collation calls equal; only where the key has one.
+CREATE INDEX IF NOT EXISTS {journal_alike} ON {journal_here} ({keys_collated})
+
 -- name: journal_deleted
 -- Finds tombstones, which are few, for the coverage and for trimming.
 CREATE INDEX {journal_deleted} ON {journal_here} (seq) WHERE deleted
@@ -104,7 +122,7 @@ SELECT name, sql FROM {schema}.sqlite_master WHERE type = 'trigger' AND name IN 
 
 -- name: enroll_last
 -- The last key of the next batch in key order, and how many rows there are up to it.
-SELECT {table_keys}, count(*) OVER () FROM (
+SELECT {table_keys_raw}, count(*) OVER () FROM (
     SELECT {table_keys} FROM {table_here} t WHERE {after} AND {keys_present} ORDER BY {table_keys} LIMIT ?
 ) t ORDER BY {table_keys_descending} LIMIT 1
 
@@ -126,6 +144,13 @@ WHERE {j_is_row};
 INSERT INTO {journal_here} ({keys}, deleted, changed_at)
 SELECT {row}, {deleted}, CAST(strftime('%s', 'now') AS INTEGER)
 WHERE {row_present} AND NOT EXISTS (SELECT 1 FROM {journal_here} WHERE {j_is_row});
+
+-- name: journal_displace
+-- Of keys that its collation calls equal a table has one: an entry of another spelling is of a row that has been replaced,
+-- without a word from SQLite.
+UPDATE {journal_here} SET seq = (SELECT max(seq) FROM {journal_here}) + 1, deleted = 1,
+    changed_at = CAST(strftime('%s', 'now') AS INTEGER)
+WHERE seq = (SELECT seq FROM {journal_here} WHERE {j_is_alike} AND NOT ({j_is_row}) AND NOT deleted);
 
 -- name: journal_touch
 -- Give the row that a related row refers to a new seq, if it is there.
@@ -288,12 +313,15 @@ INSERT INTO lease (generation_id, lane, lo, hi, worker, fence, expires_at) VALUE
 
 -- name: lease_retry
 -- Due failures, oldest first.
-SELECT {fkeys}, f.seq FROM {failures} f JOIN {journal} j ON j.seq = f.seq
+SELECT f.seq FROM {failures} f JOIN {journal} j ON j.seq = f.seq
 WHERE f.lease IS NULL AND f.retry_at IS NOT NULL AND f.retry_at <= ? ORDER BY f.retry_at, f.seq LIMIT ?
 
 -- name: failures_hold
--- Give a failure to a lease.
-UPDATE {failures} SET lease = ? WHERE {keys_given}
+-- Give just those to a lease.
+UPDATE {failures} SET lease = :lease WHERE ({keys}) IN (
+    SELECT {fkeys} FROM {failures} f JOIN {journal} j ON j.seq = f.seq
+    WHERE f.lease IS NULL AND f.retry_at IS NOT NULL AND f.retry_at <= :now ORDER BY f.retry_at, f.seq LIMIT :limit
+)
 
 -- name: journal_ahead
 -- The seq of the n-th entry above one.
@@ -337,6 +365,34 @@ JOIN {journal} j ON j.seq = f.seq
 LEFT JOIN {table} t ON {t_is_j} AND NOT j.deleted
 WHERE f.lease = :lease
 ORDER BY j.seq
+
+-- name: lease_keys
+-- The keys of the rows of a lease that its generation has not done.
+SELECT j.seq, j.deleted, {jkeys_raw} FROM {journal} j
+LEFT JOIN {rows} r ON {r_is_j}
+LEFT JOIN {failures} f ON {f_is_j}
+WHERE j.seq > :lo AND j.seq <= :hi AND r.seq IS NOT j.seq AND f.seq IS NOT j.seq
+
+-- name: lease_keys_retry
+-- The keys of the rows whose failures a lease has taken.
+SELECT j.seq, j.deleted, {jkeys_raw} FROM {failures} f JOIN {journal} j ON j.seq = f.seq WHERE f.lease = :lease
+
+-- name: rows_settle_gone
+-- A row that is gone, by its tombstone.
+INSERT INTO {rows} ({keys}, seq, chunks, truncated, embedded_at, worker)
+SELECT {jkeys}, j.seq, -1, 0, ?, ? FROM {journal} j WHERE j.seq = ?
+ON CONFLICT ({keys}) DO UPDATE SET seq = excluded.seq, embedded_at = excluded.embedded_at, worker = excluded.worker
+
+-- name: failures_forget
+-- The failure of a row that is gone.
+DELETE FROM {failures} WHERE ({keys}) IN (SELECT {jkeys} FROM {journal} j WHERE j.seq = ?)
+
+-- name: failures_park
+-- A row that cannot be done, by its entry.
+INSERT INTO {failures} ({keys}, seq, attempts, kind, error, retry_at, failed_at, lease)
+SELECT {jkeys}, j.seq, 1, 'input', ?, NULL, ?, NULL FROM {journal} j WHERE j.seq = ?
+ON CONFLICT ({keys}) DO UPDATE SET seq = excluded.seq, attempts = excluded.attempts, kind = excluded.kind,
+    error = excluded.error, retry_at = excluded.retry_at, failed_at = excluded.failed_at, lease = NULL
 
 -- name: lease_split
 -- Give the upper part of a lease's range up.
@@ -384,7 +440,7 @@ ON CONFLICT ({keys}) DO UPDATE SET seq = excluded.seq, chunks = excluded.chunks,
 
 -- name: chunks_delete
 -- The chunks of a row's old version.
-DELETE FROM {chunks} WHERE {keys_given}
+DELETE FROM {chunks} WHERE {keys_given} RETURNING id
 
 -- name: chunks_insert
 -- One chunk.
@@ -426,7 +482,7 @@ DELETE FROM lease WHERE id = ?
 
 -- name: failures
 -- Failures of rows whose seq is still the journal's, newest first.
-SELECT {fkeys}, f.seq, f.kind, f.error, f.attempts, f.retry_at, f.failed_at
+SELECT {fkeys_raw}, f.seq, f.kind, f.error, f.attempts, f.retry_at, f.failed_at
 FROM {failures} f JOIN {journal} j ON j.seq = f.seq
 ORDER BY f.failed_at DESC, f.seq DESC LIMIT ?
 
@@ -484,6 +540,11 @@ LEFT JOIN {rows} r ON {r_is_j}
 LEFT JOIN {failures} f ON {f_is_j}
 WHERE j.seq > ? AND j.seq <= ? AND NOT j.deleted AND r.seq IS NOT j.seq AND f.seq IS NOT j.seq
 
+-- name: failures_pending
+-- Whether a live row at or below a seq has failed and will be tried again.
+SELECT EXISTS (SELECT 1 FROM {failures} f JOIN {journal} j ON j.seq = f.seq AND NOT j.deleted
+               WHERE f.retry_at IS NOT NULL AND f.seq <= ?)
+
 -- name: journal_trim_bound
 -- Up to where a generation has confirmed everything and no open lease begins below; -1 while it is being built.
 SELECT min(CASE WHEN backfill = 0 AND swept >= origin THEN confirmed ELSE -1 END,
@@ -540,6 +601,10 @@ SELECT data FROM {postings} WHERE term = ? ORDER BY block
 -- A term's postings, newest block first.
 SELECT docs, data FROM {postings} WHERE term = ? ORDER BY block DESC
 
+-- name: documents_keys
+-- The keys of those documents that are current.
+SELECT r.doc, {rkeys} FROM carray(?) a CROSS JOIN {rows} r ON r.doc = a.value
+
 -- name: documents_resolve
 -- Those of the documents that are current and whose row is live and satisfies the filter.
 SELECT r.doc, {rkeys} FROM carray(?) a
@@ -577,12 +642,12 @@ SELECT c.id, c.embedding FROM {table} t CROSS JOIN {chunks} c ON {c_is_t} WHERE 
 SELECT {table_keys} FROM {table} t WHERE {t_is_given} AND {live} AND {filter}
 
 -- name: rows_live
--- A live row with its text, and its journal's seq.
-SELECT j.seq, {table_keys}, {texts} FROM {table} t JOIN {journal} j ON {j_is_t} WHERE {t_is_given} AND {live}
+-- A live row with its text, its journal's seq, and the versions held of it.
+SELECT j.seq, {indexed}{table_keys}, {texts} FROM {table} t JOIN {journal} j ON {j_is_t} WHERE {t_is_given} AND {live}
 
--- name: seqs_indexed
--- The version of a row that the generation holds.
-SELECT seq, {keys} FROM {rows} WHERE {keys_given} AND chunks >= 0
+-- name: rows_live_indexed
+-- Part of `rows_live`, for each generation: the version held.
+(SELECT r.seq FROM {rows} r WHERE {r_is_j} AND r.chunks >= 0),
 
 -- === upkeep ========================================================================================================
 
@@ -603,13 +668,27 @@ DELETE FROM upkeep WHERE generation_id = ? AND owner = ?
 
 -- name: shard_list
 -- A generation's shards in order.
-SELECT shard, first_id, last_id, chunks, bytes, checksum FROM ann_shard WHERE generation_id = ? ORDER BY shard
+SELECT shard, first_id, last_id, chunks, bytes, checksum, dead FROM ann_shard WHERE generation_id = ? ORDER BY first_id
 
 -- name: shard_write
--- A shard's file has been written.
-INSERT INTO ann_shard (generation_id, shard, first_id, last_id, chunks, bytes, checksum) VALUES (?, ?, ?, ?, ?, ?, ?)
+-- A shard's file has been written, and so many of the dead are not in it any more.
+INSERT INTO ann_shard (generation_id, shard, first_id, last_id, chunks, bytes, checksum)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
 ON CONFLICT (generation_id, shard) DO UPDATE SET first_id = excluded.first_id, last_id = excluded.last_id,
-    chunks = excluded.chunks, bytes = excluded.bytes, checksum = excluded.checksum
+    chunks = excluded.chunks, bytes = excluded.bytes, checksum = excluded.checksum, dead = dead - ?8
+
+-- name: shard_bury
+-- Count deleted chunks as dead where their shards are.
+UPDATE ann_shard SET dead = dead + (SELECT count(*) FROM carray(:chunks) a WHERE a.value BETWEEN first_id AND last_id)
+WHERE generation_id = :generation AND last_id >= :lowest
+
+-- name: shard_begin
+-- A shard answers for its chunks from this id on: those before are in another.
+UPDATE ann_shard SET first_id = ? WHERE generation_id = ? AND shard = ?
+
+-- name: shard_delete
+-- A shard answers for nothing any more.
+DELETE FROM ann_shard WHERE generation_id = ? AND shard = ?
 
 -- name: postings_upkeep
 -- What is to be known about a lexical generation's postings.

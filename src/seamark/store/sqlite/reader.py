@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seamark.model import Filter, Generation, Key, Source
+    from seamark.store.contract import Answer
     from seamark.store.sqlite.ann import Neighbours
     from seamark.store.sqlite.connection import Connection
     from seamark.store.sqlite.words import Words
@@ -82,6 +83,11 @@ class SqliteReader:
                     break
         return blobs
 
+    def documents_keys(self, generation_id: int, documents: Sequence[int]) -> Mapping[int, Key]:
+        """Return document → key for those that are current."""
+        statement = self._words(self._connection, generation_id)["documents_keys"]
+        return {row[0]: row[1:] for row in self._connection.rows(statement, (integers(documents),))} if len(documents) else {}
+
     def documents_resolve(
         self, source: Source, generation_id: int, documents: Sequence[int], where: Filter | None
     ) -> Mapping[int, Key]:
@@ -101,10 +107,10 @@ class SqliteReader:
 
     def chunks_nearest(
         self, generation_id: int, vector: NDArray[np.float32], limit: int, *, exact: bool = False
-    ) -> Sequence[ChunkHit]:
+    ) -> Answer[Sequence[ChunkHit]]:
         """Return the chunks of highest cosine similarity."""
         words = self._words(self._connection, generation_id)
-        return self._neighbours.nearest(self._connection, words, vector, limit, exact=exact)
+        return lambda: self._neighbours.nearest(self._connection, words, vector, limit, exact=exact)
 
     def chunks_matching(
         self, source: Source, generation_id: int, vector: NDArray[np.float32], where: Filter, limit: int
@@ -125,16 +131,15 @@ class SqliteReader:
         statement = self._source_words(self._connection, source, 0).fill("keys_live", filter=condition)
         return self._connection.many_rows(statement, [(*key, *values) for key in keys])
 
-    def rows_live(self, source: Source, keys: Sequence[Key]) -> Sequence[LiveRow]:
-        """Return the live rows of the keys with their present text."""
-        width = len(source.table.key)
-        rows = self._connection.many_rows(self._source_words(self._connection, source, 0)["rows_live"], keys)
-        return [LiveRow(row[1 : 1 + width], row[0], text_decode(row[1 + width :], self._codec)) for row in rows]
-
-    def seqs_indexed(self, generation_id: int, keys: Sequence[Key]) -> Mapping[Key, int]:
-        """Return key → the version that the generation holds."""
-        statement = self._words(self._connection, generation_id)["seqs_indexed"]
-        return {row[1:]: row[0] for row in self._connection.many_rows(statement, keys)}
+    def rows_live(self, source: Source, keys: Sequence[Key], generations: Sequence[int] = ()) -> Sequence[LiveRow]:
+        """Return the live rows of the keys with their present text and the version each generation holds."""
+        words = [self._words(self._connection, generation) for generation in generations]
+        indexed = "".join(each["rows_live_indexed"] for each in words)
+        statement = self._source_words(self._connection, source, 0).fill("rows_live", indexed=indexed)
+        held = 1 + len(generations)
+        texts = held + len(source.table.key)
+        rows = self._connection.many_rows(statement, keys)
+        return [LiveRow(row[held:texts], row[0], text_decode(row[texts:], self._codec), row[1:held]) for row in rows]
 
 
 def _askable(terms: Sequence[str]) -> list[str]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seamark.model import FailedRow, IndexedRow, Lease, VectorBatch
-    from seamark.store.sqlite.connection import Connection, Connections
+    from seamark.store.sqlite.connection import Connection, Connections, Row
     from seamark.store.sqlite.words import Words
 
 BLOCK_DOCUMENTS = 1024
@@ -89,11 +89,18 @@ class Settling:
         self._connection.many(self._words["rows_settle_vector"], rows)
         replaced = [row.key for row in batch.rows if self._old.get(row.seq, 0) > 0]
         if replaced:
-            self._connection.many(self._words["chunks_delete"], replaced)
+            self._bury(self._connection.many_rows(self._words["chunks_delete"], replaced))
         chunks = self._chunk_rows(batch, current, next_id)
         if chunks:
             self._connection.many(self._words["chunks_insert"], chunks)
             self._connection.run(self._words["next_id_write"], (next_id + len(chunks), self._words.generation))
+
+    def _bury(self, deleted: list[Row]) -> None:
+        """Tell the shards what their files hold in vain."""
+        if deleted:
+            ids = np.array([number for (number,) in deleted], dtype=np.int64)
+            values = {"chunks": integers(ids), "generation": self._words.generation, "lowest": int(ids.min())}
+            self._connection.run(self._words["shard_bury"], values)
 
     def _chunk_rows(self, batch: VectorBatch, current: list[bool], next_id: int) -> list[tuple[Any, ...]]:
         assert len(batch.chunks) == len(batch.vectors)

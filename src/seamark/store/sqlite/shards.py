@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,7 @@ from usearch.index import Index
 from seamark.store.sqlite.words import STATEMENTS
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -34,7 +35,10 @@ READ_BYTES = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A row of `ann_shard`: the file holds the chunks with `first_id <= id <= last_id`."""
+    """A row of `ann_shard`: it answers for the chunks with `first_id <= id <= last_id`.
+
+    The file may hold others besides: `dead` ones, and those that another shard answers for by now.
+    """
 
     shard: int
     first_id: int
@@ -42,10 +46,11 @@ class Shard:
     chunks: int
     bytes: int
     checksum: int
+    dead: int = field(compare=False)  # the file is the same
 
 
 def shards_list(connection: Connection, generation: int) -> list[Shard]:
-    """Return a generation's shards, ascending and without gaps between them."""
+    """Return a generation's shards, ascending; between them there are no chunks."""
     return [Shard(*row) for row in connection.rows(STATEMENTS["shard_list"], (generation,))]
 
 
@@ -76,6 +81,8 @@ class Shards:
         index = self._index(generation, shard, len(vector))
         if index is None:
             return None
+        if not len(index):  # built of chunks that were all dead
+            return []
         found = index.search(vector.astype(np.float16), min(wanted, len(index)), threads=1)
         return found.keys.tolist()
 
@@ -101,10 +108,25 @@ class Shards:
             os.fsync(file.fileno())
         return new, *_digest(new)
 
-    def tidy(self, generation: int) -> None:
-        """Delete what builders that were killed have left."""
-        for path in self._sidecar.parent.glob(f"{_escaped(self._sidecar.name)}-{generation}-*.usearch.*"):
-            path.unlink(missing_ok=True)
+    def tidy(self, generation: int, known: Collection[Shard]) -> None:
+        """Delete what builders that were killed have left, and the files of shards that are no more."""
+        kept = {self.path(generation, shard.shard) for shard in known}
+        for path in self._sidecar.parent.glob(f"{_escaped(self._sidecar.name)}-{generation}-*.usearch*"):
+            if path not in kept:
+                path.unlink(missing_ok=True)
+
+    def prune(self, generation: int, known: Collection[Shard]) -> None:
+        """Let files go that are no shard's any more."""
+        numbers = {shard.shard for shard in known}
+        with self._lock:
+            for key in [key for key in self._open if key[0] == generation and key[1] not in numbers]:
+                del self._open[key]
+
+    def remove(self, generation: int, shard: int) -> None:
+        """Delete a shard's file."""
+        with self._lock:
+            self._open.pop((generation, shard), None)
+        self.path(generation, shard).unlink(missing_ok=True)
 
     def drop(self, generation: int) -> None:
         """Delete a generation's files."""

@@ -7,13 +7,15 @@ each finds the row that says what to complete.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from seamark.errors import SourceConflictError
 from seamark.model import Enrolment, filter_columns
-from seamark.store.sqlite.catalog import columns_dump, generations_list, key_dump, source_load, spec_dump
+from seamark.store.conflict import conflict_check
+from seamark.store.sqlite.catalog import columns_dump, generations_list, source_load, spec_dump
 from seamark.store.sqlite.filters import filter_literal
-from seamark.store.sqlite.tables import columns_generated
+from seamark.store.sqlite.keys import key_dump, key_marks, key_read
+from seamark.store.sqlite.tables import columns_generated, key_collations
 from seamark.store.sqlite.words import STATEMENTS, journal_name, quoted, table_words
 
 if TYPE_CHECKING:
@@ -34,15 +36,13 @@ def source_create(connections: Connections, name: str, spec: SourceSpec, table: 
     assert table.key
     values = (name, table.name, columns_dump(table), key_dump(table.key), spec_dump(spec))
     with connections.transaction() as connection:
+        conflict_check(sources_list(connection), name, spec, table)
         connection.run(STATEMENTS["source_insert"], values)
-        found = next((one for one in sources_list(connection) if one.table.name == table.name), None)
-        if found is None or found.name != name or found.spec != spec:
-            taken = f"a source {name!r} of another table" if found is None else f"source {found.name!r} with other words"
-            raise SourceConflictError(f"table {table.name!r} cannot be attached as {name!r}: there is {taken}; detach it first")
-        generated = columns_generated(connection, table.name)
+        found = next(one for one in sources_list(connection) if one.name == name)
+        shape = _shape(connection, found)
         kept = bool(generations_list(connection, found.id))
     with connections.user_transaction() as connection:
-        _follow(connection, found, generated, keep=kept or found.enrolled is not None or found.state == "ready")
+        _follow(connection, found, shape, keep=kept or found.enrolled is not None or found.state == "ready")
     return found
 
 
@@ -56,17 +56,18 @@ def source_enroll(connections: Connections, words: Words, limit: int) -> Enrolme
     if stored.state == "ready":
         return Enrolment(0, done=True)
     columns = ", ".join(f"t.{quoted(column)}" for column in source.table.key)
-    marks = ", ".join("?" * len(source.table.key))
-    beyond, passed = ("1", ()) if stored.enrolled is None else (f"({columns}) > ({marks})", stored.enrolled)
+    passed = stored.enrolled or ()
+    beyond = f"({columns}) > ({key_marks(passed)})" if passed else "1"
     with connections.user_transaction() as connection:
-        last = connection.row(words.fill("enroll_last", after=beyond), (*passed, limit))
-        if last is not None:
-            statement = words.fill("enroll", after=beyond, until=f"({columns}) <= ({marks})")
-            connection.run(statement, (*passed, *last[:-1]))
-    rows = 0 if last is None else last[-1]
+        found = connection.row(words.fill("enroll_last", after=beyond), (*passed, limit))
+        last = () if found is None else key_read(found[:-1], connections.codec)
+        if last:
+            statement = words.fill("enroll", after=beyond, until=f"({columns}) <= ({key_marks(last)})")
+            connection.run(statement, (*passed, *last))
+    rows = 0 if found is None else found[-1]
     done = rows < limit
     with connections.transaction() as connection:
-        enrolled = None if last is None else key_dump(last[:-1])
+        enrolled = key_dump(last) if last else None
         state = "ready" if done else "enrolling"
         connection.run(STATEMENTS["source_enrolled"], (enrolled, state, source.id))
     return Enrolment(rows, done=done)
@@ -76,7 +77,7 @@ def source_forget(connections: Connections, source: Source) -> None:
     """Take everything of ours out of the user's file."""
     words = table_words(source.table)
     with connections.user_transaction() as connection:
-        for trigger in _triggers(source, frozenset()):
+        for trigger in _triggers(source, _Shape()):
             connection.run(f"DROP TRIGGER IF EXISTS {quoted(trigger)}")
         connection.run(STATEMENTS["journal_drop"].format_map(words))
 
@@ -95,14 +96,27 @@ def collection_put(connections: Connections, name: str, documents: Sequence[tupl
         return len(connection.many_rows(statement, rows))
 
 
-def _follow(connection: Connection, source: Source, generated: frozenset[str], *, keep: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What the triggers have to know of a table, but for its columns' names."""
+
+    generated: frozenset[str] = frozenset()
+    collations: tuple[str | None, ...] = ()
+
+
+def _shape(connection: Connection, source: Source) -> _Shape:
+    generated = columns_generated(connection, source.table.name)
+    return _Shape(generated, key_collations(connection, source.table))
+
+
+def _follow(connection: Connection, source: Source, shape: _Shape, *, keep: bool) -> None:
     """Bring journal and triggers about, in the transaction that is open.
 
     A journal that is there already is kept when what feeds it is just what would be made now (the sidecar has been lost), or
     when the sidecar counts on its `seq` values (`keep`). Else it was made for other words, and is begun anew.
     """
     words = table_words(source.table)
-    wanted = _triggers(source, generated)
+    wanted = _triggers(source, shape)
     standing = _standing(connection, wanted, "main")
     [(present,)] = connection.rows(STATEMENTS["journal_exists"], (journal_name(source.table.name),))
     if present and standing == wanted:
@@ -114,13 +128,16 @@ def _follow(connection: Connection, source: Source, generated: frozenset[str], *
     if not present or not keep:
         for statement in ("journal_create", "journal_key", "journal_deleted"):
             connection.run(STATEMENTS[statement].format_map(words))
+    if any(shape.collations):
+        collated = ", ".join(_collated(f"k{place}", name) for place, name in enumerate(shape.collations, 1))
+        connection.run(STATEMENTS["journal_alike"].format_map(words | {"keys_collated": collated}))
     for sql in wanted.values():
         connection.run(sql)
 
 
 def source_faults(connection: Connection, source: Source) -> list[str]:
     """Say which triggers are not just as they were made, and whether the file is older than what was indexed of it."""
-    wanted = _triggers(source, columns_generated(connection, source.table.name))
+    wanted = _triggers(source, _shape(connection, source))
     standing = _standing(connection, wanted, "app")
     missing = sorted(name for name in wanted if standing.get(name) != wanted[name])
     if missing:
@@ -136,7 +153,7 @@ def _standing(connection: Connection, wanted: Mapping[str, str], schema: str) ->
     return dict(connection.rows(statement, tuple(wanted)))
 
 
-def _triggers(source: Source, generated: frozenset[str]) -> dict[str, str]:
+def _triggers(source: Source, shape: _Shape) -> dict[str, str]:
     """Return name → statement of all triggers of a source."""
     table, spec = source.table, source.spec
     on = quoted(table.name)
@@ -144,12 +161,13 @@ def _triggers(source: Source, generated: frozenset[str]) -> dict[str, str]:
     watched = list(dict.fromkeys([*own, *filter_columns(spec.where)]))
     key_changed = _changed(table.key)
     # No list of columns catches a generated column, nor a key that is set by one of the names of SQLite's rowid.
-    of = "" if generated.intersection(watched) else " OF " + ", ".join(quoted(column) for column in watched)
+    of = "" if shape.generated.intersection(watched) else " OF " + ", ".join(quoted(column) for column in watched)
     new, tombstone = _upsert(source, "NEW"), _upsert(source, "OLD", deleted="1")
+    arrived = _displace(source, shape) + new
     found = {
-        f"seamark_insert_{table.name}": f"AFTER INSERT ON {on} BEGIN\n{new}\nEND",
+        f"seamark_insert_{table.name}": f"AFTER INSERT ON {on} BEGIN\n{arrived}\nEND",
         f"seamark_delete_{table.name}": f"AFTER DELETE ON {on} BEGIN\n{tombstone}\nEND",
-        f"seamark_rekey_{table.name}": f"AFTER UPDATE ON {on} WHEN {key_changed} BEGIN\n{tombstone}\n{new}\nEND",
+        f"seamark_rekey_{table.name}": f"AFTER UPDATE ON {on} WHEN {key_changed} BEGIN\n{tombstone}\n{arrived}\nEND",
     }
     if watched:
         changed = f"NOT ({key_changed}) AND ({_changed(watched)})"
@@ -181,9 +199,27 @@ def _upsert(source: Source, row: str, deleted: str | None = None) -> str:
         "deleted": _deleted(source, row) if deleted is None else deleted,
         "row": ", ".join(columns),
         "row_present": " AND ".join(f"{column} IS NOT NULL" for column in columns),
-        "j_is_row": " AND ".join(f"k{place} = +{column}" for place, column in enumerate(columns, 1)),
+        "j_is_row": _entry_is(columns),
     }
     return STATEMENTS["journal_upsert"].format_map(words) + ";"
+
+
+def _displace(source: Source, shape: _Shape) -> str:
+    """Return what an arriving key does to those that its collation calls equal; nothing where it has none."""
+    if not any(shape.collations):
+        return ""
+    columns = [f"NEW.{quoted(column)}" for column in source.table.key]
+    alike = [_collated(column, name) for column, name in zip(columns, shape.collations, strict=True)]
+    words = table_words(source.table) | {"j_is_row": _entry_is(columns), "j_is_alike": _entry_is(alike)}
+    return STATEMENTS["journal_displace"].format_map(words) + ";\n"
+
+
+def _entry_is(values: Sequence[str]) -> str:
+    return " AND ".join(f"k{place} = +{value}" for place, value in enumerate(values, 1))
+
+
+def _collated(column: str, collation: str | None) -> str:
+    return column if collation is None else f"{column} COLLATE {quoted(collation)}"
 
 
 def _touch(source: Source, touch: Touch, row: str, condition: str = "1") -> str:

@@ -19,7 +19,7 @@ from seamark.store.sqlite.shards import Shards
 from seamark.store.sqlite.words import STATEMENTS, Words
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from seamark.model import (
         Check,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Generation,
         GenerationSpec,
         Key,
+        Lane,
         Lease,
         LexicalBatch,
         Reading,
@@ -128,6 +129,10 @@ class SqliteStore:
         """Begin a generation at the journal's present end."""
         return generations.generation_create(self._connections, source, spec, self._words_of)
 
+    def generations_begin(self, source: Source, specs: Sequence[GenerationSpec]) -> Sequence[Generation]:
+        """Begin the first generations of a source."""
+        return generations.generations_begin(self._connections, source, specs, self._words_of)
+
     def generations(self, source_id: int | None = None) -> Sequence[Generation]:
         """Return generations, oldest first."""
         with self._connections.use() as connection:
@@ -154,13 +159,13 @@ class SqliteStore:
 
     # --- work -------------------------------------------------------------------------------------------------
 
-    def lease_claim(self, generation_id: int, worker: str, limit: int, seconds: float) -> Claim:
+    def lease_claim(self, generation_id: int, worker: str, limit: int, seconds: float, *, first: Lane = "fresh") -> Claim:
         """Claim the next piece of work."""
         with self._connections.use() as connection:
             if not _exists(connection, generation_id):
                 return Claim(None)
             words = self._words_by_generation(connection, generation_id)
-        return claims.lease_claim(self._connections, words, worker, limit, seconds)
+        return claims.lease_claim(self._connections, words, worker, limit, seconds, first=first)
 
     def lease_read(self, source: Source, lease: Lease, characters: int) -> Reading:
         """Read the rows of a lease that its generation has not done."""
@@ -203,9 +208,19 @@ class SqliteStore:
 
     # --- what there is ----------------------------------------------------------------------------------------
 
-    def coverage(self, source: Source, generation_id: int) -> Coverage:
-        """Count, exactly, in one snapshot."""
-        return coverage.coverage(self._connections, self._words_for(source, generation_id))
+    def journal_end(self, source: Source) -> int:
+        """Return the highest `seq`, 0 when there is none."""
+        with self._connections.use() as connection:
+            return int(connection.value(self._words_for(source)["journal_end"]))
+
+    def pending(self, source: Source, generation_id: int, upto: int) -> bool:
+        """Say whether the generation has work at or below a `seq`."""
+        return coverage.pending(self._connections, self._words_for(source, generation_id), upto)
+
+    def coverage(self, source: Source, generation_ids: Sequence[int]) -> Mapping[int, Coverage]:
+        """Count generations exactly, all in one snapshot."""
+        words = [self._words_for(source, generation) for generation in generation_ids]
+        return coverage.coverage(self._connections, self._words_for(source), words)
 
     def worker_beat(self, beat: WorkerBeat) -> None:
         """Record a worker's heartbeat."""

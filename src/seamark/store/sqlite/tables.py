@@ -67,6 +67,12 @@ def columns_generated(connection: Connection, name: str) -> frozenset[str]:
     return frozenset(column for column, _, _, hidden in columns if hidden in _GENERATED)
 
 
+def key_collations(connection: Connection, table: Table) -> tuple[str | None, ...]:
+    """Return by which collation each column of the key is unique; None where every spelling is a key of its own."""
+    found = dict(connection.rows(STATEMENTS["key_collations"], (table.name,)))
+    return tuple(found.get(column) for column in table.key)
+
+
 def _kind(declared: str) -> ColumnKind:
     upper = declared.upper()
     if not upper:

@@ -1,13 +1,15 @@
 """Upkeep of a generation's index, one bounded piece at a time, by one process at a time.
 
-Vector: the HNSW files. Lexical: small blocks of postings are merged, and those of versions that are no longer current dropped.
+Vector: the HNSW files are built and extended, and those cleared out that hold more dead chunks than others: what is left in one
+is moved, a piece at a time, into the one before it or a new one. Lexical: small blocks of postings are merged, and those of
+versions that are no longer current dropped.
 """
 
 from __future__ import annotations
 
 import uuid
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -36,19 +38,26 @@ OUTSIDE_CHUNKS_IDLE = 4_096
 """So much may be outside the shards: while others work as much as is scanned in memory, else what takes half a millisecond."""
 PIECE_BYTES = 16 * 2**20
 """Vectors that one piece adds, 32,768 of 256 dimensions: some ten seconds."""
+DEAD_SHARE = 0.75
+DEAD_SHARE_IDLE = 0.5
+"""A shard of whose chunks more than this share is dead is cleared out: searches look at the dead too, and come up short."""
 PIECE_BLOCKS = 20_000
 PIECE_POSTINGS = 2_000_000
 """What one piece looks at and rewrites while it holds the sidecar's write lock: some tens of milliseconds."""
 
 
 def vector_maintain(connections: Connections, words: Words, shards: Shards, dimension: int, *, idle: bool) -> bool:
-    """Build or extend a shard once there is enough outside, or mend one whose file is unusable."""
+    """Mend a shard whose file is unusable, extend the last one, or clear one out, whichever is due first."""
     with connections.use() as connection:
-        plan = _plan(connection, words, shards, dimension, idle=idle)
-    if plan is None:
-        return False
+        if _plan(connection, words, shards, dimension, idle=idle) is None:
+            return False
     with _upkeep(connections, words.generation) as mine:
-        return mine is not None and _build(connections, words, shards, dimension, plan, mine)
+        if mine is None:
+            return False
+        with connections.use() as connection:  # somebody else may have done it meanwhile
+            plan = _plan(connection, words, shards, dimension, idle=idle)
+            shards.tidy(words.generation, shards_list(connection, words.generation))
+        return plan is not None and _build(connections, words, shards, dimension, plan, mine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,42 +68,71 @@ class _Plan:
     extended: Shard | None
     ids: tuple[int, int]
     most: int
+    buried: int = 0
+    """How many dead chunks will not be in the shard's file any more."""
+    drained: Shard | None = None
+    """The shard that has answered for these chunks."""
 
 
 def _plan(connection: Connection, words: Words, shards: Shards, dimension: int, *, idle: bool) -> _Plan | None:
     known = shards_list(connection, words.generation)
     for shard in known:
         if not shards.usable(words.generation, shard, dimension):
-            return _Plan(shard.shard, None, (shard.first_id - 1, shard.last_id), shard.chunks)
+            return _Plan(shard.shard, None, (shard.first_id - 1, shard.last_id), shard.chunks, shard.dead)
     last = known[-1] if known else None
     at = 0 if last is None else last.last_id
     end = int(connection.value(words["chunks_end"]))
-    capacity = shard_capacity(dimension)
     piece = PIECE_BYTES // (2 * dimension)
     due = OUTSIDE_CHUNKS_IDLE if idle else OUTSIDE_BYTES // (2 * dimension)
-    if end - at < due or connection.value(words["chunks_outside"], (at, end)) < due:
-        return None
-    if last is None or last.chunks >= capacity:
-        return _Plan(0 if last is None else last.shard + 1, None, (at, end), piece)
-    return _Plan(last.shard, last, (at, end), min(piece, capacity - last.chunks))
+    if end - at >= due and connection.value(words["chunks_outside"], (at, end)) >= due:
+        return _plan_onto(last, known, dimension, (at, end), piece)
+    for before, shard in zip([None, *known], known, strict=False):
+        if not shard.chunks or shard.dead > shard.chunks * (DEAD_SHARE_IDLE if idle else DEAD_SHARE):
+            plan = _plan_onto(before, known, dimension, (shard.first_id - 1, shard.last_id), piece)
+            return replace(plan, drained=shard)
+    return None
+
+
+def _plan_onto(before: Shard | None, known: Sequence[Shard], dimension: int, ids: tuple[int, int], piece: int) -> _Plan:
+    """Plan to add chunks to a shard as long as there is room in it, else to a new one."""
+    capacity = shard_capacity(dimension)
+    if before is None or before.chunks >= capacity:
+        return _Plan(max((shard.shard for shard in known), default=-1) + 1, None, ids, min(piece, capacity))
+    return _Plan(before.shard, before, ids, min(piece, capacity - before.chunks))
 
 
 def _build(connections: Connections, words: Words, shards: Shards, dimension: int, plan: _Plan, mine: _Upkeep) -> bool:
     """Build the shard, and put it in the place of the one that stands, unless the upkeep has been lost meanwhile."""
-    shards.tidy(words.generation)
     index = index_new(dimension) if plan.extended is None else shards.load(words.generation, plan.extended, dimension)
     if index is None:
         return False
+    held = len(index)
     last = _add(connections, words, index, plan, mine)
-    new, size, checksum = shards.write(words.generation, plan.number, index, mine.owner)
-    first = plan.ids[0] + 1 if plan.extended is None else plan.extended.first_id
+    built = None
+    if plan.drained is None or len(index) > held:
+        built = shards.write(words.generation, plan.number, index, mine.owner)
     with connections.transaction() as connection:
         if not mine.renew(connection):
-            new.unlink(missing_ok=True)
-            return False
-        new.replace(shards.path(words.generation, plan.number))
-        connection.run(words["shard_write"], (words.generation, plan.number, first, last, len(index), size, checksum))
+            return False  # what has been written is tidied up by the next one
+        if built is not None:
+            new, size, checksum = built
+            new.replace(shards.path(words.generation, plan.number))
+            first = plan.ids[0] + 1 if plan.extended is None else plan.extended.first_id
+            row = (words.generation, plan.number, first, last, len(index), size, checksum, plan.buried)
+            connection.run(words["shard_write"], row)
+        if plan.drained is not None:
+            _drained(connection, words, plan.drained, last)
+    if plan.drained is not None and last >= plan.drained.last_id:
+        shards.remove(words.generation, plan.drained.shard)
     return True
+
+
+def _drained(connection: Connection, words: Words, shard: Shard, last: int) -> None:
+    """Let a shard answer only for its chunks beyond the last that another has taken over."""
+    if last < shard.last_id:
+        connection.run(words["shard_begin"], (last + 1, words.generation, shard.shard))
+    else:
+        connection.run(words["shard_delete"], (words.generation, shard.shard))
 
 
 def _add(connections: Connections, words: Words, index: Index, plan: _Plan, mine: _Upkeep) -> int:

@@ -70,6 +70,7 @@ def table_words(table: Table) -> dict[str, str]:
         "journal": f"app.{journal}",
         "journal_here": journal,
         "journal_key": quoted(f"seamark_key_{table.name}"),
+        "journal_alike": quoted(f"seamark_alike_{table.name}"),
         "journal_deleted": quoted(f"seamark_deleted_{table.name}"),
         "keys": ", ".join(keys),
         "marks": ", ".join("?" * count),
@@ -78,6 +79,9 @@ def table_words(table: Table) -> dict[str, str]:
         "jkeys": _members("j", keys),
         "rkeys": _members("r", keys),
         "fkeys": _members("f", keys),
+        "jkeys_raw": _raw([f"j.{key}" for key in keys]),
+        "fkeys_raw": _raw([f"f.{key}" for key in keys]),
+        "table_keys_raw": _raw(columns),
         "ckeys": _members("c", keys),
         "r_is_j": _equal("r", "j", keys),
         "j_is_r": _equal("j", "r", keys),
@@ -132,6 +136,13 @@ def _numbered(count: int) -> list[str]:
 
 def _members(alias: str, keys: Sequence[str]) -> str:
     return ", ".join(f"{alias}.{key}" for key in keys)
+
+
+def _raw(columns: Sequence[str]) -> str:
+    """Read columns that may be text which is not well-formed: whether each is text, and its value, text as bytes."""
+    return ", ".join(
+        f"typeof({one}) = 'text', CASE typeof({one}) WHEN 'text' THEN CAST({one} AS BLOB) ELSE {one} END" for one in columns
+    )
 
 
 def _equal(one: str, other: str, keys: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ import pytest
 from seamark.testing.workbench import LEASE_SECONDS, STEPS
 
 if TYPE_CHECKING:
-    from seamark.model import Generation, Key, Lease, Source
+    from seamark.model import Generation, Key, Lane, Lease, Source
     from seamark.testing.workbench import Workbench
 
 
@@ -79,6 +79,23 @@ class Claims:
         claimed = [bench.lease(generation, limit=1) for _ in range(4)]
         assert claimed[0].id == expired.id
         assert [lease.lane for lease in claimed] == ["backfill", "fresh", "retry", "backfill"]
+
+    def test_another_lane_may_be_first(self, bench: Workbench) -> None:
+        """However much there is in those before it; expired leases still come before all."""
+        source = bench.notes(*"abcdef")
+        generation = bench.vector(source)
+        lease = bench.lease(generation, limit=1)
+        [row] = bench.read(source, lease)
+        bench.settle(source, generation, lease, [row], [bench.fail(row, retry_seconds=-1)])
+        bench.app.run("UPDATE notes SET body = 'edited' WHERE id = 1")
+        lanes: list[Lane] = ["retry", "backfill", "fresh"]
+        taken = [bench.store.lease_claim(generation.id, "w1", 1, LEASE_SECONDS, first=lane).lease for lane in lanes]
+        assert [lease and lease.lane for lease in taken] == lanes
+        assert taken[2] is not None
+        bench.expire(taken[2])
+        again = bench.store.lease_claim(generation.id, "w1", 1, LEASE_SECONDS, first="backfill").lease
+        assert again is not None
+        assert again.id == taken[2].id
 
     def test_an_edit_brings_a_row_back(self, bench: Workbench) -> None:
         """Once indexed, edited: it is in the fresh lane."""
@@ -286,5 +303,5 @@ def stored(bench: Workbench, source: Source, generation: Generation) -> object:
         bench.backend.rows(source, generation),
         chunks,
         bench.store.failures(source, generation.id, STEPS),
-        bench.store.coverage(source, generation.id).leases,
+        bench.store.coverage(source, [generation.id])[generation.id].leases,
     )

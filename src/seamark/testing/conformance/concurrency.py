@@ -55,7 +55,7 @@ class Concurrency:
                     bench.settle(source, generation, reading.lease, reading.rows)
                 else:
                     store.lease_settle(source, reading.lease, bench.batch(generation, reading.rows), ())
-                found = store.coverage(source, generation.id)
+                found = store.coverage(source, [generation.id])[generation.id]
                 assert found.live == found.embedded + found.blank + found.missing + found.failed
 
         with ThreadPoolExecutor(4) as pool:

@@ -11,7 +11,7 @@ from seamark.model import Condition, WorkerBeat
 from seamark.testing.workbench import STEPS
 
 if TYPE_CHECKING:
-    from seamark.model import GenerationKind, Lease
+    from seamark.model import Generation, GenerationKind, Lease, Source
     from seamark.testing.workbench import Workbench
 
 KINDS: tuple[GenerationKind, ...] = ("vector", "lexical")
@@ -63,7 +63,7 @@ class Counting:
         bench.notes_table(*"abcdef")
         source = bench.attach("notes", ("body",), Condition("org", "=", 1))
         generation = bench.vector(source)
-        assert bench.store.coverage(source, generation.id).live == 2
+        assert bench.store.coverage(source, [generation.id])[generation.id].live == 2
         bench.drain(source, generation)
         bench.app.run("UPDATE notes SET org = 2 WHERE id = 1")
         found = bench.coverage_check(source, generation, {(4,): "d"})
@@ -74,12 +74,12 @@ class Counting:
         started = bench.store.clock()
         source = bench.notes("a", "b")
         generation = bench.vector(source)
-        age = bench.store.coverage(source, generation.id).oldest_missing_seconds
+        age = bench.store.coverage(source, [generation.id])[generation.id].oldest_missing_seconds
         assert age is not None
         # The journal keeps whole seconds.
         assert 0 <= age <= (bench.store.clock() - started) / 1e6 + 1
         bench.drain(source, generation)
-        assert bench.store.coverage(source, generation.id).oldest_missing_seconds is None
+        assert bench.store.coverage(source, [generation.id])[generation.id].oldest_missing_seconds is None
 
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("seed", range(3))
@@ -120,6 +120,7 @@ class Counting:
                 case _:
                     pass
             live = {(number,): str(body or "") for number, body in bench.app.run("SELECT id, body FROM notes")}
+            self.pending_check(bench, source, generation, chance.randint(0, bench.store.journal_end(source)))
             bench.coverage_check(source, generation, live)
         for lease in held:
             bench.store.lease_renew([lease], -1)
@@ -127,7 +128,47 @@ class Counting:
         bench.drain(source, generation)
         bench.verify(source, generation)
         assert bench.coverage_check(source, generation).missing == 0
+        assert not bench.store.pending(source, generation.id, bench.store.journal_end(source))
         assert len(bench.store.failures(source, generation.id, STEPS)) == 0
+
+    def pending_check(self, bench: Workbench, source: Source, generation: Generation, upto: int) -> None:
+        """Check `pending` against the journal, row by row; open leases may make it true besides."""
+        journal, rows = bench.backend.journal(source), bench.backend.rows(source, generation)
+        failed = {failure.key: failure.retry_at for failure in bench.store.failures(source, generation.id, STEPS)}
+        waiting = any(
+            failed[key] is not None if key in failed else key not in rows or rows[key].seq != seq
+            for key, (seq, deleted) in journal.items()
+            if seq <= upto and not deleted
+        )
+        leased = bench.store.coverage(source, [generation.id])[generation.id].leases > 0
+        pending = bench.store.pending(source, generation.id, upto)
+        assert pending if waiting else leased or not pending
+
+    def test_the_journals_end_grows_with_each_change(self, bench: Workbench) -> None:
+        """And is 0 at first."""
+        source = bench.notes()
+        assert bench.store.journal_end(source) == 0
+        bench.app.run("INSERT INTO notes (id, body) VALUES (1, 'a'), (2, 'b')")
+        first = bench.store.journal_end(source)
+        bench.app.run("UPDATE notes SET body = 'c' WHERE id = 1")
+        assert 0 < first < bench.store.journal_end(source)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_what_is_written_later_is_not_pending_for_who_asks_about_before(
+        self, bench: Workbench, kind: GenerationKind
+    ) -> None:
+        """Nor is the lease that it is under; a lease that begins before is."""
+        source = bench.notes("a", "b")
+        generation = bench.generation(source, kind)
+        end = bench.store.journal_end(source)
+        lease = bench.lease(generation)
+        assert bench.store.pending(source, generation.id, end)
+        bench.settle(source, generation, lease, bench.read(source, lease))
+        bench.drain(source, generation)
+        bench.app.run("INSERT INTO notes (id, body) VALUES (3, 'c')")
+        bench.lease(generation)
+        assert not bench.store.pending(source, generation.id, end)
+        assert bench.store.pending(source, generation.id, bench.store.journal_end(source))
 
 
 class Workers:
@@ -135,6 +176,7 @@ class Workers:
 
     def test_a_beat_is_seen_and_set_by_the_databases_clock(self, bench: Workbench) -> None:
         """Whatever time the worker thinks it is."""
+        bench.notes()
         before = bench.store.clock()
         bench.store.worker_beat(WorkerBeat("h:1", "h", 1, started_at=5, beat_at=6, rates={3: 120.5, 4: 0.0}))
         [beat] = bench.store.workers(60)
@@ -143,6 +185,7 @@ class Workers:
 
     def test_a_second_beat_keeps_the_start(self, bench: Workbench) -> None:
         """And replaces the rest."""
+        bench.notes()
         bench.store.worker_beat(WorkerBeat("h:1", "h", 1, 0, 0, {3: 1.0}))
         [first] = bench.store.workers(60)
         bench.store.worker_beat(WorkerBeat("h:1", "h", 1, 0, 0, {4: 2.0}))
@@ -153,6 +196,7 @@ class Workers:
 
     def test_workers_are_those_heard_of_lately(self, bench: Workbench) -> None:
         """Those that have stopped are forgotten."""
+        bench.notes()
         for number in range(3):
             bench.store.worker_beat(WorkerBeat(f"h:{number}", "h", number, 0, 0))
         assert {beat.id for beat in bench.store.workers(60)} == {"h:0", "h:1", "h:2"}

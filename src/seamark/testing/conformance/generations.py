@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from seamark.model import GenerationSpec, ModelIdentity
-from seamark.testing.workbench import DIMENSION, LEASE_SECONDS
+from seamark.testing.workbench import DIMENSION, LEASE_SECONDS, at_once
 
 if TYPE_CHECKING:
     from seamark.model import GenerationKind
@@ -17,8 +17,41 @@ MODEL = ModelIdentity("nom", "v1.5", DIMENSION, "doc: ", "q: ", normalised=False
 KINDS: tuple[GenerationKind, ...] = ("vector", "lexical")
 
 
+def words(name: str) -> list[GenerationSpec]:
+    """Return what an attach begins."""
+    vector = GenerationSpec("vector", f"vector {name}", {"model": name}, MODEL, "test:nom")
+    return [GenerationSpec("lexical", f"lexical {name}", {"analyzer": name}), vector]
+
+
 class Generations:
-    """`generation_create`, `generation_activate`, `generation_backoff`, `generation_maintain`."""
+    """`generations_begin`, `generation_create`, `generation_activate`, `generation_backoff`, `generation_maintain`."""
+
+    def test_begin_makes_all_of_them(self, bench: Workbench) -> None:
+        """Like those made one by one; called again, whatever for, it makes nothing."""
+        source = bench.notes("a", "b")
+        specs = words("a")
+        begun = bench.store.generations_begin(source, specs)
+        assert [(one.kind, one.fingerprint, one.state) for one in begun] == [
+            ("lexical", "lexical a", "building"),
+            ("vector", "vector a", "building"),
+        ]
+        assert bench.store.generations_begin(source, specs) == begun
+        assert bench.store.generations_begin(source, words("b")) == begun
+        assert bench.store.generations() == begun
+        bench.drain(source, *begun)
+        for generation in begun:
+            bench.verify(source, generation, {(1,): "a", (2,): "b"})
+            assert bench.store.generation_activate(generation.id)
+
+    def test_begin_at_once_with_different_words(self, bench: Workbench) -> None:
+        """One wins with all of its own, and everybody is given those."""
+        source = bench.notes("a", "b")
+        stores = [bench.backend.store() for _ in range(6)]
+        begun = at_once([lambda at=at: stores[at].generations_begin(source, words(f"{at}")) for at in range(6)])
+        there = bench.store.generations()
+        assert begun == [there] * 6
+        assert [one.kind for one in there] == ["lexical", "vector"]
+        assert len({one.fingerprint.split()[1] for one in there}) == 1
 
     def test_create_begins_at_the_journals_end(self, bench: Workbench) -> None:
         """Everything there is lies behind the origin, and everything about the generation can be read back."""

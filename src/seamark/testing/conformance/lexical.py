@@ -103,6 +103,7 @@ class LexicalReading:
         with bench.store.snapshot() as reader:
             resolved = reader.documents_resolve(source, generation.id, [*old, 2**31], None)
             assert resolved == {doc: key for doc, key in before.items() if key == (3,)}
+            assert reader.documents_keys(generation.id, [*old, 2**31]) == resolved
             new = reader.postings_read(generation.id, ["new"])["new"]["doc"].tolist()
             assert not set(new) & set(old), "a document number is never used again"
             assert list(reader.documents_resolve(source, generation.id, new, None).values()) == [(1,)]
@@ -134,8 +135,7 @@ class LexicalReading:
         bench.app.run("UPDATE notes SET body = 'common edited' WHERE id <= 30")
         bench.app.run("DELETE FROM notes WHERE id > 35")
         bench.drain(source, generation)
-        while bench.store.generation_maintain(generation.id, idle=True):
-            pass
+        bench.maintain(generation)
         keys: set[Key] = {(number,) for number in range(1, 36)}
         with bench.store.snapshot() as reader:
             documents = reader.postings_read(generation.id, ["common"])["common"]["doc"].tolist()

@@ -131,10 +131,10 @@ class Names:
             bench.coverage_check(source, generation, bodies)
         with bench.store.snapshot() as reader:
             assert list(reader.keys_live(source, keys, None)) == list(keys)
-            assert [row.key for row in reader.rows_live(source, keys)] == list(keys)
-            assert reader.seqs_indexed(vector.id, keys).keys() == set(keys)
+            rows = reader.rows_live(source, keys, (vector.id,))
+            assert [row.key for row in rows if row.indexed == (row.seq,)] == list(keys)
             for key in keys:
-                hit = reader.chunks_nearest(vector.id, oracle_vector(bodies[key], "oracle-a", DIMENSION), 1)[0]
+                hit = reader.chunks_nearest(vector.id, oracle_vector(bodies[key], "oracle-a", DIMENSION), 1)()[0]
                 assert hit.key == key
                 assert [type(part) for part in hit.key] == [type(part) for part in key]
         where = " AND ".join(f"{column} = ?" for column in columns)

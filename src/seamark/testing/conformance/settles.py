@@ -32,7 +32,7 @@ class Settles:
         assert [stored[number,].chunks for number in range(1, 6)] == [2 if kind == "vector" else 1, 0, 1, 0, 1]
         assert [key for key, row in stored.items() if row.truncated] == [(5,)]
         bench.verify(source, generation)
-        assert bench.store.coverage(source, generation.id).leases == 0
+        assert bench.store.coverage(source, [generation.id])[generation.id].leases == 0
         assert bench.settle(source, generation, lease, rows) is None
 
     def test_new_chunks_take_the_place_of_old_ones(self, bench: Workbench, kind: GenerationKind) -> None:
@@ -143,7 +143,7 @@ class Settles:
         generation = bench.generation(source, kind)
         lease = bench.lease(generation)
         assert bench.settle(source, generation, lease, []) == Settled(0, 0, 0)
-        assert bench.store.coverage(source, generation.id).leases == 0
+        assert bench.store.coverage(source, [generation.id])[generation.id].leases == 0
 
     def test_rows_left_out_of_a_settle_are_found_again(self, bench: Workbench, kind: GenerationKind) -> None:
         """A worker that forgets fresh rows leaves stragglers, which the sweep finds (I3)."""

@@ -18,7 +18,7 @@ KEYS: list[Key] = [(3,), (9,), (1,), (2,), (5,)]
 
 
 class Snapshots:
-    """`snapshot`, `keys_live`, `rows_live`, `seqs_indexed`, `generations`."""
+    """`snapshot`, `keys_live`, `rows_live`, `generations`."""
 
     def look(self, reader: Reader, source: Source, vector: Generation, lexical: Generation) -> object:
         """Return all that a reader shows."""
@@ -29,19 +29,19 @@ class Snapshots:
         return (
             list(reader.generations(source.id)),
             list(reader.keys_live(source, KEYS, None)),
-            list(reader.rows_live(source, KEYS)),
-            dict(reader.seqs_indexed(vector.id, KEYS)),
+            list(reader.rows_live(source, KEYS, (vector.id, lexical.id))),
             {term: found.tolist() for term, found in postings.items()},
             sorted(reader.terms_statistics(lexical.id, ["", "a", "new"]), key=lambda one: one.term),
+            dict(reader.documents_keys(lexical.id, documents)),
             dict(reader.documents_resolve(source, lexical.id, documents, None)),
             dict(reader.documents_matching(source, lexical.id, everything, 100)),
-            list(reader.chunks_nearest(vector.id, query, 100, exact=True)),
-            list(reader.chunks_nearest(vector.id, query, 100)),
+            list(reader.chunks_nearest(vector.id, query, 100, exact=True)()),
+            list(reader.chunks_nearest(vector.id, query, 100)()),
             list(reader.chunks_matching(source, vector.id, query, everything, 100)),
         )
 
     def test_all_methods_see_one_moment(self, bench: Workbench) -> None:
-        """That of the opening: neither the application's writes nor a worker's settles change what a reader shows."""
+        """That of the first answer: neither the application's writes nor a worker's settles change what a reader shows."""
         source = bench.notes("a", "b", "a c")
         vector, lexical = bench.vector(source), bench.lexical(source)
         bench.drain(source, vector, lexical)
@@ -49,6 +49,7 @@ class Snapshots:
         with bench.store.snapshot() as before:
             at_first = self.look(before, source, vector, lexical)
         with other.snapshot() as reader:
+            assert list(reader.keys_live(source, [(1,)], None)) == [(1,)]
             bench.app.run("INSERT INTO notes (id, body) VALUES (5, 'new')")
             bench.app.run("UPDATE notes SET body = 'new' WHERE id = 1")
             bench.app.run("DELETE FROM notes WHERE id = 2")
@@ -62,7 +63,7 @@ class Snapshots:
             assert self.look(after, source, vector, lexical) != at_first
 
     def test_a_deleted_row_is_not_live_before_anybody_settles_it(self, bench: Workbench) -> None:
-        """However far a worker lags (I2): only chunks_nearest may still name it."""
+        """However far a worker lags (I2): only what looks at nothing but the index may still name it."""
         source = bench.notes("a", "b")
         vector, lexical = bench.vector(source), bench.lexical(source)
         bench.drain(source, vector, lexical)
@@ -70,6 +71,7 @@ class Snapshots:
         everything = Condition("id", ">", 0)
         with bench.store.snapshot() as reader:
             documents = reader.postings_read(lexical.id, [""])[""]["doc"].tolist()
+            assert set(reader.documents_keys(lexical.id, documents).values()) == {(1,), (2,)}
             assert list(reader.documents_resolve(source, lexical.id, documents, None).values()) == [(2,)]
             assert list(reader.documents_matching(source, lexical.id, everything, 10).values()) == [(2,)]
             query = oracle_vector("a", "oracle-a", DIMENSION)
@@ -107,17 +109,19 @@ class Snapshots:
         assert [(row.key, row.texts) for row in rows] == [((3,), ("c",)), ((1,), ("A",)), ((2,), (None,))]
         assert [row.seq for row in rows] == [journal[row.key][0] for row in rows]
 
-    def test_seqs_indexed_tell_what_the_generation_holds(self, bench: Workbench) -> None:
-        """The older version of an edited row; nothing for what it has never held."""
+    def test_live_rows_tell_what_each_generation_holds(self, bench: Workbench) -> None:
+        """The older version of an edited row; None for what it has never held; in the order of the generations asked about."""
         source = bench.notes("a", "b", "")
-        generation = bench.vector(source)
-        bench.drain(source, generation)
-        journal = bench.backend.journal(source)
+        vector, lexical = bench.vector(source), bench.lexical(source)
+        bench.drain(source, vector)
+        held = {key: seq for key, (seq, *_) in bench.backend.journal(source).items()}
         bench.app.run("UPDATE notes SET body = 'A' WHERE id = 1")
         bench.app.run("INSERT INTO notes (id, body) VALUES (9, 'i')")
+        keys: list[Key] = [(1,), (2,), (3,), (9,)]
         with bench.store.snapshot() as reader:
-            assert dict(reader.seqs_indexed(generation.id, KEYS)) == {key: journal[key][0] for key in [(1,), (2,), (3,)]}
-            assert dict(reader.seqs_indexed(generation.id, [])) == {}
+            rows = reader.rows_live(source, keys, (lexical.id, vector.id))
+            assert [row.indexed for row in rows] == [(None, held.get(key)) for key in keys]
+            assert [row.indexed for row in reader.rows_live(source, keys)] == [(), (), (), ()]
 
     def test_generations_of_the_source(self, bench: Workbench) -> None:
         """As the store lists them."""
@@ -137,7 +141,7 @@ class Snapshots:
         with bench.store.snapshot() as reader:
             assert list(reader.keys_live(source, keys, None)) == keys[-100:]
             assert [row.key for row in reader.rows_live(source, keys)] == keys[-100:]
-            assert len(reader.seqs_indexed(generation.id, keys)) == 100
+            assert len([row for row in reader.rows_live(source, keys, (generation.id,)) if row.indexed[0] is not None]) == 100
 
     def test_readers_in_several_threads(self, bench: Workbench) -> None:
         """A reader in one, writes and other readers in another."""
@@ -148,7 +152,7 @@ class Snapshots:
 
         def search(_: int) -> list[Key]:
             with bench.store.snapshot() as reader:
-                return sorted(hit.key for hit in reader.chunks_nearest(generation.id, query, 10))
+                return sorted(hit.key for hit in reader.chunks_nearest(generation.id, query, 10)())
 
         with bench.store.snapshot() as reader, ThreadPoolExecutor(4) as pool:
             assert list(pool.map(search, range(20))) == [[(1,), (2,), (3,)]] * 20

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from seamark.model import Condition, Enrolment, SourceSpec, TextColumn, Touch
-from seamark.testing.workbench import STEPS
+import pytest
+
+from seamark.errors import SourceConflictError
+from seamark.model import Condition, Enrolment, Source, SourceSpec, TextColumn, Touch
+from seamark.testing.workbench import STEPS, at_once
 
 if TYPE_CHECKING:
-    from seamark.model import Source
     from seamark.testing.workbench import Workbench
 
 SPEC = SourceSpec("notes", (TextColumn("body"),))
@@ -55,6 +57,32 @@ class Enrolments:
         bench.app.run("UPDATE notes SET body = 'c' WHERE id = 1")
         assert len(bench.backend.journal(source)) == 1
         assert bench.backend.journal(source)[1,][0] > max(seq for seq, _ in journal.values())
+
+    def test_create_refuses_other_words(self, bench: Workbench) -> None:
+        """Another name for the table, another spec, another table for the name; what there is goes on."""
+        bench.notes_table("a")
+        bench.app.run(f"CREATE TABLE other (id {bench.backend.type('integer')} PRIMARY KEY, body {bench.backend.type('text')})")
+        source = begin(bench)
+        table, other = bench.store.table_inspect("notes"), bench.store.table_inspect("other")
+        where = SourceSpec("notes", SPEC.text, Condition("org", "=", 1))
+        for name, spec, asked in (("papers", SPEC, table), ("notes", where, table), ("notes", SPEC, other)):
+            with pytest.raises(SourceConflictError):
+                bench.store.source_create(name, spec, asked)
+        assert list(bench.store.sources()) == [source]
+        assert finish(bench, source, 10) == 1
+
+    def test_create_at_once_with_different_words(self, bench: Workbench) -> None:
+        """One wins, and the others are told."""
+        bench.notes_table("a", "b")
+        table = bench.store.table_inspect("notes")
+        stores = [bench.backend.store() for _ in range(6)]
+        specs = [SourceSpec("notes", SPEC.text, Condition("org", "<=", at % 3)) for at in range(6)]
+        made = at_once([lambda at=at: stores[at].source_create("notes", specs[at], table) for at in range(6)])
+        [source] = bench.store.sources()
+        assert source.spec in specs
+        for spec, found in zip(specs, made, strict=True):
+            assert isinstance(found, Source if spec == source.spec else SourceConflictError)
+        finish(bench, source, 10)
 
     def test_create_and_enrol_leave_the_rows_alone(self, bench: Workbench) -> None:
         """The user's table is not altered."""
@@ -211,7 +239,7 @@ class Drops:
         bench.app.run("DELETE FROM notes WHERE id = 2")
         again = bench.attach("notes", ("body",))
         generation = bench.vector(again)
-        assert bench.store.coverage(again, generation.id).missing == 2
+        assert bench.store.coverage(again, [generation.id])[generation.id].missing == 2
         bench.drain(again, generation)
         bench.verify(again, generation, {(1,): "A", (3,): "c"})
 
@@ -223,6 +251,18 @@ class Drops:
         bench.store.source_enroll(source, 1)
         bench.store.source_drop(source.id)
         assert bench.backend.schema() == before
+
+    def test_dropping_at_once(self, bench: Workbench) -> None:
+        """Whoever comes late finds that it is done."""
+        bench.notes_table("a", "b")
+        before = bench.backend.schema()
+        source = bench.attach("notes", ("body",))
+        bench.vector(source)
+        stores = [bench.backend.store() for _ in range(6)]
+        assert at_once([lambda at=at: stores[at].source_drop(source.id) for at in range(6)]) == [None] * 6
+        bench.store.source_drop(source.id)
+        assert bench.backend.schema() == before
+        assert list(bench.store.generations()) == []
 
     def test_another_source_is_left_alone(self, bench: Workbench) -> None:
         """Only what belongs to the source goes."""

@@ -66,7 +66,7 @@ class VectorReading:
             wanted = ranking(bench, source, generation, query)
             with bench.store.snapshot() as reader:
                 for limit in (1, 10, 100, 1000):
-                    check(reader.chunks_nearest(generation.id, query, limit, exact=True), wanted[:limit])
+                    check(reader.chunks_nearest(generation.id, query, limit, exact=True)(), wanted[:limit])
 
     def test_a_passage_finds_itself_first(self, bench: Workbench) -> None:
         """At similarity one, at its place in the text; exact or not."""
@@ -77,7 +77,7 @@ class VectorReading:
                 for part in range(3):
                     passage = f"passage 20 {part}"
                     query = oracle_vector(passage, "oracle-a", DIMENSION)
-                    best = reader.chunks_nearest(generation.id, query, 3, exact=exact)[0]
+                    best = reader.chunks_nearest(generation.id, query, 3, exact=exact)()[0]
                     assert (best.key, text[best.start : best.stop]) == ((21,), passage)
                     assert abs(best.similarity - 1) < TOLERANCE
 
@@ -87,12 +87,12 @@ class VectorReading:
         generation = bench.vector(source)
         query = oracle_vector("a", "oracle-a", DIMENSION)
         with bench.store.snapshot() as reader:
-            assert list(reader.chunks_nearest(generation.id, query, 5)) == []
+            assert list(reader.chunks_nearest(generation.id, query, 5)()) == []
         bench.drain(source, generation)
         with bench.store.snapshot() as reader:
             for exact in (True, False):
-                assert len(reader.chunks_nearest(generation.id, query, 5, exact=exact)) == 3
-                assert len(reader.chunks_nearest(generation.id, query, 2, exact=exact)) == 2
+                assert len(reader.chunks_nearest(generation.id, query, 5, exact=exact)()) == 3
+                assert len(reader.chunks_nearest(generation.id, query, 2, exact=exact)()) == 2
 
     def test_ties_go_by_key(self, bench: Workbench) -> None:
         """Equal vectors are in the order of their keys."""
@@ -101,7 +101,7 @@ class VectorReading:
         bench.drain(source, generation, limit=5)
         query = oracle_vector("same", "oracle-a", DIMENSION)
         with bench.store.snapshot() as reader:
-            hits = reader.chunks_nearest(generation.id, query, 7, exact=True)
+            hits = reader.chunks_nearest(generation.id, query, 7, exact=True)()
             assert [hit.key for hit in hits] == [(number,) for number in range(1, 8)]
             matching = reader.chunks_matching(source, generation.id, query, Condition("org", "=", 1), 3)
             assert [hit.key for hit in matching] == [(1,), (4,), (7,)]
@@ -131,7 +131,7 @@ class VectorReading:
         query = oracle_vector("passage 4 0", "oracle-a", DIMENSION)
         with bench.store.snapshot() as reader:
             for exact in (True, False):
-                hits = reader.chunks_nearest(generation.id, query, 1000, exact=exact)
+                hits = reader.chunks_nearest(generation.id, query, 1000, exact=exact)()
                 check(hits, ranking(bench, source, generation, query))
                 assert (6,) not in {hit.key for hit in hits}
                 assert [(hit.start, hit.stop) for hit in hits if hit.key == (5,)] == [(0, 6)]
@@ -139,8 +139,7 @@ class VectorReading:
     def test_neighbours_before_and_after_the_index_is_built(self, bench: Workbench) -> None:
         """Upkeep that is idle may build an index; what is newer than it is found all the same."""
         source, generation = self.indexed(bench, 300)
-        while bench.store.generation_maintain(generation.id, idle=True):
-            pass
+        bench.maintain(generation)
         bench.app.run("INSERT INTO notes (id, body) VALUES (1000, 'newcomer')")
         bench.app.run("UPDATE notes SET body = 'changed' WHERE id = 50")
         bench.app.run("DELETE FROM notes WHERE id = 60")
@@ -149,8 +148,8 @@ class VectorReading:
             query = oracle_vector(text, "oracle-a", DIMENSION)
             wanted = ranking(bench, source, generation, query)
             with bench.store.snapshot() as reader:
-                best = reader.chunks_nearest(generation.id, query, 10)
-                check(reader.chunks_nearest(generation.id, query, 10, exact=True), wanted[:10])
+                best = reader.chunks_nearest(generation.id, query, 10)()
+                check(reader.chunks_nearest(generation.id, query, 10, exact=True)(), wanted[:10])
             assert best[0].key == wanted[0][1]
             assert abs(best[0].similarity - 1) < TOLERANCE
             assert len({(hit.key, hit.start) for hit in best} & {(key, start) for _, key, start in wanted[:10]}) >= 8

@@ -11,6 +11,32 @@ CREATE TABLE seamark.schema_version (
 CREATE FUNCTION seamark.clock() RETURNS bigint LANGUAGE sql VOLATILE PARALLEL SAFE
 AS $$ SELECT (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint $$;
 
+CREATE FUNCTION seamark.fits(relation regclass, columns name[], types name[], keys integer) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- It raises what we look for, and sees the latest names whatever the snapshot of this transaction.
+    PERFORM has_column_privilege(relation, name, 'SELECT') FROM unnest(columns) c (name);
+    RETURN (
+        SELECT count(*) = cardinality(columns) FROM unnest(columns, types) c (name, type)
+        JOIN pg_attribute a ON a.attrelid = relation AND a.attname = c.name
+        JOIN pg_type t ON t.oid = a.atttypid AND t.typname = c.type
+    ) AND (keys = 0 OR EXISTS (
+        SELECT FROM pg_index i WHERE i.indrelid = relation AND i.indisprimary AND i.indnkeyatts = keys AND keys = (
+            SELECT count(*) FROM unnest((i.indkey::int2[])[0:keys - 1]) k (number)
+            JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = k.number WHERE a.attname = ANY (columns[1:keys])
+        )
+    ));
+EXCEPTION WHEN undefined_column THEN
+    RETURN false;
+END
+$$;
+COMMENT ON FUNCTION seamark.fits IS
+    'whether a table has these columns, with types of these names, and the first so many of them for its key, unless none are '
+    'asked for; it is called immutable so that its answer for a constant is made part of a plan, and made anew with it when that '
+    'table is altered';
+
 CREATE TABLE seamark.source (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name text NOT NULL UNIQUE,

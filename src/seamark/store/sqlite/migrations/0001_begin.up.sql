@@ -82,7 +82,8 @@ CREATE TABLE upkeep (
     expires_at INTEGER NOT NULL
 );
 
--- The HNSW files of a vector generation: which chunks each was built from, and what it must contain byte for byte.
+-- The HNSW files of a vector generation: which chunks each was built from, what it must contain byte for byte, and how many of its
+-- chunks have been deleted since, so that it is known when a file is worth clearing out.
 CREATE TABLE ann_shard (
     generation_id INTEGER NOT NULL,
     shard INTEGER NOT NULL,
@@ -91,6 +92,7 @@ CREATE TABLE ann_shard (
     chunks INTEGER NOT NULL,
     bytes INTEGER NOT NULL,
     checksum INTEGER NOT NULL,
+    dead INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (generation_id, shard)
 ) WITHOUT ROWID;
 

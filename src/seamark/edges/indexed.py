@@ -1,0 +1,72 @@
+"""What a worker that is to return waits for."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from seamark.core.catalog import attached
+from seamark.errors import SourceDriftError, SourceUnfinishedError
+
+if TYPE_CHECKING:
+    from seamark.core.service import Seamark
+    from seamark.model import Source
+
+ATTACH_STALLED_SECONDS = 10.0
+"""An attach enters some thousand rows in each second, unless somebody holds them."""
+
+
+class Indexed:
+    """Whether everything is indexed that had been committed when this was first asked of its source."""
+
+    def __init__(self, service: Seamark) -> None:
+        self._service = service
+        self._ends: dict[int, int] = {}
+        self._attaching: dict[int, tuple[object, float]] = {}
+
+    def whole(self) -> bool:
+        """Say whether every generation is active, and has nothing missing, leased or to be tried again up to its journal's end.
+
+        That is where the journal ended when its source was first seen attached: what is written later is not waited for, or
+        there would be no end while others write. A source that is no longer as it was attached is not waited for either, nor
+        one whose attach was cut short: that is raised, once all the others are whole.
+        """
+        never: SourceDriftError | SourceUnfinishedError | None = None
+        sources = self._service.store.sources()
+        ends = [self._end(source) for source in sources]
+        for source, end in zip(sources, ends, strict=True):
+            if problems := self._service.source_problems(source):
+                never = SourceDriftError(source.name, problems)
+            elif end is None:
+                if not self._stalled(source):
+                    return False
+                never = SourceUnfinishedError(source.name)
+            elif not self._source_whole(source, end):
+                return False
+        if never is not None:
+            raise never
+        return True
+
+    def _end(self, source: Source) -> int | None:
+        """Return where the source's journal ended when it was first seen attached; None if it is not attached to the end."""
+        store = self._service.store
+        if source.id not in self._ends and attached(source, store.generations(source.id)):
+            self._ends[source.id] = store.journal_end(source)
+        return self._ends.get(source.id)
+
+    def _source_whole(self, source: Source, end: int) -> bool:
+        store = self._service.store
+        return not any(
+            generation.state == "building" or (generation.state == "active" and store.pending(source, generation.id, end))
+            for generation in store.generations(source.id)
+        )
+
+    def _stalled(self, source: Source) -> bool:
+        """Say whether the attach has not moved for so long that nobody can be at it."""
+        now = time.monotonic()
+        place = (source.state, source.enrolled)
+        known, since = self._attaching.get(source.id, (None, now))
+        if place != known:
+            self._attaching[source.id] = (place, now)
+            return False
+        return now - since >= ATTACH_STALLED_SECONDS

@@ -1,0 +1,64 @@
+"""What is wrong with what feeds a journal: triggers that do not fire, writes they let pass, partitions that came or went."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from seamark.store.postgres.names import identifier, qualified
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from seamark.model import Source
+    from seamark.store.postgres.catalog import Catalog
+    from seamark.store.postgres.connection import Connection, Database
+
+_MISSED = "rows were written while a column that its triggers read, or a table, had another name or type; they are missing"
+
+
+def source_faults(database: Database, catalog: Catalog, source: Source) -> Sequence[str]:
+    """Say what is wrong; see the contract."""
+    words = catalog.words(source.id)
+    values = {
+        "pattern": f"track\\_{source.id}\\_%",
+        "truncate": f"^track_{source.id}_truncate_[0-9]+$",
+        "source": source.id,
+        "root": qualified(source.table).replace("%%", "%"),
+    }
+    with database.connection() as connection:
+        if off := database.run(connection, "triggers_off", {}, values).fetchall():
+            return [_off(table, [name for name, _ in names]) for table, names in groupby(off, key=lambda row: row[1])]
+        if parted := _partitions(database, connection, catalog, source, values):
+            return parted
+        [(missed, behind)] = database.run(connection, "journal_state", words, values).fetchall()
+    if missed:
+        return [_MISSED]
+    return ["its sequence was set back behind what is indexed"] if behind else []
+
+
+def _off(table: str | None, names: Sequence[str]) -> str:
+    where = "gone" if table is None else f"switched off on table {table}"
+    return f"triggers are {where}: {', '.join(names)}; rows written since are missing"
+
+
+def _partitions(
+    database: Database, connection: Connection, catalog: Catalog, source: Source, values: Mapping[str, object]
+) -> list[str]:
+    """Say which partitions came with rows, or went with theirs. One that was made empty is well: its rows come by triggers."""
+    [(left,)] = database.run(connection, "partitions_left", {}, values).fetchall()
+    told = [f"{left} of its partitions were dropped or detached; their rows are still counted"] if left else []
+    if source.state != "ready":
+        return told
+    new = database.run(connection, "partitions_new", {}, values).fetchall()
+    known = catalog.partitions_empty(source.id, [oid for oid, *_ in new])
+    for oid, name, schema, table in new:
+        if oid in known:
+            continue
+        words = catalog.words(source.id) | {"partition": f"{identifier(schema)}.{identifier(table)}"}
+        [(unentered,)] = database.run(connection, "partition_unentered", words).fetchall()
+        if unentered:
+            told.append(f"partition {name} was attached with rows in it; they are missing")
+        else:
+            known.add(oid)
+    return told

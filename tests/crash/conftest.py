@@ -1,0 +1,18 @@
+"""Crash tests have a PostgreSQL server of their own, which does all that makes a commit survive."""
+
+from functools import partial
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def postgres_durable(postgres_start):
+    """A server as it comes: fsync, full_page_writes and synchronous_commit are on."""
+    with postgres_start() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def backend_open(backend_on, postgres_durable):
+    """Return a function (name, folder, teardown) that gives a fresh backend on the durable server."""
+    return partial(backend_on, postgres_durable)
