@@ -1,6 +1,7 @@
 """Keeps the embeddings of a database's rows complete, current and attributed, and searches them."""
 
-from seamark.core.service import Seamark, Tracked
+from seamark.core.service import Seamark
+from seamark.core.tracked import Tracked
 from seamark.errors import SeamarkError
 from seamark.open import open  # noqa: A004 read as seamark.open
 

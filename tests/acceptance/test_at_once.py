@@ -3,7 +3,7 @@
 import pytest
 
 import seamark
-from seamark.core.service import Tracked
+from seamark.core.tracked import Tracked
 from seamark.errors import SourceConflictError, UnknownSourceError
 from seamark.testing.oracle import OracleEmbedder
 from seamark.testing.workbench import at_once

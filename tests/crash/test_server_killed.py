@@ -38,8 +38,8 @@ class Killing(OracleEmbedder):
 with seamark.open(url, embedder=Killing(log=Path(log), concurrency=3)) as service:
     service.work(until="current", threads=4)
 """
-"""Kills the server within a call of the model, while other threads claim and settle; SIGQUIT ends it as a crash does. A few calls
-before, a commit that waits for the disk sees to it that not all that was settled is lost."""
+"""Kills the server within a call of the model, while other threads claim and settle; SIGQUIT ends it as a crash does. A few
+calls before, a commit that waits for the disk sees to it that not all that was settled is lost."""
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from rich.text import Text
 
 import seamark
 from seamark.core.search import SearchResult
-from seamark.core.service import Seamark, Tracked
+from seamark.core.service import Seamark
+from seamark.core.tracked import Tracked
 from seamark.edges import serialise
 from seamark.edges.cli.docstrings import docstrings
 from seamark.edges.cli.progress import progress
