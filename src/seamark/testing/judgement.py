@@ -11,32 +11,53 @@ from seamark.testing.oracle import log_counts, oracle_proves
 from seamark.testing.workbench import Workbench
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from seamark.model import Generation, Key, Source
     from seamark.testing.backend import Backend
 
+    Proof = Callable[[NDArray[np.float16], str, str], bool]
 
-def judge(backend: Backend, texts: Mapping[Key, str], gone: str = "") -> None:
+
+def judge(backend: Backend, texts: Mapping[Key, str], gone: str = "", *, parked: Collection[Key] = ()) -> None:
     """Check I1, I2 and I15 of the one source there is.
 
     Args:
         backend: the database.
         texts: what is live, key → rendered text.
         gone: words of rows that are not live any more.
+        parked: rows among the live ones that have no vector, because their failure is recorded and they are not tried again.
     """
     bench = Workbench(backend)
     [source] = bench.store.sources()
-    generations = {generation.kind: generation for generation in bench.store.generations()}
+    judge_source(bench, source, texts, gone, parked=parked)
+
+
+def judge_source(
+    bench: Workbench,
+    source: Source,
+    texts: Mapping[Key, str],
+    gone: str = "",
+    *,
+    parked: Collection[Key] = (),
+    proves: Proof = oracle_proves,
+) -> None:
+    """Check I1, I2 and I15 of a source. `proves` says whether a stored vector is that of a text under a model."""
+    generations = {one.kind: one for one in bench.store.generations(source.id) if one.state != "retired"}
     assert source.state == "ready"
     assert {generation.state for generation in generations.values()} == {"active"}
-    assert {key for key, (_, deleted) in backend.journal(source).items() if not deleted} == texts.keys()
+    assert {key for key, (_, deleted) in bench.backend.journal(source).items() if not deleted} == texts.keys()
     for generation in generations.values():
+        lacking = parked if generation.kind == "vector" else ()
         coverage = bench.coverage_check(source, generation, texts)
-        assert (coverage.missing, coverage.failed, coverage.leases) == (0, 0, 0)
+        assert (coverage.missing, coverage.failed, coverage.leases) == (0, len(lacking), 0)
         assert coverage.live == len(texts)
-    _judge_vectors(backend, source, generations["vector"], texts)
+    indexed = {key: text for key, text in texts.items() if key not in parked}
+    _judge_vectors(bench.backend, source, generations["vector"], indexed, proves)
     _judge_words(bench, source, generations["lexical"], texts, gone)
 
 
@@ -47,7 +68,7 @@ def judge_calls(log: Path, texts: Mapping[Key, str], lost: int) -> None:
     assert max(calls.values()) <= 1 + lost
 
 
-def _judge_vectors(backend: Backend, source: Source, generation: Generation, texts: Mapping[Key, str]) -> None:
+def _judge_vectors(backend: Backend, source: Source, generation: Generation, texts: Mapping[Key, str], proves: Proof) -> None:
     assert generation.model is not None
     chunker = Chunker.of(generation.identity)
     expected = {key: chunker.split(text).chunks for key, text in texts.items()}
@@ -56,7 +77,7 @@ def _judge_vectors(backend: Backend, source: Source, generation: Generation, tex
     for chunk in stored:
         wanted = expected[chunk.key][chunk.ordinal]
         assert (chunk.start, chunk.stop, bytes(chunk.digest)) == (wanted.start, wanted.stop, wanted.digest)
-        assert oracle_proves(chunk.vector, texts[chunk.key][chunk.start : chunk.stop], generation.model.name)
+        assert proves(chunk.vector, texts[chunk.key][chunk.start : chunk.stop], generation.model.name)
 
 
 def _judge_words(bench: Workbench, source: Source, generation: Generation, texts: Mapping[Key, str], gone: str) -> None:
