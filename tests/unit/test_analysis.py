@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seamark.core.analysis import CAP, TERM_CHARACTERS, Analyzer, lexical_batch, words
+from seamark.errors import InvalidRequestError
 from seamark.model import POSTING, IndexedRow, Outcome
 
 ANALYZER = Analyzer()
@@ -35,6 +36,24 @@ ANALYZER = Analyzer()
 )
 def test_words_are_folded_and_stemmed(text, terms):
     assert ANALYZER.terms(text) == terms
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "terms"),
+    [
+        ("german", "Schlüsseln und Häuser", ["schlussel", "und", "haus"]),
+        ("none", "Rotating the KEYS", ["rotating", "the", "keys"]),
+    ],
+)
+def test_the_endings_of_one_language_are_cut(language, text, terms):
+    analyzer = Analyzer(language)
+    assert analyzer.terms(text) == terms
+    assert Analyzer.like({"analyzer": analyzer.identity()}).terms(text) == terms
+
+
+def test_a_language_without_a_stemmer_is_told():
+    with pytest.raises(InvalidRequestError, match=r"klingon.*english"):
+        Analyzer("klingon")
 
 
 def test_unspaced_scripts_are_indexed_by_characters_and_pairs_and_asked_for_by_pairs():

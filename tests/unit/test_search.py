@@ -13,7 +13,7 @@ import seamark
 from seamark.core import legs
 from seamark.core.analysis import Analyzer
 from seamark.core.search import LIMIT_MAX, Request, generation_read, search
-from seamark.errors import EmbedderUnavailableError, InvalidRequestError, UnknownColumnError
+from seamark.errors import EmbedderUnavailableError, InvalidRequestError, SourceConflictError, UnknownColumnError
 from seamark.model import Generation, ModelIdentity
 
 BACKENDS = ("sqlite", "postgres")
@@ -127,6 +127,20 @@ def test_words_are_joined_by_or_and_the_better_match_comes_first(shelf):
     assert set(_keys(result)[:2]) == {1, 2}
     assert [hit.lexical.rank for hit in result] == list(range(1, len(result) + 1))
     assert all(hit.score == hit.lexical.score > 0 and hit.vector is None for hit in result)
+
+
+def test_words_are_cut_as_the_language_of_the_index_cuts_them(backend, teardown):
+    """The query's too: `Häusern` and `Haus` are one word in German, and not in English."""
+    world = World(backend)
+    teardown.callback(world.seamark.close)
+    world.fill([(1, "Das alte Haus am Hafen", 1, "de"), (2, "Ein Boot im Hafen", 1, "de")])
+    notes = world.seamark.attach("notes", text="body", language="german")
+    world.index()
+    found = notes.search("in Häusern", mode="lexical")
+    assert _keys(found) == [1]
+    assert found.hits[0].passage == "Das alte Haus am Hafen"
+    with pytest.raises(SourceConflictError, match="snowball-german"):
+        world.seamark.attach("notes", text="body")
 
 
 def test_meaning_is_found_without_the_word(shelf):

@@ -1,8 +1,9 @@
 """Text to terms, for documents and for queries alike, and a lease's terms as postings.
 
-A word is a run of letters and digits; everything else separates. Case and diacritics are folded, English endings are cut by
-the Snowball stemmer. Scripts that are written without spaces are indexed by their characters and overlapping pairs of them,
-and asked for by the pairs. There are no stop words: how common a word is, ranking knows better.
+A word is a run of letters and digits; everything else separates. Case and diacritics are folded, the endings of one language
+are cut by its Snowball stemmer, of English unless another is asked for. Scripts that are written without spaces are indexed by
+their characters and overlapping pairs of them, and asked for by the pairs. There are no stop words: how common a word is,
+ranking knows better.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
+from functools import cache
 from importlib.metadata import version
 from itertools import count, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import Stemmer
 
+from seamark.errors import InvalidRequestError
 from seamark.model import POSTING, LexicalBatch, Outcome
 
 if TYPE_CHECKING:
@@ -34,6 +37,10 @@ FOLDS_KEPT = 32_768
 """Characters beyond ASCII whose fold is remembered: more than any text collection in a few languages has."""
 CAP = 65_535
 """The highest frequency and length that a posting holds."""
+LANGUAGE = "english"
+UNSTEMMED = "none"
+LANGUAGES: tuple[str, ...] = (UNSTEMMED, *cast("list[str]", Stemmer.algorithms()))  # pyright: ignore[reportUnknownMemberType]
+_STEMMER = "snowball-"
 
 _ASCII = bytes(ord(chr(code).lower()) if chr(code).isalnum() else 32 for code in range(128)) + b" " * 128
 
@@ -51,12 +58,26 @@ _PIECES = re.compile(f"([{_UNSPACED_SCRIPTS}]+)")
 class Analyzer:
     """Turns text into terms. Any `str` will do, and one with a letter or digit in it has at least one term."""
 
-    def __init__(self) -> None:
-        self._stems = _Stems()
+    def __init__(self, language: str = LANGUAGE) -> None:
+        """Take the language whose endings are cut, or `none`; InvalidRequestError for one that there is no stemmer for."""
+        if language not in LANGUAGES:
+            raise InvalidRequestError(f"there is no stemmer for {language!r}; there are {', '.join(LANGUAGES)}")
+        self.language = language
+        self._stems = _Stems(language)
+
+    @classmethod
+    def like(cls, identity: Mapping[str, object]) -> Analyzer:
+        """Return an analyzer of the language that a generation's identity states, or of the usual one; each is made once."""
+        match identity.get("analyzer"):
+            case {"stemmer": str(stemmer)} if stemmer.removeprefix(_STEMMER) in LANGUAGES:
+                return _analyzer(stemmer.removeprefix(_STEMMER))
+            case _:
+                return _analyzer(LANGUAGE)
 
     def identity(self) -> dict[str, object]:
         """Return everything that changes the terms of a text, for the generation's fingerprint."""
-        return {"name": "words", "version": 1, "stemmer": "snowball-english", "stemmer_version": version("PyStemmer")}
+        stemmer = f"{_STEMMER}{self.language}"
+        return {"name": "words", "version": 1, "stemmer": stemmer, "stemmer_version": version("PyStemmer")}
 
     def terms(self, text: str) -> list[str]:
         """Return the terms a document with that text is found by, in the order of the text, repetitions included."""
@@ -97,13 +118,20 @@ def _piece_words(piece: str, *, singles: bool) -> Iterator[str]:
     yield from (first + second for first, second in pairwise(piece))
 
 
+@cache
+def _analyzer(language: str) -> Analyzer:
+    return Analyzer(language)
+
+
 class _Stems(dict[str, str]):
     """Word → term, remembered up to STEMS_KEPT words."""
 
-    def __init__(self) -> None:
+    def __init__(self, language: str) -> None:
         super().__init__()
-        # Safe in several threads: it holds the interpreter lock, and its own cache, which would not be, is off.
-        self._stem: Callable[[str], str] = Stemmer.Stemmer("english", 0).stemWord  # pyright: ignore[reportUnknownMemberType]
+        self._stem: Callable[[str], str] = str
+        if language != UNSTEMMED:
+            # Safe in several threads: it holds the interpreter lock, and its own cache, which would not be, is off.
+            self._stem = Stemmer.Stemmer(language, 0).stemWord  # pyright: ignore[reportUnknownMemberType]
 
     def __missing__(self, word: str) -> str:
         term = self._stem(word[:TERM_CHARACTERS])

@@ -32,8 +32,6 @@ LIMIT_MAX = 1000
 QUERY_TERMS_MAX = 256
 """Different words of a query that count, from its beginning: a page of text as a query has fewer."""
 
-_ANALYZER = Analyzer()
-
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -84,7 +82,8 @@ def search(reader: Reader, source: Source, request: Request, embed_query: QueryE
     if not legs.ran():
         raise legs.error or InvalidRequestError(f"{source.name!r} cannot be searched so: {'; '.join(legs.degraded)}")
     ranking, rows = _first(reader, source, request, legs)
-    passages = _Passages(legs.chunker, legs.lexical.weights() if legs.lexical else _ANALYZER.query_terms(request.query))
+    weights = legs.lexical.weights() if legs.lexical else legs.analyzer.query_terms(request.query)
+    passages = _Passages(legs.chunker, legs.analyzer, weights)
     hits = tuple(ranking.hit(row, passages) for row in rows)
     return SearchResult(hits, tuple(legs.degraded), ranking.generations)
 
@@ -112,9 +111,10 @@ def generation_read(generations: Sequence[Generation], kind: GenerationKind) -> 
 
 @dataclass(slots=True)
 class _Legs:
-    """The legs that run, and why one does not. `chunker` cuts as the chunks were cut."""
+    """The legs that run, and why one does not. `chunker` cuts and `analyzer` reads as was done for the indexes."""
 
     chunker: Chunker
+    analyzer: Analyzer
     lexical: LexicalLeg | None = None
     vector: VectorLeg | None = None
     degraded: list[str] = field(default_factory=list[str])
@@ -135,17 +135,17 @@ class _Legs:
 
 def _legs(reader: Reader, source: Source, request: Request, embed_query: QueryEmbedder) -> _Legs:
     generations = reader.generations(source.id)
-    vector = generation_read(generations, "vector")
-    legs = _Legs(Chunker.like(vector.identity if vector else {}))
+    vector, lexical = generation_read(generations, "vector"), generation_read(generations, "lexical")
+    legs = _Legs(Chunker.like(vector.identity if vector else {}), Analyzer.like(lexical.identity if lexical else {}))
     if request.mode != "vector":
-        _lexical_open(legs, reader, source, request, generation_read(generations, "lexical"))
+        _lexical_open(legs, reader, source, request, lexical)
     if request.mode != "lexical":
         _vector_open(legs, reader, source, request, vector, embed_query)
     return legs
 
 
 def _lexical_open(legs: _Legs, reader: Reader, source: Source, request: Request, generation: Generation | None) -> None:
-    terms = dict(islice(_ANALYZER.query_terms(request.query).items(), QUERY_TERMS_MAX))
+    terms = dict(islice(legs.analyzer.query_terms(request.query).items(), QUERY_TERMS_MAX))
     if not terms:
         legs.degraded.append("lexical: the query has no word in it")
     elif legs.usable(generation, "lexical"):
@@ -228,8 +228,9 @@ def _rank(ranked: Iterable[Key], key: Key) -> int:
 class _Passages:
     """Finds the part of a row's text to show, where the vector leg does not say. `weights` are those of the query's words."""
 
-    def __init__(self, chunker: Chunker, weights: Mapping[str, float]) -> None:
+    def __init__(self, chunker: Chunker, analyzer: Analyzer, weights: Mapping[str, float]) -> None:
         self._chunker = chunker
+        self._analyzer = analyzer
         self._weights = weights
 
     def best(self, text: str) -> tuple[int, int]:
@@ -241,4 +242,4 @@ class _Passages:
         return best.start, best.stop
 
     def _weight(self, passage: str) -> float:
-        return sum(self._weights.get(term, 0.0) for term in set(_ANALYZER.terms(passage)))
+        return sum(self._weights.get(term, 0.0) for term in set(self._analyzer.terms(passage)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from seamark.core import catalog
-from seamark.core.analysis import Analyzer
+from seamark.core.analysis import LANGUAGE, Analyzer
 from seamark.core.chunking import CHUNK_CHARACTERS, Chunker
 from seamark.core.sync import Indexer, LexicalIndexer, VectorIndexer
 from seamark.core.tracked import Tracked
@@ -102,7 +102,6 @@ class Seamark:
         self._runner = runner
         self._jitter = jitter
         self._throttle = throttle
-        self._analyzer = Analyzer()
 
     def __enter__(self) -> Self:
         return self
@@ -124,6 +123,7 @@ class Seamark:
         where: Mapping[str, object] | None = None,
         touch: Mapping[str, str | Sequence[str]] | None = None,
         chunk: int = CHUNK_CHARACTERS,
+        language: str = LANGUAGE,
         model: str | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> Tracked:
@@ -136,6 +136,7 @@ class Seamark:
             where: which rows are live, in the words of a search filter; rows outside it are treated as if deleted.
             touch: related tables whose changes must touch the row: name → the column(s) in it that hold this table's key.
             chunk: the size of a passage, in characters.
+            language: whose word endings are cut in the index of words: `english`, `german`, …, or `none`.
             model: which embedder; the default one otherwise.
             progress: called with the rows entered into the journal so far.
 
@@ -152,7 +153,7 @@ class Seamark:
         embedder, locator = (self.embedders.named(model), model) if model else self.embedders.default()
         chunker = Chunker(chunk)
         specs = (
-            catalog.lexical_spec(spec, self._analyzer.identity()),
+            catalog.lexical_spec(spec, Analyzer(language).identity()),
             catalog.vector_spec(spec, embedder.identity, locator, chunker.identity()),
         )
         known = catalog.source_find(self.store.sources(), table, found)
@@ -232,12 +233,13 @@ class Seamark:
     def indexer(self, generation: Generation) -> Indexer:
         """Return what turns rows into this generation's index; EmbedderConfigurationError when its model is not here."""
         if generation.model is None:
-            if generation.identity.get("analyzer") != self._analyzer.identity():
+            analyzer = Analyzer.like(generation.identity)
+            if generation.identity.get("analyzer") != analyzer.identity():
                 raise EmbedderConfigurationError(
                     f"generation {generation.id} was made with analyzer {generation.identity.get('analyzer')}, and this "
-                    f"Seamark has {self._analyzer.identity()}: run the version that made it, or detach and attach again"
+                    f"Seamark has {analyzer.identity()}: run the version that made it, or detach and attach again"
                 )
-            return LexicalIndexer(self._analyzer)
+            return LexicalIndexer(analyzer)
         embedder = self.embedders.of(generation.model, generation.locator)
         chunker = Chunker.of(generation.identity)
         return VectorIndexer(embedder, chunker, self.embedders.slot(embedder), self._jitter)

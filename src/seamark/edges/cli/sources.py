@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from seamark.core.analysis import LANGUAGE
 from seamark.core.chunking import CHUNK_CHARACTERS
 from seamark.core.service import Seamark
 from seamark.edges import serialise
@@ -56,6 +57,7 @@ def attach(
         typer.Option(metavar="TABLE=COLUMN", help="A related table, and its column that holds this table's key."),
     ] = None,
     chunk: Annotated[int, typer.Option(metavar="N", help="Characters in a passage.")] = CHUNK_CHARACTERS,
+    language: Annotated[str, typer.Option(metavar="NAME", help="Whose word endings are cut; none to leave them.")] = LANGUAGE,
     model: Model = None,
 ) -> None:
     """Track a table: from now on every committed change of it is found, embedded and searchable.
@@ -65,7 +67,9 @@ def attach(
     """
     related = touches(touch or ())
     with session.service() as service, progress(session) as report:
-        tracked = service.attach(table, text=text, where=where, touch=related, chunk=chunk, model=model, progress=report)
+        tracked = service.attach(
+            table, text=text, where=where, touch=related, chunk=chunk, language=language, model=model, progress=report
+        )
         coverage = tracked.coverage()
     session.show(
         {"source": serialise.source(tracked.source), "coverage": serialise.source_coverage(coverage)},
