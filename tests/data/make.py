@@ -4,8 +4,8 @@
 
 Done once, when a schema version is new; the files of a version are never made again. `tests/acceptance/test_old_databases.py`
 opens all of them. Each has the table `notes`, attached under the oracle embedder, and the table `articles`, attached under the
-static model; rows that were edited, deleted, moved, are blank, or too long for one passage; a tombstone that is not dropped yet,
-and a row that could not be indexed.
+static model; rows that were edited, deleted, moved, are blank, or too long for one passage; a tombstone that is not dropped
+yet, and a row that could not be indexed.
 """
 
 from __future__ import annotations
