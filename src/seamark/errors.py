@@ -55,6 +55,47 @@ class SourceUnfinishedError(SeamarkError):
         super().__init__(f"{name!r} was not attached to the end: attach it again with the same words")
 
 
+class UnknownGenerationError(InvalidRequestError):
+    """The source has no generation of that id."""
+
+    def __init__(self, name: str, generation_id: int, known: tuple[int, ...]) -> None:
+        self.name, self.generation_id = name, generation_id
+        super().__init__(
+            f"{name!r} has no generation {generation_id} (it has {', '.join(map(str, known)) or 'none'}); "
+            f"see `seamark model list`"
+        )
+
+
+class GenerationIncompleteError(SeamarkError):
+    """A generation cannot become the active one: rows that search finds now would be missing."""
+
+    def __init__(self, name: str, generation_id: int, missing: int, failed: int) -> None:
+        self.name, self.generation_id, self.missing, self.failed = name, generation_id, missing, failed
+        super().__init__(
+            f"generation {generation_id} of {name!r} is not whole: {missing:,} rows are not indexed yet, {failed:,} failed. "
+            f"Let a worker finish it (`seamark work`; `seamark failures` for what failed), or activate it as it is, with force"
+        )
+
+
+class GenerationInUseError(SeamarkError):
+    """A generation cannot be retired or dropped so: search reads it."""
+
+    def __init__(self, name: str, generation_id: int) -> None:
+        self.name, self.generation_id = name, generation_id
+        super().__init__(
+            f"generation {generation_id} of {name!r} is the active one, which search reads: activate another one first, "
+            f"or retire it with force, which leaves search without it"
+        )
+
+
+class NoRollbackError(SeamarkError):
+    """There is no retired generation to go back to."""
+
+    def __init__(self, name: str, kind: str) -> None:
+        self.name, self.kind = name, kind
+        super().__init__(f"{name!r} has no retired {kind} generation that was once active; see `seamark model list`")
+
+
 # --- the database -------------------------------------------------------------------------------------------------
 
 
@@ -83,6 +124,18 @@ class EmbedderError(SeamarkError):
 
 class EmbedderConfigurationError(EmbedderError):
     """The embedder can never work as configured: a bad key, an unknown model, another dimension. No row is to blame."""
+
+
+class ModelDriftError(EmbedderConfigurationError):
+    """The model behind a name is another one than was registered: its vectors cannot be mixed with those in the index."""
+
+    def __init__(self, model: str, drift: str) -> None:
+        self.model, self.drift = model, drift
+        super().__init__(
+            f"model_drift: {model} is not what it was when it was registered: {drift}. Nothing more is written under that "
+            f"name. Bring the old model back, swap to the new one under a version of its own (`seamark model swap`), "
+            f"or, if its vectors are the same to you, `seamark model accept`"
+        )
 
 
 class EmbedderUnavailableError(EmbedderError):

@@ -188,6 +188,31 @@ class Generation:
     backoff_error: str | None
     created_at: int
     activated_at: int | None
+    manual: bool = False
+    """It becomes the active one only when somebody asks for it."""
+    retired_at: int | None = None
+    due: int | None = None
+    """What the journal held when it had to catch up with it: it is whole once `confirmed` has come so far."""
+    drift: str | None = None
+    """In what the model behind its name is another one by now: nothing more is written until that is resolved."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything is done that was there when it began, and when it was taken up again."""
+        return self.backfill == 0 and self.swept >= self.origin and (self.due is None or self.confirmed >= self.due)
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredModel:
+    """A model as it was registered.
+
+    `probe` is what it made of fixed sentences then, float32, None while it has not been asked yet; `drift` says in what it is
+    another one by now, None when all is well.
+    """
+
+    identity: ModelIdentity
+    probe: NDArray[np.float32] | None
+    drift: str | None
 
 
 # --- work ---------------------------------------------------------------------------------------------------------

@@ -39,7 +39,9 @@ if TYPE_CHECKING:
         Lease,
         LexicalBatch,
         LiveRow,
+        ModelIdentity,
         Reading,
+        RegisteredModel,
         Settled,
         Source,
         SourceSpec,
@@ -196,10 +198,12 @@ class Store(Protocol):
 
     # --- generations ------------------------------------------------------------------------------------------
 
-    def generation_create(self, source: Source, spec: GenerationSpec) -> Generation:
+    def generation_create(self, source: Source, spec: GenerationSpec, *, manual: bool = False) -> Generation:
         """Begin a generation at the journal's present end: its tables, and its cursors (origin = highest `seq`).
 
-        Where the source has a generation of that kind and fingerprint, not retired, that one is returned.
+        Where the source has a generation of that kind and fingerprint, that one is returned, with the spec's locator, if it
+        names one. A building one is `manual` from now on if that is asked for, and not otherwise. A retired one is `building`
+        again: its cursors and rows are kept, and it reads on from there.
         """
         ...
 
@@ -207,6 +211,7 @@ class Store(Protocol):
         """Begin a source's first generations, all of them or none; return those of the source that are not retired.
 
         Where there are any already, none is begun: of several calls at once one wins, and the others are given what it began.
+        A retired generation of that kind and fingerprint is taken up again, as by `generation_create`.
         """
         ...
 
@@ -214,11 +219,46 @@ class Store(Protocol):
         """Return generations, oldest first."""
         ...
 
-    def generation_activate(self, generation_id: int) -> bool:
-        """Make a building generation the active one of its kind, and retire the one that was, in one transaction.
+    def generation_activate(self, generation_id: int, *, asked: bool = False, force: bool = False) -> bool:
+        """Make a generation the active one of its kind, and retire the one that was, in one transaction.
 
-        False, and nothing changed, unless it is `building`, its backfill is done, `swept` has reached the origin, and no
-        lease of it begins below the origin.
+        False, and nothing changed that anybody can see, unless `seamark.store.activation` allows it: a `building` one that is
+        filled and, where it takes the place of another, has caught up and has no failures; a `manual` one only when `asked`; a
+        `retired` one that is filled only when `asked`, and then at once: it catches up as the active one. With `force` also one
+        that is not filled. Never one that is active already.
+        """
+        ...
+
+    def generation_retire(self, generation_id: int, *, force: bool = False) -> bool:
+        """Retire a generation: nobody works on it any more, and its rows and cursors are kept.
+
+        False, and nothing changed, unless it is `building`, or `active` and `force` is given: none of its kind is active then.
+        """
+        ...
+
+    def generation_drop(self, generation_id: int) -> bool:
+        """Drop a retired generation with all of its tables and files; False, and nothing changed, when it is not retired.
+
+        A worker that still has a lease of it fails with StoreError or writes nothing. PostgreSQL gives the space back at once.
+        """
+        ...
+
+    def generations_bytes(self, source_id: int) -> Mapping[int, int]:
+        """Return what each generation of a source takes on disk, tables, indexes and files together."""
+        ...
+
+    def models(self) -> Sequence[RegisteredModel]:
+        """Return all models that generations were ever made with, in no order."""
+        ...
+
+    def model_probe(self, model: ModelIdentity, probe: NDArray[np.float32], *, replace: bool = False) -> None:
+        """Remember what a model makes of the fixed sentences, unless that is known already; with `replace` in any case."""
+        ...
+
+    def model_drift(self, model: ModelIdentity, drift: str | None) -> None:
+        """Record in what a model is another one than was registered; None clears it.
+
+        While there is any, no generation of the model is claimed from, and what is under way cannot be settled.
         """
         ...
 

@@ -83,6 +83,10 @@ class Catalog:
             known = self._generations.setdefault(generation_id, (found[0], words))
         return known[1]
 
+    def generation_forget(self, generation_id: int) -> None:
+        """Forget a generation that has been dropped."""
+        self._generations.pop(generation_id, None)
+
     def _known(self, source_id: int) -> tuple[Tracked, Words]:
         if (known := self._sources.get(source_id)) is None:
             with self._database.connection() as connection:

@@ -1,4 +1,4 @@
-"""Generations: making, activating and listing them."""
+"""Generations: making, listing and holding them back."""
 
 from __future__ import annotations
 
@@ -35,17 +35,15 @@ def _generation(row: Row) -> Generation:
     return Generation(id_, source_id, kind, fingerprint, identity, state, model, *rest)
 
 
-def generation_create(database: Database, catalog: Catalog, source: Source, spec: GenerationSpec) -> Generation:
-    """Make a generation with its tables; see the contract."""
+def generation_create(
+    database: Database, catalog: Catalog, source: Source, spec: GenerationSpec, *, manual: bool
+) -> Generation:
+    """Make a generation with its tables, or take up the one that there is; see the contract."""
 
     def create(connection: Connection, origin: int) -> Generation:
-        _create(database, connection, catalog, source, spec, origin)
-        found = [
-            generation
-            for generation in generations(database, connection, source.id)
-            if (generation.kind, generation.fingerprint) == (spec.kind, spec.fingerprint) and generation.state != "retired"
-        ]
-        return found[-1]
+        _lock(database, connection, source)
+        number = _create(database, connection, catalog, source, spec, origin, manual=manual)
+        return next(found for found in generations(database, connection, source.id) if found.id == number)
 
     return _creating(database, catalog, source, [spec], create)
 
@@ -56,15 +54,19 @@ def generations_begin(
     """Make a source's first generations with their tables; see the contract."""
 
     def begin(connection: Connection, origin: int) -> Sequence[Generation]:
-        # Whoever begins them at the same time waits here, and then sees ours.
-        if database.run(connection, "source_lock", {}, {"source": source.id}).fetchone() is None:
-            raise StoreError(f"source {source.name!r} is no longer attached")
+        _lock(database, connection, source)
         if not _live(database, connection, source):
             for spec in specs:
-                _create(database, connection, catalog, source, spec, origin)
+                _create(database, connection, catalog, source, spec, origin, manual=False)
         return _live(database, connection, source)
 
     return _creating(database, catalog, source, specs, begin)
+
+
+def _lock(database: Database, connection: Connection, source: Source) -> None:
+    """Let whoever begins generations of the source at the same time wait here, and then see ours."""
+    if database.run(connection, "source_lock", {}, {"source": source.id}).fetchone() is None:
+        raise StoreError(f"source {source.name!r} is no longer attached")
 
 
 def _live(database: Database, connection: Connection, source: Source) -> Sequence[Generation]:
@@ -101,14 +103,29 @@ def _dimension_check(spec: GenerationSpec) -> None:
 
 
 def _create(
-    database: Database, connection: Connection, catalog: Catalog, source: Source, spec: GenerationSpec, origin: int
-) -> None:
-    created = _insert(database, connection, source, spec, origin)
-    if created is not None:
-        _tables_create(database, connection, created, spec, catalog.words(source.id) | generation_words(created))
+    database: Database,
+    connection: Connection,
+    catalog: Catalog,
+    source: Source,
+    spec: GenerationSpec,
+    origin: int,
+    *,
+    manual: bool,
+) -> int:
+    values = {"source": source.id, "kind": spec.kind, "fingerprint": spec.fingerprint}
+    found = database.run(connection, "generation_find", {}, values).fetchone()
+    if found is not None:
+        asked = {"generation": found[0], "manual": manual, "locator": spec.locator}
+        database.run(connection, "generation_take_up", {}, asked)
+        return found[0]
+    created = _insert(database, connection, source, spec, origin, manual=manual)
+    _tables_create(database, connection, created, spec, catalog.words(source.id) | generation_words(created))
+    return created
 
 
-def _insert(database: Database, connection: Connection, source: Source, spec: GenerationSpec, origin: int) -> int | None:
+def _insert(
+    database: Database, connection: Connection, source: Source, spec: GenerationSpec, origin: int, *, manual: bool
+) -> int:
     model: int | None = None
     if spec.model is not None:
         values = {name: getattr(spec.model, name) for name in spec.model.__dataclass_fields__}
@@ -120,10 +137,11 @@ def _insert(database: Database, connection: Connection, source: Source, spec: Ge
         "identity": Jsonb(dict(spec.identity)),
         "model": model,
         "locator": spec.locator,
+        "manual": manual,
         "origin": origin,
     }
-    created = database.run(connection, "generation_insert", {}, values).fetchone()
-    return None if created is None else created[0]
+    [(created,)] = database.run(connection, "generation_insert", {}, values).fetchall()
+    return created
 
 
 def _tables_create(database: Database, connection: Connection, generation_id: int, spec: GenerationSpec, words: Words) -> None:
@@ -138,19 +156,6 @@ def _tables_create(database: Database, connection: Connection, generation_id: in
         database.run(connection, "postings_upkeep_create", {}, {"generation": generation_id})
     database.run(connection, "failures_create", words)
     database.run(connection, "failures_index", words)
-
-
-def generation_activate(database: Database, generation_id: int) -> bool:
-    """Swap the active generation of a kind; see the contract."""
-    values = {"generation": generation_id}
-    with database.transaction() as connection:
-        database.run(connection, "generation_lock", {}, values)
-        ready = database.run(connection, "generation_ready", {}, values).fetchone()
-        if ready is None or not ready[0]:
-            return False
-        database.run(connection, "generation_retire", {}, values)
-        database.run(connection, "generation_activate", {}, values)
-        return True
 
 
 def generation_backoff(database: Database, generation_id: int, seconds: float, error: str | None) -> None:

@@ -4,7 +4,7 @@
 -- partition_unentered, rights, extension, extension_home, extension_create, extension_rights: a catalog with schemas,
 -- partitions, roles and extensions.
 
--- Differs by necessity: source, source_lock, lock_timeout, enroll_lock_timeout, generation_lock, generations_of,
+-- Differs by necessity: source, source_lock, lock_timeout, enroll_lock_timeout, generation_lock, generation_delete, generations_of,
 -- schema_lock, schema_state, schema_version, schema_version_write: other processes do the same at the same time; SQLite's
 -- transaction has the file to itself, and its version is a pragma.
 
@@ -199,7 +199,7 @@ WHERE (t.title, t.body) IS DISTINCT FROM (EXCLUDED.title, EXCLUDED.body);
 -- Give the generations of a source, or all of them.
 SELECT g.id, g.source_id, g.kind, g.fingerprint, g.identity, g.state, m.name, m.version, m.dimension, m.document_prefix,
        m.query_prefix, m.normalised, g.locator, g.origin, g.fresh, g.backfill, g.confirmed, g.swept, g.backoff_until,
-       g.backoff_error, g.created_at, g.activated_at
+       g.backoff_error, g.created_at, g.activated_at, g.manual, g.retired_at, g.due, m.drift
 FROM seamark.generation g LEFT JOIN seamark.model m ON m.id = g.model_id
 WHERE %(source)s::integer IS NULL OR g.source_id = %(source)s ORDER BY g.id;
 
@@ -226,15 +226,30 @@ WITH entered AS (
 SELECT id FROM entered;
 
 -- name: generation_insert
--- Enter a generation that begins at `origin`, unless there is one of that kind and fingerprint, not retired.
+-- Enter a generation that begins at `origin`.
 -- Differs by necessity: the horizon below which writers may hold a `seq` at or below the origin that nobody sees yet. It is our
 -- own transaction's id, taken after the origin was read: theirs are lower, for they had one before they drew their `seq`.
-INSERT INTO seamark.generation (source_id, kind, fingerprint, identity, state, model_id, locator, origin, fresh, backfill,
+INSERT INTO seamark.generation (source_id, kind, fingerprint, identity, state, manual, model_id, locator, origin, fresh, backfill,
     confirmed, swept, origin_horizon, created_at)
-VALUES (%(source)s, %(kind)s, %(fingerprint)s, %(identity)s, 'building', %(model)s, %(locator)s, %(origin)s, %(origin)s,
-    %(origin)s, %(origin)s, 0, pg_current_xact_id()::text::bigint, seamark.clock())
-ON CONFLICT (source_id, kind, fingerprint) WHERE state <> 'retired' DO NOTHING
+VALUES (%(source)s, %(kind)s, %(fingerprint)s, %(identity)s, 'building', %(manual)s, %(model)s, %(locator)s, %(origin)s,
+    %(origin)s, %(origin)s, %(origin)s, 0, pg_current_xact_id()::text::bigint, seamark.clock())
 RETURNING id;
+
+-- name: generation_find
+-- Give the generation of that kind and fingerprint: the one that is not retired, else the one that was retired last.
+SELECT id FROM seamark.generation WHERE source_id = %(source)s AND kind = %(kind)s AND fingerprint = %(fingerprint)s
+ORDER BY state = 'retired', id DESC LIMIT 1;
+
+-- name: generation_take_up
+-- Do what is asked of a generation that there is: it is not retired any more, and where its model is and how it is activated are
+-- as asked for.
+UPDATE seamark.generation SET
+    due = CASE state WHEN 'retired' THEN NULL ELSE due END,
+    backoff_until = CASE state WHEN 'retired' THEN 0 ELSE backoff_until END,
+    backoff_error = CASE state WHEN 'retired' THEN NULL ELSE backoff_error END,
+    state = CASE state WHEN 'retired' THEN 'building' ELSE state END,
+    retired_at = NULL, manual = %(manual)s, locator = coalesce(%(locator)s, locator)
+WHERE id = %(generation)s;
 
 -- name: rows_create_vector
 -- Make the table of which version of each row a vector generation holds.
@@ -310,21 +325,67 @@ DROP TABLE IF EXISTS {rows}, {chunks}, {postings}, {failures}; DROP SEQUENCE IF 
 SELECT o.id FROM seamark.generation g JOIN seamark.generation o ON o.source_id = g.source_id AND o.kind = g.kind
 WHERE g.id = %(generation)s ORDER BY o.id FOR UPDATE OF o;
 
--- name: generation_ready
--- Say whether a generation may become the active one.
-SELECT g.state = 'building' AND g.backfill = 0 AND g.swept >= g.origin
-       AND NOT EXISTS (SELECT FROM seamark.lease l WHERE l.generation_id = g.id AND l.lo < g.origin)
+-- name: generation_standing
+-- Give what it depends on whether a generation may become the active one.
+SELECT g.state, g.manual, g.backfill = 0 AND g.swept >= g.origin
+       AND NOT EXISTS (SELECT FROM seamark.lease l WHERE l.generation_id = g.id AND l.lo < g.origin),
+       g.due, g.confirmed,
+       EXISTS (SELECT FROM seamark.generation o
+               WHERE o.source_id = g.source_id AND o.kind = g.kind AND o.state = 'active' AND o.id <> g.id)
 FROM seamark.generation g WHERE g.id = %(generation)s;
 
--- name: generation_retire
--- Retire the active generation of the same kind.
-UPDATE seamark.generation o SET state = 'retired'
+-- name: generation_due
+-- Write down that what the journal holds now is due.
+UPDATE seamark.generation SET due = (SELECT coalesce(max(seq), 0) FROM {journal}) WHERE id = %(generation)s RETURNING due;
+
+-- name: generation_failing
+-- Say whether a live row has failed at its present version.
+SELECT EXISTS (SELECT FROM {failures} f JOIN {journal} j ON {j_is_f} AND j.seq = f.seq WHERE NOT j.deleted);
+
+-- name: generation_give_way
+-- Retire the active generation of a generation's kind.
+UPDATE seamark.generation o SET state = 'retired', retired_at = seamark.clock()
 FROM seamark.generation g
 WHERE g.id = %(generation)s AND o.source_id = g.source_id AND o.kind = g.kind AND o.state = 'active';
 
 -- name: generation_activate
 -- Make a generation the active one.
-UPDATE seamark.generation SET state = 'active', activated_at = seamark.clock() WHERE id = %(generation)s;
+UPDATE seamark.generation SET state = 'active', activated_at = seamark.clock(), retired_at = NULL WHERE id = %(generation)s;
+
+-- name: generation_retire
+-- Retire a generation; an active one only with force.
+UPDATE seamark.generation SET state = 'retired', retired_at = seamark.clock()
+WHERE id = %(generation)s AND (state = 'building' OR (state = 'active' AND %(force)s)) RETURNING 1;
+
+-- name: generation_retired
+-- Lock a generation, and say whether it is retired.
+SELECT state = 'retired' FROM seamark.generation WHERE id = %(generation)s FOR UPDATE;
+
+-- name: generation_delete
+-- Remove a generation; its leases and its upkeep's state go with it.
+DELETE FROM seamark.generation WHERE id = %(generation)s;
+
+-- name: generations_bytes
+-- Give what the tables and indexes of each generation of a source take.
+SELECT g.id, (SELECT coalesce(sum(pg_total_relation_size(to_regclass(format('seamark.%%s_%%s', t, g.id)))), 0)::bigint
+              FROM unnest(ARRAY['rows', 'chunks', 'postings', 'failures']) t)
+FROM seamark.generation g WHERE g.source_id = %(source)s;
+
+-- name: models
+-- Give all models, with what they made of the fixed sentences.
+SELECT name, version, dimension, document_prefix, query_prefix, normalised, probe, drift FROM seamark.model;
+
+-- name: model_probe
+-- Remember what a model makes of the fixed sentences.
+UPDATE seamark.model SET probe = %(probe)s
+WHERE name = %(name)s AND version = %(version)s AND dimension = %(dimension)s AND document_prefix = %(document_prefix)s
+  AND query_prefix = %(query_prefix)s AND normalised = %(normalised)s AND (probe IS NULL OR %(replace)s);
+
+-- name: model_drift
+-- Record in what a model is another one by now.
+UPDATE seamark.model SET drift = %(drift)s
+WHERE name = %(name)s AND version = %(version)s AND dimension = %(dimension)s AND document_prefix = %(document_prefix)s
+  AND query_prefix = %(query_prefix)s AND normalised = %(normalised)s;
 
 -- name: generation_backoff
 -- Let nobody claim for a while, and say why.
@@ -447,7 +508,7 @@ COPY {postings} (term, block, docs, lengths, data) FROM STDIN (FORMAT binary);
 -- restored elsewhere, where no transaction of its past can still be under way.
 -- Differs by necessity: many machines look all the time; max() and min() are read off an index, whatever the statistics say.
 SELECT g.fresh, g.horizon >= n.xmax, g.origin_horizon >= n.xmax, l.expired, coalesce(f.due, false),
-    g.backoff_until <= n.clock AND (
+    g.backoff_until <= n.clock AND NOT EXISTS (SELECT FROM seamark.model m WHERE m.id = g.model_id AND m.drift IS NOT NULL) AND (
         g.backfill > 0
         OR (SELECT max(j.seq) FROM {journal} j) > g.fresh
         OR l.expired
@@ -473,6 +534,7 @@ WHERE g.id = %(generation)s;
 -- name: cursors
 -- Lock the generation's row and give its cursors.
 SELECT origin, fresh, backfill, confirmed, mark, horizon, swept, origin_horizon, backoff_until > seamark.clock()
+    OR EXISTS (SELECT FROM seamark.model m WHERE m.id = model_id AND m.drift IS NOT NULL)
 FROM seamark.generation WHERE id = %(generation)s FOR UPDATE;
 
 -- name: cursors_write
@@ -606,10 +668,12 @@ WHERE id = %(lease)s AND fence = %(fence)s AND expires_at > seamark.clock();
 -- ===== settle =====================================================================================================
 
 -- name: lease_hold
--- Lock a lease that is ours, so that nobody takes it over, and draw document numbers.
+-- Lock a lease that is ours, so that nobody takes it over, and draw document numbers; none where its model is another by now.
 -- Differs by necessity: numbers are drawn from a sequence, since others settle at the same time.
 SELECT ARRAY(SELECT {next_document} FROM generate_series(1, %(rows)s))
-FROM seamark.lease WHERE id = %(lease)s AND fence = %(fence)s AND expires_at > seamark.clock() FOR UPDATE;
+FROM seamark.lease l WHERE id = %(lease)s AND fence = %(fence)s AND expires_at > seamark.clock() AND NOT EXISTS (
+    SELECT FROM seamark.generation g JOIN seamark.model m ON m.id = g.model_id WHERE g.id = l.generation_id AND m.drift IS NOT NULL
+) FOR UPDATE OF l;
 
 -- name: rows_settle_vector
 -- Write the rows whose version is still the journal's and newer than the one held; give the `seq` of those written.

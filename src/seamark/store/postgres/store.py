@@ -9,7 +9,7 @@ from psycopg.types.json import Jsonb
 
 from seamark.errors import StoreError
 from seamark.model import Coverage, Failure, WorkerBeat
-from seamark.store.postgres import codec, faults, generations, schema, settle, upkeep
+from seamark.store.postgres import codec, faults, generations, lifecycle, models, schema, settle, upkeep
 from seamark.store.postgres import leases as work
 from seamark.store.postgres import source as sources
 from seamark.store.postgres.catalog import Catalog
@@ -20,6 +20,9 @@ from seamark.store.postgres.tables import table_inspect
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from seamark.model import (
         Check,
@@ -32,7 +35,9 @@ if TYPE_CHECKING:
         Lane,
         Lease,
         LexicalBatch,
+        ModelIdentity,
         Reading,
+        RegisteredModel,
         Settled,
         Source,
         SourceSpec,
@@ -129,9 +134,9 @@ class PostgresStore:
 
     # --- generations
 
-    def generation_create(self, source: Source, spec: GenerationSpec) -> Generation:
+    def generation_create(self, source: Source, spec: GenerationSpec, *, manual: bool = False) -> Generation:
         """See the contract."""
-        return generations.generation_create(self._database, self._catalog, source, spec)
+        return generations.generation_create(self._database, self._catalog, source, spec, manual=manual)
 
     def generations_begin(self, source: Source, specs: Sequence[GenerationSpec]) -> Sequence[Generation]:
         """See the contract."""
@@ -144,9 +149,36 @@ class PostgresStore:
         with self._database.connection() as connection:
             return generations.generations(self._database, connection, source_id)
 
-    def generation_activate(self, generation_id: int) -> bool:
+    def generation_activate(self, generation_id: int, *, asked: bool = False, force: bool = False) -> bool:
         """See the contract."""
-        return generations.generation_activate(self._database, generation_id)
+        return lifecycle.generation_activate(self._database, self._catalog, generation_id, asked=asked, force=force)
+
+    def generation_retire(self, generation_id: int, *, force: bool = False) -> bool:
+        """See the contract."""
+        return lifecycle.generation_retire(self._database, generation_id, force=force)
+
+    def generation_drop(self, generation_id: int) -> bool:
+        """See the contract."""
+        dropped = lifecycle.generation_drop(self._database, generation_id)
+        if dropped:
+            self._catalog.generation_forget(generation_id)
+        return dropped
+
+    def generations_bytes(self, source_id: int) -> Mapping[int, int]:
+        """See the contract."""
+        return lifecycle.generations_bytes(self._database, source_id)
+
+    def models(self) -> Sequence[RegisteredModel]:
+        """See the contract."""
+        return models.models_list(self._database) if self._begun() else ()
+
+    def model_probe(self, model: ModelIdentity, probe: NDArray[np.float32], *, replace: bool = False) -> None:
+        """See the contract."""
+        models.model_probe(self._database, model, probe, replace=replace)
+
+    def model_drift(self, model: ModelIdentity, drift: str | None) -> None:
+        """See the contract."""
+        models.model_drift(self._database, model, drift)
 
     def generation_backoff(self, generation_id: int, seconds: float, error: str | None) -> None:
         """See the contract."""

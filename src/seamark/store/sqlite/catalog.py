@@ -82,7 +82,8 @@ def model_values(model: ModelIdentity) -> tuple[Any, ...]:
 
 def _generation_load(row: Sequence[Any]) -> Generation:
     (number, source, kind, fingerprint, identity, state, locator, origin, fresh, backfill, confirmed, swept) = row[:12]
-    backoff_until, backoff_error, created_at, activated_at, name, version, dimension, document, query, normalised = row[12:]
+    backoff_until, backoff_error, created_at, activated_at, manual, retired_at, due, drift = row[12:20]
+    name, version, dimension, document, query, normalised = row[20:]
     model = None if name is None else ModelIdentity(name, version, dimension, document, query, bool(normalised))
     return Generation(
         id=number,
@@ -102,6 +103,10 @@ def _generation_load(row: Sequence[Any]) -> Generation:
         backoff_error=backoff_error,
         created_at=created_at,
         activated_at=activated_at,
+        manual=bool(manual),
+        retired_at=retired_at,
+        due=due,
+        drift=drift,
     )
 
 

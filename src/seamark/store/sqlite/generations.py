@@ -1,4 +1,4 @@
-"""Beginning, activating, holding back and dropping generations."""
+"""Beginning, holding back and dropping generations."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ def generation_create(
     source: Source,
     spec: GenerationSpec,
     words: Callable[[Connection, Source, int], Words],
+    *,
+    manual: bool,
 ) -> Generation:
-    """Begin a generation at the journal's present end, or return the one that there is."""
+    """Begin a generation at the journal's present end, or take up the one that there is."""
     with connections.transaction() as connection:
-        standing = (source.id, spec.kind, spec.fingerprint)
-        number = connection.value(STATEMENTS["generation_find"], standing)
-        if number is None:
-            number = _insert(connection, source, spec, words)
+        number = _begin(connection, source, spec, words, manual=manual)
         return next(one for one in generations_list(connection, source.id) if one.id == number)
 
 
@@ -41,7 +40,7 @@ def generations_begin(
     with connections.transaction() as connection:
         if not _live(connection, source):
             for spec in specs:
-                _insert(connection, source, spec, words)
+                _begin(connection, source, spec, words, manual=False)
         return _live(connection, source)
 
 
@@ -49,11 +48,30 @@ def _live(connection: Connection, source: Source) -> Sequence[Generation]:
     return [one for one in generations_list(connection, source.id) if one.state != "retired"]
 
 
+def _begin(
+    connection: Connection,
+    source: Source,
+    spec: GenerationSpec,
+    words: Callable[[Connection, Source, int], Words],
+    *,
+    manual: bool,
+) -> int:
+    standing = {"source": source.id, "kind": spec.kind, "fingerprint": spec.fingerprint}
+    number = connection.value(STATEMENTS["generation_find"], standing)
+    if number is None:
+        return _insert(connection, source, spec, words, manual=manual)
+    asked = {"generation": number, "manual": manual, "locator": spec.locator}
+    connection.run(STATEMENTS["generation_take_up"], asked)
+    return int(number)
+
+
 def _insert(
     connection: Connection,
     source: Source,
     spec: GenerationSpec,
     words: Callable[[Connection, Source, int], Words],
+    *,
+    manual: bool,
 ) -> int:
     values = {
         "source": source.id,
@@ -62,6 +80,7 @@ def _insert(
         "identity": identity_dump(spec.identity),
         "model": _model(connection, spec),
         "locator": spec.locator,
+        "manual": manual,
         "origin": connection.value(words(connection, source, 0)["journal_end"]),
         "now": clock(connection),
     }
@@ -80,17 +99,6 @@ def _model(connection: Connection, spec: GenerationSpec) -> int | None:
     values = model_values(spec.model)
     connection.run(STATEMENTS["model_insert"], values)
     return int(connection.value(STATEMENTS["model_find"], values))
-
-
-def generation_activate(connections: Connections, generation_id: int) -> bool:
-    """Make a generation that holds everything from before it began the active one."""
-    with connections.transaction() as connection:
-        ready = connection.row(STATEMENTS["generation_ready"], {"generation": generation_id})
-        if ready is None:
-            return False
-        connection.run(STATEMENTS["generation_retire"], ready)
-        connection.run(STATEMENTS["generation_activate"], (clock(connection), generation_id))
-        return True
 
 
 def generation_backoff(connections: Connections, generation_id: int, seconds: float, error: str | None) -> None:

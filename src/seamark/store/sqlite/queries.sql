@@ -4,7 +4,7 @@
 -- journal_displace, journal_touch, triggers: the journal and the triggers are plain SQL in the user's file, which other
 -- programs' SQLite runs; PostgreSQL has functions.
 
--- Differs by necessity: enroll_last, model_insert, model_find, generation_find, failures_hold, lease_remainder, settle_compare,
+-- Differs by necessity: enroll_last, model_insert, model_find, failures_hold, lease_remainder, settle_compare,
 -- failures_any, failures_delete, journal_trim_bound, journal_trim_find: there is one writer and no round trip, so that several
 -- short statements do what one statement with its own compare must do on PostgreSQL.
 
@@ -197,18 +197,31 @@ SELECT coalesce(max(seq), 0) FROM {journal}
 
 -- name: generation_insert
 -- A generation that begins at the journal's present end.
-INSERT INTO generation (source_id, kind, fingerprint, identity, model_id, locator, state, origin, fresh, backfill, confirmed, created_at)
-VALUES (:source, :kind, :fingerprint, :identity, :model, :locator, 'building', :origin, :origin, :origin, :origin, :now)
+INSERT INTO generation (source_id, kind, fingerprint, identity, model_id, locator, state, manual, origin, fresh, backfill, confirmed,
+    created_at)
+VALUES (:source, :kind, :fingerprint, :identity, :model, :locator, 'building', :manual, :origin, :origin, :origin, :origin, :now)
 RETURNING id
 
 -- name: generation_find
--- The generation of that kind and fingerprint that is not retired.
-SELECT id FROM generation WHERE source_id = ? AND kind = ? AND fingerprint = ? AND state <> 'retired'
+-- The generation of that kind and fingerprint: the one that is not retired, else the one that was retired last.
+SELECT id FROM generation WHERE source_id = :source AND kind = :kind AND fingerprint = :fingerprint
+ORDER BY state = 'retired', id DESC LIMIT 1
+
+-- name: generation_take_up
+-- What is asked of a generation that there is: it is not retired any more, and where its model is and how it is activated are as
+-- asked for.
+UPDATE generation SET
+    due = CASE state WHEN 'retired' THEN NULL ELSE due END,
+    backoff_until = CASE state WHEN 'retired' THEN 0 ELSE backoff_until END,
+    backoff_error = CASE state WHEN 'retired' THEN NULL ELSE backoff_error END,
+    state = CASE state WHEN 'retired' THEN 'building' ELSE state END,
+    retired_at = NULL, manual = :manual, locator = coalesce(:locator, locator)
+WHERE id = :generation
 
 -- name: generations
 -- Generations, oldest first, of one source or of all.
 SELECT g.id, g.source_id, g.kind, g.fingerprint, g.identity, g.state, g.locator, g.origin, g.fresh, g.backfill, g.confirmed, g.swept,
-       g.backoff_until, g.backoff_error, g.created_at, g.activated_at,
+       g.backoff_until, g.backoff_error, g.created_at, g.activated_at, g.manual, g.retired_at, g.due, m.drift,
        m.name, m.version, m.dimension, m.document_prefix, m.query_prefix, m.normalised
 FROM generation g LEFT JOIN model m ON m.id = g.model_id
 WHERE :source IS NULL OR g.source_id = :source
@@ -218,19 +231,62 @@ ORDER BY g.id
 -- The source that a generation is of, and its kind.
 SELECT source_id, kind FROM generation WHERE id = ?
 
--- name: generation_ready
--- Whether a building generation holds everything that was there when it began.
-SELECT source_id, kind FROM generation g
-WHERE id = :generation AND state = 'building' AND backfill = 0 AND swept >= origin
-  AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.generation_id = g.id AND l.lo < g.origin)
+-- name: generation_standing
+-- What it depends on whether a generation may become the active one.
+SELECT g.state, g.manual, g.backfill = 0 AND g.swept >= g.origin
+       AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.generation_id = g.id AND l.lo < g.origin),
+       g.due, g.confirmed,
+       EXISTS (SELECT 1 FROM generation o WHERE o.source_id = g.source_id AND o.kind = g.kind AND o.state = 'active' AND o.id <> g.id)
+FROM generation g WHERE g.id = :generation
 
--- name: generation_retire
--- Retire the active generation of a kind.
-UPDATE generation SET state = 'retired' WHERE source_id = ? AND kind = ? AND state = 'active'
+-- name: generation_due
+-- What the journal holds now is due.
+UPDATE generation SET due = (SELECT coalesce(max(seq), 0) FROM {journal}) WHERE id = ? RETURNING due
+
+-- name: generation_failing
+-- Whether a live row has failed at its present version.
+SELECT EXISTS (SELECT 1 FROM {failures} f JOIN {journal} j ON j.seq = f.seq WHERE NOT j.deleted)
+
+-- name: generation_give_way
+-- Retire the active generation of a generation's kind.
+UPDATE generation SET state = 'retired', retired_at = :now
+WHERE state = 'active' AND (source_id, kind) = (SELECT source_id, kind FROM generation WHERE id = :generation)
 
 -- name: generation_activate
 -- Make a generation the active one.
-UPDATE generation SET state = 'active', activated_at = ? WHERE id = ?
+UPDATE generation SET state = 'active', activated_at = :now, retired_at = NULL WHERE id = :generation
+
+-- name: generation_retire
+-- Retire a generation; an active one only with force.
+UPDATE generation SET state = 'retired', retired_at = :now
+WHERE id = :generation AND (state = 'building' OR (state = 'active' AND :force)) RETURNING 1
+
+-- name: generation_retired
+-- Whether a generation is retired.
+SELECT state = 'retired' FROM generation WHERE id = ?
+
+-- name: generations_bytes
+-- What the tables and indexes of each generation of a source take. Differs by necessity: every page is looked at.
+SELECT g.id, coalesce((SELECT sum(d.pgsize) FROM sqlite_schema s JOIN dbstat('main', 1) d ON d.name = s.name
+    WHERE s.tbl_name IN ('rows_' || g.id, 'chunks_' || g.id, 'postings_' || g.id, 'failures_' || g.id)), 0),
+    coalesce((SELECT sum(a.bytes) FROM ann_shard a WHERE a.generation_id = g.id), 0)
+FROM generation g WHERE g.source_id = ?
+
+-- name: models
+-- All models, with what they made of the fixed sentences.
+SELECT name, version, dimension, document_prefix, query_prefix, normalised, probe, drift FROM model
+
+-- name: model_probe
+-- Remember what a model makes of the fixed sentences.
+UPDATE model SET probe = :probe
+WHERE name = :name AND version = :version AND dimension = :dimension AND document_prefix = :document_prefix
+  AND query_prefix = :query_prefix AND normalised = :normalised AND (probe IS NULL OR :replace)
+
+-- name: model_drift
+-- Record in what a model is another one by now.
+UPDATE model SET drift = :drift
+WHERE name = :name AND version = :version AND dimension = :dimension AND document_prefix = :document_prefix
+  AND query_prefix = :query_prefix AND normalised = :normalised
 
 -- name: generation_backoff
 -- Let nobody claim for a while.
@@ -277,7 +333,7 @@ DELETE FROM generation WHERE id = {generation}
 
 -- name: look
 -- Whether a claim could find anything, read without a lock, so that idle workers write nothing.
-SELECT g.backoff_until <= :now AND (
+SELECT g.backoff_until <= :now AND NOT EXISTS (SELECT 1 FROM model m WHERE m.id = g.model_id AND m.drift IS NOT NULL) AND (
     EXISTS (SELECT 1 FROM lease l WHERE l.generation_id = g.id AND l.expires_at <= :now)
     OR g.fresh < (SELECT max(seq) FROM {journal})
     OR EXISTS (SELECT 1 FROM {failures} f JOIN {journal} j ON j.seq = f.seq
@@ -291,6 +347,7 @@ FROM generation g WHERE g.id = :generation
 -- name: cursors
 -- A generation's cursors. Differs by necessity: the transaction has locked the whole file already.
 SELECT origin, fresh, backfill, confirmed, mark, horizon, swept, origin_horizon, backoff_until > :now
+    OR EXISTS (SELECT 1 FROM model m WHERE m.id = model_id AND m.drift IS NOT NULL)
 FROM generation WHERE id = :generation
 
 -- name: cursors_write
@@ -415,9 +472,10 @@ UPDATE lease SET expires_at = ? WHERE id = ? AND fence = ? AND worker = ? AND ex
 UPDATE lease SET expires_at = 0 WHERE id = ? AND fence = ? AND worker = ?
 
 -- name: lease_hold
--- Whether a lease is still ours; the generation's next id.
+-- Whether a lease is still ours, and its model still the one that is written under its name; the generation's next id.
 SELECT g.next_id FROM lease l JOIN generation g ON g.id = l.generation_id
 WHERE l.id = ? AND l.fence = ? AND l.worker = ? AND l.expires_at > ? AND l.generation_id = ?
+  AND NOT EXISTS (SELECT 1 FROM model m WHERE m.id = g.model_id AND m.drift IS NOT NULL)
 
 -- name: settle_compare
 -- Of these seqs, those that are still the journal's and of which the generation holds an older version or none.

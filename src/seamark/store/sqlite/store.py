@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING
 
 from seamark.errors import StoreError, TableUnusableError
 from seamark.model import Claim
-from seamark.store.sqlite import catalog, checks, claims, coverage, failures, generations, settle, tables, upkeep, workers
+from seamark.store.sqlite import (
+    catalog,
+    checks,
+    claims,
+    coverage,
+    failures,
+    generations,
+    lifecycle,
+    models,
+    settle,
+    tables,
+    upkeep,
+    workers,
+)
 from seamark.store.sqlite import source as following
 from seamark.store.sqlite.ann import Neighbours
 from seamark.store.sqlite.connection import Connection, Connections
@@ -20,6 +33,9 @@ from seamark.store.sqlite.words import STATEMENTS, Words
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from seamark.model import (
         Check,
@@ -33,7 +49,9 @@ if TYPE_CHECKING:
         Lane,
         Lease,
         LexicalBatch,
+        ModelIdentity,
         Reading,
+        RegisteredModel,
         Settled,
         Source,
         SourceSpec,
@@ -125,9 +143,9 @@ class SqliteStore:
 
     # --- generations ------------------------------------------------------------------------------------------
 
-    def generation_create(self, source: Source, spec: GenerationSpec) -> Generation:
-        """Begin a generation at the journal's present end."""
-        return generations.generation_create(self._connections, source, spec, self._words_of)
+    def generation_create(self, source: Source, spec: GenerationSpec, *, manual: bool = False) -> Generation:
+        """Begin a generation at the journal's present end, or take up the one that there is."""
+        return generations.generation_create(self._connections, source, spec, self._words_of, manual=manual)
 
     def generations_begin(self, source: Source, specs: Sequence[GenerationSpec]) -> Sequence[Generation]:
         """Begin the first generations of a source."""
@@ -138,9 +156,47 @@ class SqliteStore:
         with self._connections.use() as connection:
             return catalog.generations_list(connection, source_id)
 
-    def generation_activate(self, generation_id: int) -> bool:
-        """Make a building generation the active one of its kind."""
-        return generations.generation_activate(self._connections, generation_id)
+    def generation_activate(self, generation_id: int, *, asked: bool = False, force: bool = False) -> bool:
+        """Make a generation the active one of its kind, where that may be."""
+        with self._connections.use() as connection:
+            if not _exists(connection, generation_id):
+                return False
+            words = self._words_by_generation(connection, generation_id)
+        return lifecycle.generation_activate(self._connections, words, asked=asked, force=force)
+
+    def generation_retire(self, generation_id: int, *, force: bool = False) -> bool:
+        """Retire a generation; an active one only with force."""
+        return lifecycle.generation_retire(self._connections, generation_id, force=force)
+
+    def generation_drop(self, generation_id: int) -> bool:
+        """Drop a retired generation."""
+        # The files go first: a call that is interrupted leaves a generation that can be dropped again, and is scanned until
+        # then. They go once more for whoever was building one meanwhile.
+        with self._connections.use() as connection:
+            if not lifecycle.generation_retired(connection, generation_id):
+                return False
+        self._neighbours.drop(generation_id)
+        dropped = lifecycle.generation_drop(self._connections, generation_id)
+        self._neighbours.drop(generation_id)
+        return dropped
+
+    def generations_bytes(self, source_id: int) -> Mapping[int, int]:
+        """Return what each generation of a source takes on disk."""
+        with self._connections.use() as connection:
+            return lifecycle.generations_bytes(connection, source_id)
+
+    def models(self) -> Sequence[RegisteredModel]:
+        """Return all models."""
+        with self._connections.use() as connection:
+            return models.models_list(connection)
+
+    def model_probe(self, model: ModelIdentity, probe: NDArray[np.float32], *, replace: bool = False) -> None:
+        """Remember what a model makes of the fixed sentences."""
+        models.model_probe(self._connections, model, probe, replace=replace)
+
+    def model_drift(self, model: ModelIdentity, drift: str | None) -> None:
+        """Record in what a model is another one than was registered."""
+        models.model_drift(self._connections, model, drift)
 
     def generation_backoff(self, generation_id: int, seconds: float, error: str | None) -> None:
         """Let nobody claim from the generation for so long."""

@@ -12,6 +12,7 @@ from seamark.testing.conformance.failures import Failures
 from seamark.testing.conformance.filters import Filters
 from seamark.testing.conformance.generations import Generations
 from seamark.testing.conformance.lexical import LexicalReading
+from seamark.testing.conformance.lifecycle import Activations, Models, Retirements
 from seamark.testing.conformance.names import Names
 from seamark.testing.conformance.reads import Reads
 from seamark.testing.conformance.settles import Settles, Trims
@@ -22,6 +23,7 @@ from seamark.testing.conformance.triggers import Touches, Triggers, Wheres
 from seamark.testing.conformance.vectors import VectorReading
 
 __all__ = [
+    "Activations",
     "Claims",
     "Collections",
     "Concurrency",
@@ -33,8 +35,10 @@ __all__ = [
     "Filters",
     "Generations",
     "LexicalReading",
+    "Models",
     "Names",
     "Reads",
+    "Retirements",
     "Settles",
     "Snapshots",
     "Tables",

@@ -86,17 +86,6 @@ class Generations:
         assert bench.vector(source, "oracle-b").id > first.id
         assert len(bench.store.generations()) == 2
 
-    def test_a_retired_generation_is_not_returned(self, bench: Workbench) -> None:
-        """Asked for again, its fingerprint begins anew."""
-        source = bench.notes("a")
-        old, new = bench.vector(source), bench.vector(source, "oracle-b")
-        for generation in (old, new):
-            bench.drain(source, generation)
-            assert bench.store.generation_activate(generation.id)
-        again = bench.vector(source)
-        assert again.id not in {old.id, new.id}
-        assert again.state == "building"
-
     def test_generations_are_listed_by_source_oldest_first(self, bench: Workbench) -> None:
         """Those of other sources only when asked for all."""
         first = bench.notes("a")
