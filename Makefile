@@ -4,7 +4,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet --quiet
 
-.PHONY: demo test test-full lint types check clean
+.PHONY: demo test test-full histories lint types check clean
 
 # The stamps say what is installed; a change of pyproject.toml outdates them, and the installation is done again.
 .venv/.core: pyproject.toml
@@ -35,8 +35,13 @@ test: .venv/.transformer
 
 # The sweeps at their full size: a kill at every statement, and many more random histories. Hours, not minutes.
 test-full: .venv/.transformer
-	SEAMARK_KILL_STRIDE=1 SEAMARK_PROTOCOL_SEEDS=200000 SEAMARK_MACHINE_EXAMPLES=2000 HF_HUB_OFFLINE=1 \
+	SEAMARK_KILL_STRIDE=1 SEAMARK_PROTOCOL_SEEDS=200000 SEAMARK_MACHINE_EXAMPLES=2000 SEAMARK_HISTORIES=2000 HF_HUB_OFFLINE=1 \
 		$(BIN)/pytest -n 2 --dist worksteal --timeout 36000 tests/unit/test_protocol.py tests/agreement tests/crash
+
+# Ten thousand random histories on each database, for a night; what was reached is added to histories.log, also when one fails.
+histories: .venv/.dev
+	$(BIN)/python -m seamark.testing.histories --db sqlite --count 10000 --record histories.log
+	$(BIN)/python -m seamark.testing.histories --db postgres --count 10000 --record histories.log
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

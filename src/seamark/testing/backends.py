@@ -18,7 +18,7 @@ from seamark.testing.backend import StoredChunk, StoredRow, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
-    from contextlib import AbstractContextManager, ExitStack
+    from contextlib import ExitStack
 
     from seamark.model import ColumnKind, Generation, Key, Source
 
@@ -181,9 +181,11 @@ class PostgresApplication:
         with self.transaction(), self.connection.cursor() as cursor:
             cursor.executemany(_format(statement).encode(), rows)
 
-    def transaction(self) -> AbstractContextManager[object]:
+    @contextmanager
+    def transaction(self) -> Generator[None]:
         """See the protocol."""
-        return self.connection.transaction()
+        with self.connection.transaction():
+            yield
 
 
 class PostgresBackend:
