@@ -468,6 +468,22 @@ class Check:
     required: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What a user's own query found: the names of its columns, and its rows as the database's driver gives their values."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[object, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """The views for SQL users by name, and what another program's connection has to run before it has them."""
+
+    statements: tuple[str, ...]
+    names: tuple[str, ...]
+
+
 # --- what a user is shown -----------------------------------------------------------------------------------------
 
 

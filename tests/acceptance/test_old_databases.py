@@ -102,6 +102,8 @@ def test_an_old_database_is_searched_and_goes_on_without_a_call_of_the_model(fol
         assert "a/7" in [hit.key for hit in articles.search("harbour that was closed", limit=3)]
         assert [29] == [failure.key[0] for failure in notes.failures()]
         service.work(until="current")
+        jobs = service.sql("SELECT DISTINCT source, status FROM embedding_jobs WHERE kind = 'vector' ORDER BY 1, 2")
+        assert (("articles", "done"), ("notes", "done"), ("notes", "failed")) == jobs.rows
         assert [] == [text for text in [*oracle.texts, *embedded] if text in known], "nothing is embedded again"
         judge(backend, texts)
         application.run("UPDATE notes SET body = 'new words under new code' WHERE id = 8")

@@ -7,9 +7,9 @@ from contextlib import suppress
 import psycopg
 import pytest
 
-from seamark.errors import StoreUnavailableError
-from seamark.model import SourceSpec, TextColumn
-from seamark.testing.workbench import Workbench
+from seamark.errors import InvalidRequestError, StoreUnavailableError
+from seamark.model import GenerationSpec, SourceSpec, TextColumn
+from seamark.testing.workbench import Workbench, at_once
 
 
 @pytest.fixture
@@ -307,3 +307,70 @@ def test_a_connection_that_was_cut_is_replaced(bench):
         bench.store.sources()
     bench.drain(source, generation)
     bench.verify(source, generation, {(1,): "a", (2,): "b"})
+
+
+# --- views --------------------------------------------------------------------------------------------------------
+
+
+def test_rights_granted_on_a_view_stay_when_generations_come(bench):
+    """And no others are needed: not on the tables behind it, nor on the user's."""
+    source = bench.notes("a", "b")
+    role = f"analyst_{uuid.uuid4().hex[:8]}"
+    bench.app.run(f"CREATE ROLE {role}")
+    try:
+        bench.app.run(f"GRANT USAGE ON SCHEMA seamark TO {role}")
+        bench.app.run(f"GRANT SELECT ON seamark.notes_embeddings, seamark.embedding_jobs TO {role}")
+        bench.drain(source, bench.vector(source), bench.lexical(source))
+        with psycopg.connect(bench.backend.url) as connection:
+            connection.execute(f"SET ROLE {role}")
+            assert connection.execute("SELECT id, current FROM seamark.notes_embeddings ORDER BY id").fetchall() == [
+                (1, True),
+                (2, True),
+            ]
+            assert connection.execute("SELECT count(*) FROM seamark.embedding_jobs WHERE status = 'done'").fetchone() == (4,)
+    finally:
+        bench.app.run(f"DROP OWNED BY {role}")
+        bench.app.run(f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT set_config('transaction_read_only', 'off', true)",
+        "SELECT nextval('numbers')",
+        "COPY (SELECT 1) TO STDOUT",
+        "SELECT lo_create(0)",
+        "SELECT id FROM notes FOR UPDATE",
+    ],
+)
+def test_no_query_gets_out_of_reading(bench, query):
+    bench.notes("a")
+    bench.app.run("CREATE SEQUENCE numbers")
+    with pytest.raises(InvalidRequestError):
+        bench.store.sql(query, (), 30.0)
+
+
+def test_what_a_query_sets_is_not_seen_by_the_next(bench):
+    bench.notes("a")
+    bench.store.sql("SELECT set_config('search_path', 'nowhere', false), pg_advisory_lock(77)", (), 30.0)
+    assert bench.store.sql("SELECT count(*) FROM notes", (), 30.0).rows == ((1,),)
+    assert bench.app.run("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 77") == [(0,)]
+    assert len(bench.store.sources()) == 1
+
+
+def test_many_sources_attached_at_once_are_all_in_the_view_of_jobs(bench):
+    names = [f"t{number}" for number in range(6)]
+    for name in names:
+        bench.app.run(f"CREATE TABLE {name} (id bigint PRIMARY KEY, body text)")
+        bench.app.run(f"INSERT INTO {name} VALUES (1, 'a')")
+
+    def attach(name):
+        store = bench.backend.store()
+        source = store.source_create(name, SourceSpec(name, (TextColumn("body"),)), store.table_inspect(name))
+        while not store.source_enroll(source, 10).done:
+            pass
+        store.generation_create(source, GenerationSpec("lexical", "words", {}))
+
+    assert at_once([lambda name=name: attach(name) for name in names]) == [None] * len(names)
+    found = bench.store.sql("SELECT source, status FROM embedding_jobs ORDER BY 1", (), 30.0).rows
+    assert found == tuple((name, "pending") for name in names)

@@ -7,6 +7,7 @@ import textwrap
 import apsw
 import pytest
 
+from seamark.errors import InvalidRequestError
 from seamark.testing.workbench import Workbench
 
 OLD_LIBRARY = """
@@ -192,3 +193,42 @@ def test_application_errors_stay_the_applications(bench):
     with pytest.raises(apsw.ConstraintError):
         bench.app.run("INSERT INTO notes (id, body) VALUES (2, 'b'), (1, 'twice')")
     assert bench.backend.journal(source) == before
+
+
+# --- views --------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_without_its_journal_does_not_keep_others_from_the_views(bench):
+    bench.notes("a")
+    bench.app.run("CREATE TABLE papers (id INTEGER PRIMARY KEY, body TEXT)")
+    bench.app.run("INSERT INTO papers VALUES (7, 'b')")
+    papers = bench.attach("papers", ("body",))
+    bench.drain(papers, bench.vector(papers))
+    for trigger in ("insert", "update", "delete", "rekey"):
+        bench.app.run(f"DROP TRIGGER seamark_{trigger}_notes")
+    bench.app.run("DROP TABLE seamark_journal_notes")
+    assert bench.store.sql("SELECT source, status FROM embedding_jobs", (), 30.0).rows == (("papers", "done"),)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "ATTACH 'made.db' AS made",
+        "VACUUM INTO 'made.db'",
+        "PRAGMA query_only = OFF",
+        "DETACH seamark",
+        "SELECT load_extension('x')",
+    ],
+)
+def test_no_query_gets_out_of_reading(bench, query, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bench.notes("a")
+    with pytest.raises(InvalidRequestError):
+        bench.store.sql(query, (), 30.0)
+    assert not (tmp_path / "made.db").exists()
+
+
+def test_what_the_tables_are_may_be_asked(bench):
+    bench.notes("a")
+    found = bench.store.sql("SELECT name FROM pragma_table_info('notes')", (), 30.0)
+    assert found.rows == (("id",), ("body",), ("org",))

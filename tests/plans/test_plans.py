@@ -164,6 +164,53 @@ def test_a_settle_touches_its_own_rows(filled):
     assert 0 < meter.rows() < 20 * LIMIT, getattr(meter, "statements", None)
 
 
+@pytest.mark.parametrize("analyzed", [False, True], ids=["no statistics", "statistics"])
+@pytest.mark.parametrize(
+    ("condition", "most"),
+    [
+        ("status = 'running'", 3 * LIMIT),
+        ("status = 'failed'", 3 * LIMIT),
+        ("status <> 'done' AND model_id = 'none'", 3 * LIMIT),
+        ("status = 'pending' AND model_id = 'none' AND model_version = '1'", LIMIT),
+        ("source = 'nowhere'", 1),
+    ],
+)
+def test_what_is_running_failed_or_stale_is_found_without_a_scan(filled, condition, most, analyzed):
+    """A small multiple of the rows found, whatever is done already."""
+    bench, _, generations, meter = filled
+    lease = bench.lease(generations["full"], limit=LIMIT)
+    if analyzed:
+        bench.app.run("ANALYZE")
+    with meter.store() as store:
+        found = store.sql(f"SELECT key FROM embedding_jobs WHERE {condition}", (), 30.0).rows
+    bench.store.lease_release(lease)
+    assert len(found) <= most
+    assert (condition == "status = 'running'") == (len(found) >= LIMIT)
+    assert meter.rows() < 20 * max(len(found), LIMIT), getattr(meter, "statements", None)
+
+
+@pytest.mark.parametrize("analyzed", [False, True], ids=["no statistics", "statistics"])
+def test_the_chunks_of_a_model_or_a_row_are_found_without_the_others(filled, analyzed):
+    """Of other models nothing is read, and of a row its own chunks only."""
+    bench, source, generations, meter = filled
+    few = len(bench.backend.chunks(source, generations["full"]))
+    holding = sum((7,) in bench.backend.rows(source, generation) for generation in generations.values())
+    if analyzed:
+        bench.app.run("ANALYZE")
+    for condition, expected in (
+        ("model_id = 'full' AND model_version = '1'", few),
+        ("model_id = 'none' AND model_version = '2'", 0),
+        ("id = 7", holding),
+    ):
+        with meter.store() as store:
+            found = store.sql(f"SELECT id, current FROM notes_embeddings WHERE {condition}", (), 30.0).rows
+        assert len(found) == expected
+        assert meter.rows() < 6 * LIMIT + 12 * few, (condition, getattr(meter, "statements", None))
+    with meter.store() as store:
+        assert store.sql("SELECT count(*) FROM notes_embeddings WHERE model_id = 'none'", (), 30.0).rows == ((ROWS,),)
+    assert meter.rows() < 12 * ROWS, getattr(meter, "statements", None)
+
+
 def test_the_meter_sees_a_scan(filled):
     """The bound above is not one that everything keeps."""
     _, source, generations, meter = filled

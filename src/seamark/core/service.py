@@ -11,6 +11,7 @@ from seamark.core.sync import Indexer, LexicalIndexer, VectorIndexer
 from seamark.core.tracked import Tracked
 from seamark.errors import (
     EmbedderConfigurationError,
+    InvalidRequestError,
     SeamarkError,
     SourceDriftError,
     UnknownSourceError,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from seamark.embed.contract import Embedder
-    from seamark.model import Coverage, Generation, ModelIdentity, Source, WorkerBeat
+    from seamark.model import Coverage, Generation, ModelIdentity, Rows, Source, Views, WorkerBeat
     from seamark.store.contract import Store
 
 ENROLL_ROWS = 2000
@@ -32,6 +33,7 @@ ENROLL_ROWS = 2000
 WORKER_SILENT_SECONDS = 15.0
 """A worker not heard of for this long does not count in the rates."""
 STATUS_FAILURES = 5
+SQL_SECONDS = 30.0
 
 
 class Embedders(Protocol):
@@ -243,6 +245,27 @@ class Seamark:
         embedder = self.embedders.of(generation.model, generation.locator)
         chunker = Chunker.of(generation.identity)
         return VectorIndexer(embedder, chunker, self.embedders.slot(embedder), self._jitter)
+
+    # --- SQL --------------------------------------------------------------------------------------------------
+
+    def sql(self, query: str, values: Sequence[object] = (), *, timeout_seconds: float = SQL_SECONDS) -> Rows:
+        """Run one SQL query that reads: over your tables, the views `SOURCE_embeddings` and `embedding_jobs` (docs/sql.md).
+
+        Args:
+            query: one statement; the database refuses whatever would change something.
+            values: for its placeholders, which are `?` on SQLite and `$1`, `$2`, … on PostgreSQL.
+            timeout_seconds: a query that takes longer is ended.
+
+        Raises:
+            InvalidRequestError: the database refuses the query, and why; StoreUnavailableError: it took too long.
+        """
+        if not query.strip() or timeout_seconds <= 0:
+            raise InvalidRequestError("a query, and a time for it above 0 seconds, are needed")
+        return self.store.sql(query, values, timeout_seconds)
+
+    def views(self) -> Views:
+        """Return the views for SQL users, and what another program's connection has to run to have them."""
+        return self.store.views()
 
     # --- how it stands ----------------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ import math
 import re
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from decimal import Decimal
+from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
 from seamark.core.catalog import columns_write
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
         KeyValue,
         Leg,
         Progress,
+        Rows,
         Source,
         SourceCoverage,
         SourceStatus,
+        Views,
     )
 
 Json = dict[str, object]
@@ -172,6 +175,38 @@ def search_result(value: SearchResult) -> Json:
         "degraded": list(value.degraded),
         "generations": list(value.generations),
     }
+
+
+def rows(value: Rows) -> Json:
+    """Return what a query found: the names of the columns, and the rows as lists."""
+    return {"columns": list(value.columns), "rows": [[cell(member) for member in row] for row in value.rows]}
+
+
+def cell(value: object) -> object:
+    """Return a value of a database as JSON; as text what JSON has no form for."""
+    match value:
+        case bool() | int() | None:
+            found = value
+        case float():
+            found = number(value)
+        case Decimal() if value.is_finite():
+            found = int(value) if value == int(value) else float(value)
+        case bytes():
+            found = {"hex": value.hex()}
+        case datetime():
+            found = value.astimezone(UTC).isoformat().replace("+00:00", "Z") if value.tzinfo else value.isoformat()
+        case list() | tuple():
+            found = [cell(member) for member in cast("Sequence[object]", value)]
+        case dict():
+            found = {text(str(name)): cell(member) for name, member in cast("dict[object, object]", value).items()}
+        case _:
+            found = text(str(value))
+    return found
+
+
+def views(value: Views) -> Json:
+    """Return the views by name, and what a connection has to run to have them."""
+    return {"views": list(value.names), "statements": list(value.statements)}
 
 
 def check(value: Check) -> Json:

@@ -42,12 +42,14 @@ if TYPE_CHECKING:
         ModelIdentity,
         Reading,
         RegisteredModel,
+        Rows,
         Settled,
         Source,
         SourceSpec,
         Table,
         TermStatistics,
         VectorBatch,
+        Views,
         WorkerBeat,
     )
 
@@ -365,6 +367,22 @@ class Store(Protocol):
     def workers(self, seconds: float) -> Sequence[WorkerBeat]:
         """Return the workers heard of within the last so many seconds."""
         ...
+
+    # --- SQL for users ----------------------------------------------------------------------------------------
+
+    def sql(self, query: str, values: Sequence[object], seconds: float) -> Rows:
+        """Run one query of a user's, over the user's tables and the views of docs/sql.md, and return all its rows.
+
+        The database sees to it that it changes nothing. `values` are bound to its placeholders, `?` on SQLite and `$1` on
+        PostgreSQL. InvalidRequestError where the database refuses it, StoreUnavailableError where it takes longer than that.
+        """
+        ...
+
+    def views(self) -> Views:
+        """Return the views, and what a connection of another program has to run to have them (nothing on PostgreSQL)."""
+        ...
+
+    # --- search -----------------------------------------------------------------------------------------------
 
     def snapshot(self) -> AbstractContextManager[Reader]:
         """Open a reader on one snapshot of the whole database."""

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from seamark import __version__
-from seamark.edges.cli import demo, doctor, failures, search, sources, status, work
+from seamark.edges.cli import demo, doctor, failures, search, sources, sql, status, work
 from seamark.edges.cli.session import CALLED_WRONGLY, INTERRUPTED, READER_LEFT, error_document
 from seamark.edges.cli.text import line, masked
 
@@ -72,7 +72,7 @@ Exit codes:
 """
 
 app = typer.Typer(name="seamark", cls=Program, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-for group in (sources, work, status, search, failures, doctor, demo):
+for group in (sources, work, status, search, failures, sql, doctor, demo):
     group.register(app)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from seamark.errors import StoreError
 from seamark.model import Source
 from seamark.store.postgres import codec
+from seamark.store.postgres.extension import vector_schema
 from seamark.store.postgres.filters import filter_compile
 from seamark.store.postgres.names import (
     generation_words,
@@ -20,7 +21,6 @@ from seamark.store.postgres.names import (
     pairs,
     qualified,
 )
-from seamark.store.postgres.schema import vector_schema
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,6 +9,7 @@ from psycopg.types.json import Jsonb
 from seamark.errors import InvalidRequestError, StoreError
 from seamark.model import Generation, ModelIdentity
 from seamark.store.postgres.names import generation_words
+from seamark.store.postgres.views import views_refresh
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -89,7 +90,9 @@ def _creating(
         with database.connection() as connection:
             [(origin,)] = database.run(connection, "journal_end", catalog.words(source.id)).fetchall()
         with database.transaction() as connection:
-            return create(connection, origin)
+            made = create(connection, origin)
+            views_refresh(database, connection)
+            return made
 
     return database.retried(created)
 

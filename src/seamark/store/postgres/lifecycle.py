@@ -10,6 +10,7 @@ from psycopg import errors
 from seamark.errors import StoreUnavailableError
 from seamark.store.activation import Standing, activate
 from seamark.store.postgres.names import generation_words
+from seamark.store.postgres.views import views_refresh
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,8 +92,9 @@ def _drop(database: Database, connection: Connection, generation_id: int) -> boo
     retired = database.run(connection, "generation_retired", {}, values).fetchone()
     if retired is None or not retired[0]:
         return False
-    database.run(connection, "generation_tables_drop", generation_words(generation_id))
     database.run(connection, "generation_delete", {}, values)
+    views_refresh(database, connection)  # they look into the tables that go
+    database.run(connection, "generation_tables_drop", generation_words(generation_id))
     return True
 
 

@@ -18,6 +18,11 @@
 
 -- Differs by necessity: chunks_copy, postings_copy: binary COPY.
 
+-- Differs by necessity: view_drop, view_embeddings_none, view_jobs_none: views are kept, with their columns' types; SQLite's are
+-- made on each connection.
+
+-- Differs by necessity: sql_begin, sql_settings: a transaction reads only because it is told to; SQLite's file is opened so.
+
 -- Differs by necessity: horizon_now, horizon_next: writers commit out of the order of their `seq`.
 
 -- Differs by necessity: upkeep_lock, generation_upkeep, index_due, index_state, index_build, index_drop, index_size,
@@ -950,6 +955,126 @@ WHERE {where} ORDER BY b.place;
 -- name: rows_live_indexed
 -- Part of `rows_live`, for each generation: the `seq` of the version held.
 (SELECT r.seq FROM {rows} r WHERE {r_is_b} AND r.chunks >= 0),
+
+-- ===== views for SQL users ========================================================================================
+
+-- name: views_generations
+-- Give what the views have to know of the generations.
+SELECT g.source_id, g.id, g.kind, m.name, m.version
+FROM seamark.generation g LEFT JOIN seamark.model m ON m.id = g.model_id ORDER BY g.id;
+
+-- name: view_write
+-- Make a view, or make it anew where it is: rights that were granted on it stay.
+CREATE OR REPLACE VIEW seamark.{view} AS {select};
+
+-- name: view_drop
+-- Drop a view.
+DROP VIEW IF EXISTS seamark.{view};
+
+-- name: view_embeddings_none
+-- Part of a source's view: no chunks, but the names and types of its columns.
+SELECT {keys_j}, NULL::integer AS ordinal, NULL::integer AS start, NULL::integer AS stop, NULL::text AS model_id,
+    NULL::text AS model_version, NULL::timestamptz AS embedded_at, NULL::boolean AS current, NULL::integer AS generation,
+    NULL::text AS state
+FROM {journal} j WHERE false
+
+-- name: view_embeddings
+-- Part of a source's view: the chunks of one generation. Its model is written out, so that the planner leaves out the parts that
+-- a condition on it cannot be true of.
+SELECT {keys_c}, c.ordinal, c.start, c.stop, {model_id} AS model_id, {model_version} AS model_version,
+    timestamptz 'epoch' + r.embedded_at * interval '1 microsecond' AS embedded_at,
+    coalesce(j.seq = r.seq AND NOT j.deleted, false) AS current, {generation} AS generation, {state} AS state
+FROM {chunks} c JOIN {rows} r ON {r_is_c} LEFT JOIN {journal} j ON {j_is_c}
+
+-- name: view_state
+-- Part of the views: the state of a generation, looked up once.
+(SELECT g.state FROM seamark.generation g WHERE g.id = {generation})
+
+-- name: view_jobs_none
+-- Part of the view of jobs: no jobs, but the names and types of its columns.
+SELECT NULL::text AS source, NULL::text AS key, NULL::text AS model_id, NULL::text AS model_version, NULL::text AS status,
+    NULL::integer AS attempts, NULL::text AS last_error, NULL::timestamptz AS inserted_at, NULL::timestamptz AS updated_at,
+    NULL::text AS kind, NULL::integer AS generation
+WHERE false
+
+-- name: view_jobs_done
+-- Part of the view of jobs: live rows whose present version a generation holds.
+SELECT {source_name} AS source, {key} AS key, {model_id} AS model_id, {model_version} AS model_version, 'done'::text AS status,
+    0 AS attempts, NULL::text AS last_error, {changed_at} AS inserted_at,
+    timestamptz 'epoch' + r.embedded_at * interval '1 microsecond' AS updated_at, {kind} AS kind, {generation} AS generation
+FROM {rows} r JOIN {journal} j ON {j_is_r} AND j.seq = r.seq
+WHERE r.chunks >= 0 AND NOT j.deleted AND {state} <> 'retired'
+
+-- name: view_jobs_failed
+-- Part of the view of jobs: live rows that failed in their present version, and that nobody is at.
+SELECT {source_name} AS source, {key} AS key, {model_id} AS model_id, {model_version} AS model_version, 'failed'::text AS status,
+    f.attempts AS attempts, f.error AS last_error, {changed_at} AS inserted_at,
+    timestamptz 'epoch' + f.failed_at * interval '1 microsecond' AS updated_at, {kind} AS kind, {generation} AS generation
+FROM {failures} f JOIN {journal} j ON {j_is_f} AND j.seq = f.seq LEFT JOIN seamark.lease l ON l.id = f.lease AND {held}
+WHERE l.id IS NULL AND NOT j.deleted AND {state} <> 'retired'
+
+-- name: view_jobs_retried
+-- Part of the view of jobs: live rows that failed, and that are being tried again.
+SELECT {source_name} AS source, {key} AS key, {model_id} AS model_id, {model_version} AS model_version, 'running'::text AS status,
+    f.attempts AS attempts, f.error AS last_error, {changed_at} AS inserted_at,
+    timestamptz 'epoch' + f.failed_at * interval '1 microsecond' AS updated_at, {kind} AS kind, {generation} AS generation
+FROM seamark.lease l JOIN {failures} f ON f.lease = l.id JOIN {journal} j ON {j_is_f} AND j.seq = f.seq
+WHERE l.generation_id = {generation} AND {held} AND NOT j.deleted AND {state} <> 'retired'
+
+-- name: view_jobs_running
+-- Part of the view of jobs: live rows in the ranges that workers have in hand, not done yet.
+SELECT {source_name} AS source, {key} AS key, {model_id} AS model_id, {model_version} AS model_version, 'running'::text AS status,
+    0 AS attempts, NULL::text AS last_error, {changed_at} AS inserted_at, {changed_at} AS updated_at, {kind} AS kind,
+    {generation} AS generation
+FROM seamark.lease l
+CROSS JOIN LATERAL (SELECT * FROM {journal} j WHERE j.seq > l.lo AND j.seq <= l.hi AND NOT j.deleted OFFSET 0) j
+WHERE l.generation_id = {generation} AND l.lane <> 'retry' AND {held} AND {open} AND {state} <> 'retired'
+
+-- name: view_jobs_pending
+-- Part of the view of jobs: live rows that are ahead of a cursor, in what is still to be swept, or under a lease that has
+-- expired, and that nobody is at. The ranges do not overlap: of a lease only what is in none of the windows is taken.
+SELECT {source_name} AS source, {key} AS key, {model_id} AS model_id, {model_version} AS model_version, 'pending'::text AS status,
+    0 AS attempts, NULL::text AS last_error, {changed_at} AS inserted_at, {changed_at} AS updated_at, {kind} AS kind,
+    {generation} AS generation
+FROM (
+    SELECT w.lo, w.hi FROM seamark.generation g
+    CROSS JOIN LATERAL (VALUES
+        (g.fresh, 9223372036854775807), (0, g.backfill), (g.confirmed, g.fresh), (greatest(g.swept, g.backfill), g.origin)
+    ) w (lo, hi) WHERE g.id = {generation} AND g.state <> 'retired'
+    UNION ALL
+    SELECT greatest(l.lo, CASE WHEN l.hi <= g.origin THEN g.backfill ELSE g.origin END),
+        least(l.hi, CASE WHEN l.hi <= g.origin THEN g.swept ELSE g.confirmed END)
+    FROM seamark.generation g JOIN seamark.lease l ON l.generation_id = g.id AND l.lane <> 'retry'
+    WHERE g.id = {generation} AND g.state <> 'retired'
+) w
+CROSS JOIN LATERAL (SELECT * FROM {journal} j WHERE j.seq > w.lo AND j.seq <= w.hi AND NOT j.deleted OFFSET 0) j
+WHERE {open} AND NOT EXISTS (
+    SELECT FROM seamark.lease l
+    WHERE l.generation_id = {generation} AND l.lane <> 'retry' AND {held} AND j.seq > l.lo AND j.seq <= l.hi
+)
+
+-- name: view_open
+-- Part of the view of jobs: the journal's row is neither done nor recorded as failed. Each is looked up by its key: to join them
+-- the planner might read the whole of what is done.
+(SELECT r.seq FROM {rows} r WHERE {r_is_j}) IS DISTINCT FROM j.seq
+    AND (SELECT f.seq FROM {failures} f WHERE {f_is_j}) IS DISTINCT FROM j.seq
+
+-- name: view_held
+-- Part of the view of jobs: the lease has not expired.
+l.expires_at > (extract(epoch FROM statement_timestamp()) * 1000000)::bigint
+
+-- name: view_changed_at
+-- Part of the view of jobs: when the row was changed last.
+timestamptz 'epoch' + j.changed_at * interval '1 microsecond'
+
+-- name: sql_begin
+-- Let a user's query read, for so long at most, the views found after the tables of the role's own search path.
+SET TRANSACTION READ ONLY;
+
+-- name: sql_settings
+-- The same.
+SELECT set_config('statement_timeout', %(milliseconds)s, true),
+    set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), 'seamark'), true);
 
 -- ===== the database itself ========================================================================================
 

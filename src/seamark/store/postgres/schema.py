@@ -5,12 +5,11 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from psycopg import errors
-
 from seamark.errors import SeamarkError, StoreIncompatibleError, StorePermissionError
 from seamark.model import Check
 from seamark.store.migrate import migrations, steps
-from seamark.store.postgres.names import identifier
+from seamark.store.postgres.extension import VECTOR_MIN, extension_check, extension_create, version_parts
+from seamark.store.postgres.views import views_refresh
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from seamark.store.postgres.connection import Connection, Database
 
 SERVER_MIN = 140000
-VECTOR_MIN = (0, 8)
-"""pgvector 0.8 brought iterative scans, without which a filter may leave a search short."""
 SCHEMA_LOCK = 0x5EA3A12C
 """Our advisory lock; the number is arbitrary."""
 MIGRATIONS = migrations(files("seamark.store.postgres") / "migrations")
@@ -31,7 +28,7 @@ def schema_open(database: Database, connection: Connection) -> bool:
     version = schema_version(database, connection)
     if version == 0:
         return False
-    _extension_check(database, connection)
+    extension_check(database, connection)
     if version != len(MIGRATIONS):
         schema_migrate(database, connection)
     return True
@@ -41,17 +38,9 @@ def schema_create(database: Database, connection: Connection) -> None:
     """Make our schema, and add pgvector to the database, where they are not there."""
     version, _, available = database.run(connection, "extension", {}).fetchall()[0]
     if version is None:
-        _extension_create(database, connection, available)
-    _extension_check(database, connection)
+        extension_create(database, connection, available)
+    extension_check(database, connection)
     schema_migrate(database, connection)
-
-
-def vector_schema(database: Database, connection: Connection) -> str:
-    """Return the name of the schema that pgvector is in."""
-    _, schema, _ = database.run(connection, "extension", {}).fetchall()[0]
-    if schema is None:
-        raise StoreIncompatibleError("the extension pgvector was dropped from this database; run CREATE EXTENSION vector")
-    return schema
 
 
 def schema_version(database: Database, connection: Connection) -> int:
@@ -76,6 +65,8 @@ def schema_migrate(database: Database, connection: Connection, target: int | Non
             connection.execute(step.script.encode())
             if step.version:
                 database.run(connection, "schema_version_write", {}, {"version": step.version})
+        if target is None:
+            views_refresh(database, connection)
 
 
 def _server_check(database: Database, connection: Connection) -> None:
@@ -86,37 +77,6 @@ def _server_check(database: Database, connection: Connection) -> None:
         raise StoreIncompatibleError(
             "the database's encoding is SQL_ASCII, which is none; Seamark needs one that is, such as UTF8"
         )
-
-
-def _extension_check(database: Database, connection: Connection) -> None:
-    version, *_ = database.run(connection, "extension", {}).fetchall()[0]
-    if version is not None and _parts(version) < VECTOR_MIN:
-        raise StoreIncompatibleError(
-            f"pgvector {version} is too old; install 0.8 or later and run ALTER EXTENSION vector UPDATE"
-        )
-
-
-def _extension_create(database: Database, connection: Connection, available: str | None) -> None:
-    if available is None:
-        raise StoreIncompatibleError(
-            "pgvector is not installed on this PostgreSQL server; install it (see github.com/pgvector/pgvector), then run "
-            "CREATE EXTENSION vector"
-        )
-    try:
-        [(home,)] = database.run(connection, "extension_home", {}).fetchall()
-        database.run(connection, "extension_create", {"home": identifier(home)})
-    except errors.UniqueViolation:
-        # Another process has created it at the same moment.
-        return
-    except errors.InsufficientPrivilege as exc:
-        raise StoreIncompatibleError(
-            "the extension pgvector is not in this database, and this role may not add it; let a superuser run "
-            "CREATE EXTENSION vector"
-        ) from exc
-
-
-def _parts(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2])
 
 
 # --- doctor -------------------------------------------------------------------------------------------------------
@@ -149,7 +109,7 @@ def _check_server(database: Database, connection: Connection) -> Check:
 def _check_extension(database: Database, connection: Connection) -> Check:
     version, schema, available = database.run(connection, "extension", {}).fetchall()[0]
     if version is not None:
-        if _parts(version) < VECTOR_MIN:
+        if version_parts(version) < VECTOR_MIN:
             remedy = "ALTER EXTENSION vector UPDATE, to 0.8 or later"
             return Check("pgvector", ok=False, detail=f"version {version}", remedy=remedy)
         return Check("pgvector", ok=True, detail=f"version {version} in schema {schema}")

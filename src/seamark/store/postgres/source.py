@@ -13,10 +13,11 @@ from seamark.model import Enrolment, filter_columns
 from seamark.store.conflict import conflict_check
 from seamark.store.postgres import codec
 from seamark.store.postgres.catalog import Tracked, source_words, tracked_load
+from seamark.store.postgres.extension import vector_schema
 from seamark.store.postgres.names import generation_words, identifier, key_columns, qualified
-from seamark.store.postgres.schema import vector_schema
 from seamark.store.postgres.tables import table_inspect
 from seamark.store.postgres.triggers import Shape, triggers
+from seamark.store.postgres.views import view_drop, views_refresh
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,6 +65,7 @@ def source_create(database: Database, name: str, spec: SourceSpec, table: Table)
         for statement in ("journal_key", "journal_order", "sequence_create"):
             database.run(connection, statement, words)
         _triggers_create(database, connection, tracked, words)
+        views_refresh(database, connection)
         return tracked.source
 
     return _locking(database, create, table.name)
@@ -189,15 +191,18 @@ def source_drop(database: Database, source_id: int) -> None:
     def drop(connection: Connection) -> None:
         if database.run(connection, "source_lock", {}, {"source": source_id}).fetchone() is None:
             return
+        name = database.run(connection, "source", {}, {"source": source_id}).fetchall()[0][1]
         generations = database.run(connection, "generations_of", {}, {"source": source_id}).fetchall()
         for (function,) in database.run(connection, "functions", {}, {"pattern": f"track\\_{source_id}\\_%"}).fetchall():
             connection.execute(f"DROP FUNCTION seamark.{identifier(function)} CASCADE".encode(), {})
+        database.run(connection, "source_delete", {}, {"source": source_id})
+        views_refresh(database, connection)
+        view_drop(database, connection, name)
         for (generation_id,) in generations:
             database.run(connection, "generation_tables_drop", generation_words(generation_id))
         ours = ("journal", "seq", "missed")
         journal, sequence, missed = (f"seamark.{name}_{source_id}" for name in ours)
         database.run(connection, "journal_drop", {"journal": journal, "sequence": sequence, "missed": missed})
-        database.run(connection, "source_delete", {}, {"source": source_id})
 
     _locking(database, drop, str(source_id))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from psycopg.types.json import Jsonb
 
 from seamark.errors import StoreError
-from seamark.model import Coverage, Failure, WorkerBeat
+from seamark.model import Coverage, Failure, Views, WorkerBeat
 from seamark.store.postgres import codec, faults, generations, lifecycle, models, schema, settle, upkeep
 from seamark.store.postgres import leases as work
 from seamark.store.postgres import source as sources
@@ -16,7 +16,9 @@ from seamark.store.postgres.catalog import Catalog
 from seamark.store.postgres.connection import Database
 from seamark.store.postgres.names import generation_words
 from seamark.store.postgres.reader import PostgresReader
+from seamark.store.postgres.sql import sql
 from seamark.store.postgres.tables import table_inspect
+from seamark.store.postgres.views import views_names
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
         ModelIdentity,
         Reading,
         RegisteredModel,
+        Rows,
         Settled,
         Source,
         SourceSpec,
@@ -306,6 +309,19 @@ class PostgresStore:
             WorkerBeat(id_, host, pid, started_at, beat_at, {int(generation): rate for generation, rate in rates.items()})
             for id_, host, pid, started_at, beat_at, rates in rows
         ]
+
+    # --- SQL for users
+
+    def sql(self, query: str, values: Sequence[object], seconds: float) -> Rows:
+        """See the contract."""
+        self._begun()
+        return sql(self._database, query, values, seconds)
+
+    def views(self) -> Views:
+        """See the contract."""
+        return Views((), views_names(list(self.sources()))) if self._begun() else Views((), ())
+
+    # --- search
 
     @contextmanager
     def snapshot(self) -> Generator[Reader]:

@@ -41,6 +41,10 @@ WAL_MILLISECONDS = 200
 WAL_SECONDS = 5.0
 """Readers are waited for so long, and writers meanwhile; while a snapshot is held longer, it is tried again so often."""
 STATEMENTS_CACHED = 200
+PROGRESS_STEPS = 10_000
+"""Steps of SQLite's machine between two looks at the clock: a fraction of a millisecond."""
+_READING = (apsw.SQLITE_SELECT, apsw.SQLITE_READ, apsw.SQLITE_FUNCTION, apsw.SQLITE_RECURSIVE)
+_READING_PRAGMAS = ("table_list", "table_info", "table_xinfo", "index_list", "index_info", "index_xinfo", "foreign_key_list")
 
 Row = tuple[Any, ...]
 Values = tuple[Any, ...] | dict[str, Any]
@@ -134,6 +138,26 @@ class Connection:
         finally:
             cursor.close()
 
+    def only_reading(self, seconds: float) -> None:
+        """Refuse everything from now on but reading, and what takes longer than that."""
+        until = time.monotonic() + seconds
+        self.pragma("query_only", 1)
+        self._raw.authorizer = _reads
+        self._raw.set_progress_handler(lambda: time.monotonic() > until, PROGRESS_STEPS)
+
+    def query(self, statement: str, values: Values = ()) -> tuple[tuple[str, ...], tuple[Row, ...]]:
+        """Return the names of the columns, and all rows, of what must be one statement."""
+        described: list[tuple[str, ...]] = []
+
+        def begins(cursor: Any, _statement: str, _values: object) -> bool:
+            described.append(tuple(column[0] for column in cursor.get_description()))
+            return len(described) == 1
+
+        cursor = self._raw.cursor()
+        cursor.exec_trace = begins
+        found = tuple(cursor.execute(statement, values))
+        return (described[0] if described else ()), found
+
     def changes(self) -> int:
         """Return how many rows the last statement has changed, not counting those that triggers have."""
         return self._raw.changes()
@@ -181,6 +205,12 @@ class Connection:
     def close(self) -> None:
         """Close it."""
         self._raw.close()
+
+
+def _reads(operation: int, name: str | None, *_: object) -> int:
+    """Say whether an operation only reads: to attach a file, for one, would make it."""
+    allowed = operation in _READING or (operation == apsw.SQLITE_PRAGMA and name in _READING_PRAGMAS)
+    return apsw.SQLITE_OK if allowed else apsw.SQLITE_DENY
 
 
 class Connections:
@@ -245,6 +275,17 @@ class Connections:
                     connection.pragma("synchronous", "NORMAL")
                 with connection.transaction("BEGIN IMMEDIATE"):
                     yield connection
+            finally:
+                connection.close()
+
+    @contextmanager
+    def reading(self) -> Generator[Connection]:
+        """Open a connection for a user's own query: to the user's file, with ours as `seamark`, both read-only."""
+        with translated(self.path):
+            connection = Connection(_uri(self.path, "ro"), apsw.SQLITE_OPEN_READONLY)
+            try:
+                connection.run("ATTACH ? AS seamark", (_uri(self.sidecar, "ro"),))
+                yield connection
             finally:
                 connection.close()
 

@@ -22,6 +22,9 @@
 -- Differs by necessity: chunks_find, chunks_scan, chunks_end, chunks_outside, shard_list, shard_write, shard_bury, shard_begin,
 -- shard_delete: the HNSW index is files of ours, kept in step with the chunks by their numbers.
 
+-- Differs by necessity: views_attach, journal_there, view_none, view_group: a view cannot look into another file unless it is the connection's
+-- own, without types; and a statement has 500 parts at most.
+
 -- Differs by necessity: witness_write, witness_broken: the journal and what was indexed of it are two files, and a backup may
 -- bring back one alone.
 
@@ -706,6 +709,112 @@ SELECT j.seq, {indexed}{table_keys}, {texts} FROM {table} t JOIN {journal} j ON 
 -- name: rows_live_indexed
 -- Part of `rows_live`, for each generation: the version held.
 (SELECT r.seq FROM {rows} r WHERE {r_is_j} AND r.chunks >= 0),
+
+-- === views for SQL users: run by other programs' SQLite, which has the user's file as main, ours as seamark ========
+
+-- name: views_attach
+-- Attach our file.
+ATTACH {sidecar} AS seamark
+
+-- name: journal_there
+-- Whether the user's file holds this journal, asked on a connection to ours.
+SELECT EXISTS (SELECT 1 FROM app.sqlite_schema WHERE type = 'table' AND name = ?)
+
+-- name: views_generations
+-- What the views have to know of the generations.
+SELECT g.source_id, g.id, g.kind, m.name, m.version FROM generation g LEFT JOIN model m ON m.id = g.model_id ORDER BY g.id
+
+-- name: view_write
+-- A view of that connection alone: one that is kept cannot look into another file.
+CREATE TEMP VIEW {view} AS {select}
+
+-- name: view_none
+-- Part of a view that has no other part.
+SELECT {columns} WHERE 0
+
+-- name: view_group
+-- Part of the view of jobs: the parts of one source, counted as one; SQLite takes 500.
+SELECT * FROM ({select})
+
+-- name: view_embeddings
+-- Part of a source's view: the chunks of one generation. Its model is written out, so that SQLite passes over the parts that a
+-- condition on it cannot be true of.
+SELECT {keys_c}, c.ordinal AS ordinal, c.start AS start, c.stop AS stop, {model_id} AS model_id,
+    {model_version} AS model_version, strftime('%Y-%m-%dT%H:%M:%fZ', r.embedded_at / 1000000.0, 'unixepoch') AS embedded_at,
+    coalesce(j.seq = r.seq AND NOT j.deleted, 0) AS current, {generation} AS generation, {state} AS state
+FROM seamark.{chunks} c JOIN seamark.{rows} r ON {r_is_c} LEFT JOIN main.{journal_here} j ON {j_is_c}
+
+-- name: view_state
+-- Part of the views: the state of a generation, looked up once.
+(SELECT g.state FROM seamark.generation g WHERE g.id = {generation})
+
+-- name: view_jobs_done
+-- Part of the view of jobs: live rows whose present version a generation holds.
+SELECT {source_name} AS source, {key} AS key, {model_id} AS model_id, {model_version} AS model_version, 'done' AS status,
+    0 AS attempts, NULL AS last_error, {changed_at} AS inserted_at,
+    strftime('%Y-%m-%dT%H:%M:%fZ', r.embedded_at / 1000000.0, 'unixepoch') AS updated_at, {kind} AS kind,
+    {generation} AS generation
+FROM seamark.{rows} r JOIN main.{journal_here} j ON j.seq = r.seq
+WHERE r.chunks >= 0 AND NOT j.deleted AND {state} <> 'retired'
+
+-- name: view_jobs_failed
+-- Part of the view of jobs: live rows that failed in their present version, and that nobody is at.
+SELECT {source_name} AS source, {key} AS key, {model_id} AS model_id, {model_version} AS model_version, 'failed' AS status,
+    f.attempts AS attempts, f.error AS last_error, {changed_at} AS inserted_at,
+    strftime('%Y-%m-%dT%H:%M:%fZ', f.failed_at / 1000000.0, 'unixepoch') AS updated_at, {kind} AS kind,
+    {generation} AS generation
+FROM seamark.{failures} f JOIN main.{journal_here} j ON j.seq = f.seq LEFT JOIN seamark.lease l ON l.id = f.lease AND {held}
+WHERE l.id IS NULL AND NOT j.deleted AND {state} <> 'retired'
+
+-- name: view_jobs_retried
+-- Part of the view of jobs: live rows that failed, and that are being tried again.
+SELECT {source_name} AS source, {key} AS key, {model_id} AS model_id, {model_version} AS model_version, 'running' AS status,
+    f.attempts AS attempts, f.error AS last_error, {changed_at} AS inserted_at,
+    strftime('%Y-%m-%dT%H:%M:%fZ', f.failed_at / 1000000.0, 'unixepoch') AS updated_at, {kind} AS kind,
+    {generation} AS generation
+FROM seamark.lease l JOIN seamark.{failures} f ON f.lease = l.id JOIN main.{journal_here} j ON j.seq = f.seq
+WHERE l.generation_id = {generation} AND {held} AND NOT j.deleted AND {state} <> 'retired'
+
+-- name: view_jobs_running
+-- Part of the view of jobs: live rows in the ranges that workers have in hand, not done yet.
+SELECT {source_name} AS source, {key} AS key, {model_id} AS model_id, {model_version} AS model_version, 'running' AS status,
+    0 AS attempts, NULL AS last_error, {changed_at} AS inserted_at, {changed_at} AS updated_at, {kind} AS kind,
+    {generation} AS generation
+FROM seamark.lease l CROSS JOIN main.{journal_here} j ON j.seq > l.lo AND j.seq <= l.hi
+WHERE l.generation_id = {generation} AND l.lane <> 'retry' AND {held} AND NOT j.deleted AND {open} AND {state} <> 'retired'
+
+-- name: view_jobs_pending
+-- Part of the view of jobs: live rows that are ahead of a cursor, in what is still to be swept, or under a lease that has
+-- expired, and that nobody is at. The ranges do not overlap: of a lease only what is in none of the windows is taken.
+SELECT {source_name} AS source, {key} AS key, {model_id} AS model_id, {model_version} AS model_version, 'pending' AS status,
+    0 AS attempts, NULL AS last_error, {changed_at} AS inserted_at, {changed_at} AS updated_at, {kind} AS kind,
+    {generation} AS generation
+FROM (
+    SELECT fresh AS lo, 9223372036854775807 AS hi, id, state FROM seamark.generation
+    UNION ALL SELECT 0, backfill, id, state FROM seamark.generation
+    UNION ALL SELECT confirmed, fresh, id, state FROM seamark.generation
+    UNION ALL SELECT max(swept, backfill), origin, id, state FROM seamark.generation
+    UNION ALL SELECT max(l.lo, CASE WHEN l.hi <= g.origin THEN g.backfill ELSE g.origin END),
+        min(l.hi, CASE WHEN l.hi <= g.origin THEN g.swept ELSE g.confirmed END), g.id, g.state
+    FROM seamark.generation g JOIN seamark.lease l ON l.generation_id = g.id AND l.lane <> 'retry'
+) w CROSS JOIN main.{journal_here} j ON j.seq > w.lo AND j.seq <= w.hi
+WHERE w.id = {generation} AND w.state <> 'retired' AND NOT j.deleted AND {open} AND NOT EXISTS (
+    SELECT 1 FROM seamark.lease l
+    WHERE l.generation_id = {generation} AND l.lane <> 'retry' AND {held} AND j.seq > l.lo AND j.seq <= l.hi
+)
+
+-- name: view_open
+-- Part of the view of jobs: the journal's row is neither done nor recorded as failed.
+(SELECT r.seq FROM seamark.{rows} r WHERE {r_is_j}) IS NOT j.seq
+    AND (SELECT f.seq FROM seamark.{failures} f WHERE {f_is_j}) IS NOT j.seq
+
+-- name: view_held
+-- Part of the view of jobs: the lease has not expired.
+l.expires_at > CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000
+
+-- name: view_changed_at
+-- Part of the view of jobs: when the row was changed last.
+strftime('%Y-%m-%dT%H:%M:%fZ', j.changed_at, 'unixepoch')
 
 -- === upkeep ========================================================================================================
 

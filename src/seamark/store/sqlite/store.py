@@ -29,6 +29,8 @@ from seamark.store.sqlite.connection import Connection, Connections
 from seamark.store.sqlite.reader import SqliteReader
 from seamark.store.sqlite.schema import schema_migrate
 from seamark.store.sqlite.shards import Shards
+from seamark.store.sqlite.sql import sql
+from seamark.store.sqlite.views import views
 from seamark.store.sqlite.words import STATEMENTS, Words
 
 if TYPE_CHECKING:
@@ -52,11 +54,13 @@ if TYPE_CHECKING:
         ModelIdentity,
         Reading,
         RegisteredModel,
+        Rows,
         Settled,
         Source,
         SourceSpec,
         Table,
         VectorBatch,
+        Views,
         WorkerBeat,
     )
     from seamark.store.contract import Reader
@@ -289,6 +293,18 @@ class SqliteStore:
     def workers(self, seconds: float) -> Sequence[WorkerBeat]:
         """Return the workers heard of within the last so many seconds."""
         return workers.workers_list(self._connections, seconds)
+
+    # --- SQL for users ----------------------------------------------------------------------------------------
+
+    def sql(self, query: str, values: Sequence[object], seconds: float) -> Rows:
+        """Run one query of a user's, which can only read."""
+        return sql(self._connections, query, values, seconds)
+
+    def views(self) -> Views:
+        """Return the views, and what another program's connection has to run to have them."""
+        return views(self._connections)
+
+    # --- search -----------------------------------------------------------------------------------------------
 
     @contextmanager
     def snapshot(self) -> Generator[Reader]:

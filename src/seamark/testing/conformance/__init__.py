@@ -21,6 +21,7 @@ from seamark.testing.conformance.sources import Drops, Enrolments
 from seamark.testing.conformance.tables import Collections, Tables
 from seamark.testing.conformance.triggers import Touches, Triggers, Wheres
 from seamark.testing.conformance.vectors import VectorReading
+from seamark.testing.conformance.views import Sql, Views
 
 __all__ = [
     "Activations",
@@ -41,11 +42,13 @@ __all__ = [
     "Retirements",
     "Settles",
     "Snapshots",
+    "Sql",
     "Tables",
     "Touches",
     "Triggers",
     "Trims",
     "VectorReading",
+    "Views",
     "Wheres",
     "Workers",
 ]
