@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 import seamark
+from seamark.core import catalog
+from seamark.core.chunking import Chunker
 from seamark.errors import SourceConflictError
 from seamark.testing.oracle import OracleEmbedder
 
@@ -53,3 +57,21 @@ def test_what_differs_is_told_in_the_words_that_attach_takes(sqlite_backend, wor
         with pytest.raises(SourceConflictError) as raised:
             service.attach("notes", **words)
         assert told in str(raised.value)
+
+
+def test_what_an_earlier_version_attached_is_found_by_the_same_words(backend, monkeypatch):
+    """And is worked on as it was begun: an upgrade that cuts texts otherwise changes nothing that is there."""
+    tables(backend)
+    backend.application().run("INSERT INTO notes VALUES (1, 'a title', NULL)")
+    with seamark.open(backend.url, embedder=OracleEmbedder()) as service:
+        with monkeypatch.context() as patched:
+            patched.setattr(catalog, "Chunker", partial(Chunker, sections=False))
+            service.attach("notes", text="title")
+        before = service.store.generations()
+        assert all("sections" not in found.identity["chunker"] for found in before if found.kind == "vector")
+        assert service.attach("notes", text="title").name == "notes"
+        assert service.store.generations() == before
+        service.work(until="current")
+        assert service.source("notes").coverage().embedded == 1
+        with pytest.raises(SourceConflictError, match="'characters': 500"):
+            service.attach("notes", text="title", chunk=500)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from hashlib import blake2b
 
 import pytest
@@ -63,6 +64,64 @@ def test_passages_are_the_same_on_each_side_of_the_short_way():
     text = "One sentence. " * 14
     at_most = len(text.strip())
     assert len(Chunker(at_most).split(text).chunks) == len(Chunker(len(text)).split(text).chunks) == 1
+
+
+# --- sections -----------------------------------------------------------------------------------------------------
+
+
+def _document(seed, chunks=50):
+    """Return paragraphs of a sentence to a chunk, some fifty chunks of 200 characters in all."""
+    draw = random.Random(seed)
+    paragraphs, length = [], 0
+    while length < chunks * 200:
+        words = " ".join(draw.choice(["alpha", "beta", "gamma", "delta"]) + str(draw.randrange(1000)) for _ in range(30))
+        paragraphs.append(words[: draw.randint(20, 200)].strip())
+        length += len(paragraphs[-1]) + 2
+    return paragraphs
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_edited_paragraph_of_a_long_text_changes_three_passages_at_most(seed):
+    paragraphs = _document(seed)
+    before = Chunker(200).split("\n\n".join(paragraphs)).chunks
+    known = {chunk.digest for chunk in before}
+    assert len(before) >= 50
+    for at in range(len(paragraphs)):
+        edited = [*paragraphs[:at], paragraphs[at][:150] + " and some words more", *paragraphs[at + 1 :]]
+        text = "\n\n".join(edited)
+        split = Chunker(200).split(text)
+        _check(text, split, 200)
+        assert 1 <= sum(chunk.digest not in known for chunk in split.chunks) <= 3
+
+
+def test_without_sections_more_of_them_change():
+    """What the sections are for: the passages after an edit would all be cut otherwise."""
+    worst = 0
+    for seed in range(20):
+        paragraphs = _document(seed)
+        chunker = Chunker(200, sections=False)
+        known = {chunk.digest for chunk in chunker.split("\n\n".join(paragraphs)).chunks}
+        for at in range(len(paragraphs)):
+            edited = [*paragraphs[:at], paragraphs[at][:150] + " and some words more", *paragraphs[at + 1 :]]
+            split = chunker.split("\n\n".join(edited))
+            worst = max(worst, sum(chunk.digest not in known for chunk in split.chunks))
+    assert worst > 3
+
+
+def test_a_text_that_repeats_one_paragraph_is_not_cut_to_pieces():
+    text = "\n\n".join(["The same again."] * 1000)
+    split = Chunker(500).split(text)
+    _check(text, split, 500)
+    assert len(split.chunks) <= len(text) / 400
+
+
+def test_a_generation_made_before_there_were_sections_goes_on_without_them():
+    identity = Chunker(300, sections=False).identity()
+    assert "sections" not in identity
+    old = Chunker.of({"chunker": identity})
+    assert old.identity() == identity
+    assert Chunker(300).identity() != identity
+    assert old.split(PARAGRAPHS) != Chunker(300).split(PARAGRAPHS)
 
 
 def test_a_digest_is_of_the_passage():

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
+from seamark.core.chunking import Chunker
 from seamark.core.filters import filter_parse, filter_write
 from seamark.errors import InvalidRequestError, SourceConflictError, TableUnusableError, UnknownColumnError
 from seamark.model import GenerationSpec, SourceSpec, TextColumn, Touch, filter_columns
@@ -154,6 +155,16 @@ def source_drift(source: Source, inspect: Callable[[str], Table]) -> tuple[str, 
         if name == source.name and table.key != source.table.key and not problems:
             problems.append(f"the key of table {name!r} is {list(table.key)} and was {list(source.table.key)}")
     return tuple(dict.fromkeys(problems))
+
+
+def chunker(generations: Sequence[Generation], characters: int) -> Chunker:
+    """Return the chunker of that size that a source's live generation was made with, else the present one.
+
+    An upgrade of Seamark may cut texts otherwise: a program that attaches as ever is to find what it has attached.
+    """
+    live = (found.identity for found in generations if found.kind == "vector" and found.state != "retired")
+    kinds = [kind for identity in live if "chunker" in identity and (kind := Chunker.like(identity)).characters == characters]
+    return kinds[-1] if kinds else Chunker(characters)
 
 
 def generations_check(source: Source, generations: Sequence[Generation], specs: Sequence[GenerationSpec]) -> None:

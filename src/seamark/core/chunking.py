@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from hashlib import blake2b
 from importlib.metadata import version
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from semantic_text_splitter import TextSplitter
 
@@ -22,10 +24,16 @@ CHUNK_CHARACTERS_MIN = 20
 CHUNK_CHARACTERS_MAX = 100_000
 TEXT_CHARACTERS = 2_000_000
 """Of a longer row only this much is embedded, and the row is counted as truncated: a book of 1,000 pages still fits."""
+SECTION_CHUNKS = 8
+"""A text of more chunks than this is cut into sections first, so that an edit changes few of its chunks."""
 STRETCH_CHARACTERS = 10_000
 """The splitter's time grows with the square of a text without paragraphs, so it is given no more than this at once."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_PARAGRAPH = re.compile(r"\n\n+")
+HASHED_CHARACTERS = 64
+"""By its beginning a paragraph is told from those around it."""
+_HASH_ABOVE = 1 << 32
 _BREAKS = ("\n\n", "\n", ". ", " ")
 
 
@@ -43,14 +51,18 @@ class Split:
 
 
 class Chunker:
-    """Splits text where its meaning does: at paragraphs, sentences, words, in that order, up to so many characters."""
+    """Splits text where its meaning does: at paragraphs, sentences, words, in that order, up to so many characters.
 
-    def __init__(self, characters: int = CHUNK_CHARACTERS) -> None:
+    `sections` is false for generations made before long texts were cut into sections.
+    """
+
+    def __init__(self, characters: int = CHUNK_CHARACTERS, *, sections: bool = True) -> None:
         if not CHUNK_CHARACTERS_MIN <= characters <= CHUNK_CHARACTERS_MAX:
             raise InvalidRequestError(
                 f"a chunk of {characters} characters: choose from {CHUNK_CHARACTERS_MIN} to {CHUNK_CHARACTERS_MAX}"
             )
         self.characters = characters
+        self._sections = sections
         self._splitter = TextSplitter(characters)
 
     @classmethod
@@ -66,22 +78,25 @@ class Chunker:
 
     @classmethod
     def like(cls, identity: Mapping[str, object]) -> Chunker:
-        """Return a chunker of the size that a generation's identity states, or of the usual size."""
+        """Return a chunker of the kind and size that a generation's identity states, or of the usual ones."""
         match identity.get("chunker"):
-            case {"characters": int(characters)}:
+            case {"characters": int(characters), "sections": int()}:
                 return cls(characters)
+            case {"characters": int(characters)}:
+                return cls(characters, sections=False)
             case _:
                 return cls()
 
     def identity(self) -> dict[str, object]:
         """Return everything that changes the chunks of a text, for the generation's fingerprint."""
-        return {
+        identity: dict[str, object] = {
             "name": "semantic-text-splitter",
             "version": version("semantic-text-splitter"),
             "characters": self.characters,
             "stretch": STRETCH_CHARACTERS,
             "limit": TEXT_CHARACTERS,
         }
+        return identity | {"sections": SECTION_CHUNKS} if self._sections else identity
 
     def split(self, text: str, token_excess: Callable[[Sequence[str]], Sequence[bool]] | None = None) -> Split:
         """Split a text into passages that cover all of it but white space, none of them blank; none if the text is blank.
@@ -100,24 +115,45 @@ class Chunker:
             return _trimmed(text, 0, len(text))
         # The splitter takes UTF-8, which has no lone surrogates; what stands in for one is one character as well.
         plain = text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+        cut = self._sections and len(plain) > SECTION_CHUNKS * self.characters
+        sections = _sections(plain, self.characters // 2) if cut else [(0, len(plain))]
         return [
             span
-            for start, stop in _stretches(plain, max(STRETCH_CHARACTERS, 2 * self.characters))
+            for begin, end in sections
+            for start, stop in _stretches(plain, begin, end, max(STRETCH_CHARACTERS, 2 * self.characters))
             for offset, passage in self._splitter.chunk_indices(plain[start:stop])
             for span in _trimmed(text, start + offset, start + offset + len(passage))
         ]
 
 
-def _stretches(text: str, size: int) -> Iterator[tuple[int, int]]:
-    """Cut a text into stretches of at most `size` characters, each at the last best break in its second half."""
+def _sections(text: str, reach: int) -> Iterator[tuple[int, int]]:
+    """Cut a text before those paragraphs whose hash is the least within `reach` characters to either side.
+
+    Whether it is cut at a paragraph depends on its neighbours only, so an edit moves no cut further away: the local maximum
+    method of Bjørner, Blass & Gurevich, Content-Dependent Chunking for Differential Compression (J. Comput. Syst. Sci. 2010).
+    """
+    places = [match.end() for match in _PARAGRAPH.finditer(text, reach, max(reach, len(text) - reach))]
+    hashes = [crc32(text[place : place + HASHED_CHARACTERS].encode("utf-8", "replace")) for place in places]
     start = 0
-    while len(text) - start > size:
+    for at, place in enumerate(places):
+        before = hashes[bisect_left(places, place - reach) : at]
+        after = hashes[at : bisect_right(places, place + reach)]
+        # Of equal paragraphs it is the first: a text that repeats one is not cut to pieces.
+        if hashes[at] == min(after) and hashes[at] < min(before, default=_HASH_ABOVE):
+            yield start, place
+            start = place
+    yield start, len(text)
+
+
+def _stretches(text: str, start: int, end: int, size: int) -> Iterator[tuple[int, int]]:
+    """Cut a part of a text into stretches of at most `size` characters, each at the last best break in its second half."""
+    while end - start > size:
         middle, limit = start + size // 2, start + size
         places = (place + len(mark) for mark in _BREAKS if (place := text.rfind(mark, middle, limit)) >= 0)
         stop = next(places, limit)
         yield start, stop
         start = stop
-    yield start, len(text)
+    yield start, end
 
 
 def _spans_fitting(

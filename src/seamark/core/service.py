@@ -153,17 +153,18 @@ class Seamark:
         found = self.store.table_inspect(table)
         spec = catalog.source_spec(found, text, where, touch, self.store.table_inspect)
         embedder, locator = (self.embedders.named(model), model) if model else self.embedders.default()
-        chunker = Chunker(chunk)
+        known = catalog.source_find(self.store.sources(), table, found)
+        there = self.store.generations(known.id) if known is not None else ()
+        chunker = catalog.chunker(there, chunk)
         specs = (
             catalog.lexical_spec(spec, Analyzer(language).identity()),
             catalog.vector_spec(spec, embedder.identity, locator, chunker.identity()),
         )
-        known = catalog.source_find(self.store.sources(), table, found)
         if known is not None:
             catalog.source_check(known, spec)
             if known.state == "ready" and (problems := self.source_problems(known)):
                 raise SourceDriftError(known.name, problems)
-            catalog.generations_check(known, self.store.generations(known.id), specs)
+            catalog.generations_check(known, there, specs)
         source = self.store.source_create(known.name if known else table, known.spec if known else spec, found)
         self._enroll(source, progress)
         catalog.generations_check(source, self.store.generations_begin(source, specs), specs)
