@@ -250,7 +250,7 @@ class SourceRow:
 
     `live` is false for a row that was deleted, or is outside the source's `where`; `texts` is empty then. `texts` has one
     entry per text column of the source's spec, in that order; None for null. `attempts` counts the failures recorded at
-    this very `seq`.
+    this very `seq`; `held` is how many chunks the generation has of an older version.
     """
 
     key: Key
@@ -258,6 +258,7 @@ class SourceRow:
     live: bool
     texts: tuple[str | None, ...]
     attempts: int = 0
+    held: int = 0
 
 
 @dataclass(frozen=True, slots=True)

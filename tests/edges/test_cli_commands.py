@@ -62,6 +62,15 @@ def test_detach_leaves_the_schema_as_it_was(cli, backend, notes):
     assert cli("status", "--json", db=backend.url).json() == {"sources": []}
 
 
+def test_detach_leaves_the_vectors_unless_told_to_drop_them(cli, backend, attached):
+    left = cli("detach", "notes", "--json", db=backend.url)
+    assert left.json() == {"detached": "notes", "vectors": "left"}
+    dropped = cli("detach", "notes", "--drop", "--json", db=backend.url)
+    assert dropped.json() == {"detached": "notes", "vectors": "dropped"}
+    again = cli("detach", "notes", "--drop", db=backend.url)
+    assert (again.code, "notes" in again.err) == (1, True), "there is nothing any more"
+
+
 def test_status_shows_every_index_and_its_counts(cli, backend, attached):
     attached.run("INSERT INTO notes VALUES (5, 7, 'Fresh', 'Not embedded yet.', NULL)")
     attached.run("INSERT INTO notes VALUES (6, 7, ' ', NULL, NULL)")

@@ -186,7 +186,7 @@ def generations_check(source: Source, generations: Sequence[Generation], specs: 
 def _conflict(source: Source, differences: Sequence[str]) -> str:
     return (
         f"{source.name!r} is attached already, with other words: {'; '.join(differences)}. "
-        f"Attach with the same words, or detach it first (its vectors are dropped with it)"
+        f"Attach with the same words, or detach it first (its vectors are kept for the next attach)"
     )
 
 

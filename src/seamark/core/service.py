@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from seamark.core import catalog
@@ -180,9 +181,15 @@ class Seamark:
                 progress(Progress(f"attach {source.name}", rows, None, 0.0))
             source = self._find(source.name)
 
-    def detach(self, name: str) -> None:
-        """Stop tracking a table: its triggers, journal and vectors go; its own schema is exactly as it was."""
-        self.store.source_drop(self._find(name).id)
+    def detach(self, name: str, *, drop_vectors: bool = False) -> None:
+        """Stop tracking a table: its triggers, journal and indexes go; its own schema is exactly as it was.
+
+        Its vectors are left for a month, for an attach of it to the same model, unless `drop_vectors`, which also drops those
+        that earlier detaches have left: of a table that is not attached any more, too.
+        """
+        if drop_vectors and all(source.name != name for source in self.store.sources()) and self.store.donors_drop(name):
+            return
+        self.store.source_drop(self._find(name).id, keep_vectors=not drop_vectors)
 
     def source(self, name: str) -> Tracked:
         """Return an attached table; UnknownSourceError if there is none of that name."""
@@ -245,7 +252,8 @@ class Seamark:
             return LexicalIndexer(analyzer)
         embedder = self.embedders.of(generation.model, generation.locator)
         chunker = Chunker.of(generation.identity)
-        return VectorIndexer(embedder, chunker, self.embedders.slot(embedder), self._jitter)
+        known = partial(self.store.vectors_known, generation.id)
+        return VectorIndexer(embedder, chunker, self.embedders.slot(embedder), self._jitter, known)
 
     # --- SQL --------------------------------------------------------------------------------------------------
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 from seamark.core.analysis import lexical_batch
 from seamark.core.chunking import render
 from seamark.core.retry import CONFIGURATION_DELAY_SECONDS, outage_delay, row_delay
+from seamark.core.reuse import Vectors, nothing_known
 from seamark.embed.validation import embedder_errors, stored_vectors
 from seamark.errors import (
     EmbedderConfigurationError,
@@ -25,13 +24,15 @@ from seamark.errors import (
 from seamark.model import FailedRow, IndexedRow, Outcome, VectorBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from seamark.core.analysis import Analyzer
     from seamark.core.chunking import Chunker
+    from seamark.core.reuse import Known
     from seamark.embed.contract import Embedder
     from seamark.model import Chunk, FailureKind, Generation, Lease, LexicalBatch, Settled, Source, SourceRow
     from seamark.store.contract import Store
@@ -92,7 +93,10 @@ class LexicalIndexer:
 
 
 class VectorIndexer:
-    """Chunks and embeds. `slot` bounds the calls to the embedder that are under way in this process."""
+    """Chunks and embeds what no vector is known of.
+
+    `slot` bounds the calls to the embedder that are under way in this process; `known` is the store's `vectors_known`.
+    """
 
     def __init__(
         self,
@@ -100,11 +104,13 @@ class VectorIndexer:
         chunker: Chunker,
         slot: AbstractContextManager[object],
         jitter: Callable[[], float],
+        known: Known = nothing_known,
     ) -> None:
         self._embedder = embedder
         self._chunker = chunker
         self._slot = slot
         self._jitter = jitter
+        self._known = known
 
     @property
     def lease_rows(self) -> int:
@@ -117,14 +123,18 @@ class VectorIndexer:
         return self._embedder.concurrency
 
     def index(self, rows: Sequence[SourceRow], cancelled: Callable[[], bool]) -> Indexed:
-        """Chunk and embed the rows, a call's worth at a time."""
+        """Chunk the rows and embed what is not known of them, a call's worth at a time."""
         failed: list[FailedRow] = []
         work = [piece for row in rows if (piece := self._chunked(row, failed)) is not None]
-        empty = np.empty((0, self._embedder.identity.dimension), np.float16)
-        done = [_Embedded([piece for piece in work if not piece.passages], empty)]
-        for group in _groups([piece for piece in work if piece.passages], self._embedder.batch_items):
-            self._embed(group, done, failed, cancelled)
-        return Indexed(self._batch(done), tuple(failed))
+        vectors = Vectors(self._embedder.identity.dimension)
+        if wanted := {chunk.digest for piece in work for chunk in piece.chunks}:
+            keys = [piece.row.key for piece in work if piece.chunks]
+            held = [piece.row.key for piece in work if piece.chunks and piece.row.held]
+            vectors.add_stored(self._known(keys, held, wanted))
+        done: list[_Work] = []
+        for group in _groups(work, vectors, self._embedder.batch_items):
+            self._embed(group, vectors, done, failed, cancelled)
+        return Indexed(_batch(done, vectors), tuple(failed))
 
     def _chunked(self, row: SourceRow, failed: list[FailedRow]) -> _Work | None:
         """Return the row cut into passages; None, and a failure in `failed`, where the embedder cannot measure them."""
@@ -149,36 +159,41 @@ class VectorIndexer:
         return flags
 
     def _embed(
-        self, group: Sequence[_Work], done: list[_Embedded], failed: list[FailedRow], cancelled: Callable[[], bool]
+        self,
+        group: Sequence[_Work],
+        vectors: Vectors,
+        done: list[_Work],
+        failed: list[FailedRow],
+        cancelled: Callable[[], bool],
     ) -> None:
         """Embed a group; halve it to find the rows to blame when the embedder refuses the texts.
 
         A call that fails in another way spends an attempt of each of its rows. Rows that failed before are halved as well, so
         that a text that breaks the server cannot take its neighbours with it: at most 1 + 2k⌈log₂n⌉ calls for k bad rows of n.
         """
+        done.extend(work for work in group if not work.lacks(vectors))
+        group = [work for work in group if work.lacks(vectors)]
         try:
-            passages = [passage for work in group for passage in work.passages]
-            done.append(_Embedded(group, self._vectors(passages, cancelled)))
+            self._add(group, vectors, cancelled)
+            done.extend(group)
         except (EmbedderInputError, EmbedderTransientError) as error:
             blamed = isinstance(error, EmbedderInputError) or any(work.row.attempts for work in group)
             if blamed and len(group) > 1:
                 middle = len(group) // 2
-                self._embed(group[:middle], done, failed, cancelled)
-                self._embed(group[middle:], done, failed, cancelled)
+                self._embed(group[:middle], vectors, done, failed, cancelled)
+                self._embed(group[middle:], vectors, done, failed, cancelled)
             else:
                 failed.extend(self._failed(work.row, error) for work in group)
 
-    def _vectors(self, passages: Sequence[str], cancelled: Callable[[], bool]) -> NDArray[np.float16]:
-        """Return a vector for each passage; equal ones are embedded once."""
+    def _add(self, group: Sequence[_Work], vectors: Vectors, cancelled: Callable[[], bool]) -> None:
+        """Embed what the rows lack; equal passages once."""
         size = max(1, self._embedder.batch_items)
-        identity = self._embedder.identity
-        places = {passage: place for place, passage in enumerate(dict.fromkeys(passages))}
-        different = list(places)
-        pieces: list[NDArray[np.float16]] = []
-        for start in range(0, len(different), size):
-            texts = different[start : start + size]
-            pieces.append(stored_vectors(self._answer(texts, cancelled), len(texts), identity))
-        return np.concatenate(pieces)[[places[passage] for passage in passages]]
+        lacking = {digest: passage for work in group for digest, passage in work.digests() if digest not in vectors}
+        digests, passages = list(lacking), list(lacking.values())
+        for start in range(0, len(digests), size):
+            texts = passages[start : start + size]
+            answer = stored_vectors(self._answer(texts, cancelled), len(texts), self._embedder.identity)
+            vectors.add(digests[start : start + size], answer)
 
     def _answer(self, texts: Sequence[str], cancelled: Callable[[], bool]) -> NDArray[np.float32]:
         with self._slot:
@@ -193,14 +208,6 @@ class VectorIndexer:
         kind: FailureKind = "input" if refused else "transient"
         return FailedRow(row.key, row.seq, kind, str(error), attempts, None if refused else row_delay(attempts, self._jitter()))
 
-    def _batch(self, done: Sequence[_Embedded]) -> VectorBatch:
-        works = [work for embedded in done for work in embedded.works]
-        return VectorBatch(
-            tuple(work.indexed for work in works),
-            tuple(chunk for work in works for chunk in work.chunks),
-            np.concatenate([embedded.vectors for embedded in done]),
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class _Work:
@@ -209,23 +216,33 @@ class _Work:
     chunks: tuple[Chunk, ...]
     passages: tuple[str, ...]
 
+    def digests(self) -> Iterator[tuple[bytes, str]]:
+        """Return each passage with its digest."""
+        return zip((chunk.digest for chunk in self.chunks), self.passages, strict=True)
 
-@dataclass(frozen=True, slots=True)
-class _Embedded:
-    works: Sequence[_Work]
-    vectors: NDArray[np.float16]
+    def lacks(self, vectors: Vectors) -> bool:
+        """Say whether the vector of a passage is lacking."""
+        return any(chunk.digest not in vectors for chunk in self.chunks)
 
 
-def _groups(work: Sequence[_Work], size: int) -> list[list[_Work]]:
-    """Split into runs of at most `size` passages; a row of more passages than that is a run of its own."""
+def _batch(done: Sequence[_Work], vectors: Vectors) -> VectorBatch:
+    chunks = tuple(chunk for work in done for chunk in work.chunks)
+    return VectorBatch(tuple(work.indexed for work in done), chunks, vectors.of(chunk.digest for chunk in chunks))
+
+
+def _groups(works: Sequence[_Work], vectors: Vectors, size: int) -> list[list[_Work]]:
+    """Split into runs of at most `size` passages that are to be embedded; a row of more than that is a run of its own."""
     groups: list[list[_Work]] = []
     room = 0
-    for piece in work:
-        if not groups or len(piece.passages) > room:
+    met: set[bytes] = set()
+    for work in works:
+        new = {chunk.digest for chunk in work.chunks if chunk.digest not in vectors} - met
+        met |= new
+        if not groups or len(new) > max(room, 0):
             groups.append([])
             room = size
-        groups[-1].append(piece)
-        room -= len(piece.passages)
+        groups[-1].append(work)
+        room -= len(new)
     return groups
 
 

@@ -52,6 +52,10 @@ KEEPER_LOOK_SECONDS = 0.5
 BEAT_SECONDS = 2.0
 UPKEEP_SECONDS = 1.0
 TRIM_SECONDS = 30.0
+KEPT_TRIM_SECONDS = 3600.0
+"""Looking for rows that have left a table takes as long as there are rows outside the `where`."""
+DONOR_SECONDS = 30 * 86_400.0
+"""What a detach has left of a table is kept for a month."""
 _FRESH: tuple[Lane, ...] = ("fresh",) * 3
 TURNS: tuple[Lane, ...] = (*_FRESH, "backfill", *_FRESH, "retry", *_FRESH, "sweep")
 """Which lane a turn looks into first. Not always the fresh one, or an endless stream of writes would stop all the others."""
@@ -332,25 +336,30 @@ class Worker:
         self._service.store.worker_beat(beat)
 
     def _maintain(self) -> None:
-        trimmed = time.monotonic()
+        trimmed = kept_trimmed = time.monotonic()
         while not self._done.wait(UPKEEP_SECONDS) and not self._stop.is_set():
             quiet = time.monotonic() - self._worked_at >= QUIET_SECONDS
             for _, generation, _ in self._catalog.current():
                 with self._unless_detached([generation.id]):
                     self._maintain_all(generation, idle=quiet)
             if time.monotonic() - trimmed >= TRIM_SECONDS:
-                self._trim()
+                whole = time.monotonic() - kept_trimmed >= KEPT_TRIM_SECONDS
+                self._trim(whole=whole)
                 trimmed = time.monotonic()
+                kept_trimmed = trimmed if whole else kept_trimmed
 
     def _maintain_all(self, generation: Generation, *, idle: bool) -> None:
         with self._upkeep:  # a store says that nothing is due where another thread is at it
             while not self._ended() and self._service.store.generation_maintain(generation.id, idle=idle):
                 pass
 
-    def _trim(self) -> None:
+    def _trim(self, *, whole: bool) -> None:
+        self._service.store.donors_trim(DONOR_SECONDS)
         for source in self._service.store.sources():
             with self._unless_detached([known.id for known in self._service.store.generations(source.id)]):
                 self._service.store.journal_trim(source.id)
+                if whole:
+                    self._service.store.kept_trim(source.id)
 
     # --- the main thread --------------------------------------------------------------------------------------
 

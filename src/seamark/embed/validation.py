@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from seamark.model import ModelIdentity
 
+_LENGTH_TOLERANCE = 1e-2
+"""Some times what rounding each member to float16 changes the length of a unit vector by."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -77,6 +79,13 @@ def checked_vectors(vectors: ArrayLike, count: int, name: str) -> NDArray[np.flo
         row = int(np.flatnonzero(zero)[0])
         raise EmbedderTransientError(f"{name} returned a zero vector, which has no direction: vector {row} (of {count})")
     return found
+
+
+def sound_vectors(vectors: NDArray[np.float16]) -> NDArray[np.bool_]:
+    """Say of each stored vector whether it is sound still: finite, and of length 1 but for rounding."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        lengths = np.linalg.norm(vectors.astype(np.float32), axis=1)
+    return np.abs(lengths - 1) < _LENGTH_TOLERANCE  # NaN is not below anything
 
 
 def unit_vectors(vectors: NDArray[np.floating]) -> NDArray[np.float32]:

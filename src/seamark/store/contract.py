@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     import numpy as np
@@ -173,8 +173,23 @@ class Store(Protocol):
         """
         ...
 
-    def source_drop(self, source_id: int) -> None:
-        """Stop tracking: drop the triggers, the journal and all generations. The user's schema is as it was before."""
+    def source_drop(self, source_id: int, *, keep_vectors: bool = False) -> None:
+        """Stop tracking: drop the triggers, the journal and all generations. The user's schema is as it was before.
+
+        With `keep_vectors` those of the vector generations stay, for `vectors_known` of generations that are made of the same
+        table later. Without, those that stayed before go as well.
+        """
+        ...
+
+    def donors_drop(self, table: str) -> int:
+        """Drop the vectors that `source_drop` has left of a table of that name; return of how many generations."""
+        ...
+
+    def donors_trim(self, seconds: float) -> int:
+        """Drop the vectors that were left longer ago than that, and those that an active generation holds by now.
+
+        Returns of how many generations. Held: it is of the same table, the same model and the same precision.
+        """
         ...
 
     def sources(self) -> Sequence[Source]:
@@ -295,6 +310,23 @@ class Store(Protocol):
         rest of the range is given back as a lease that has expired already, and the reading has the narrower lease.
         Text is decoded from UTF-8 with U+FFFD for what is not UTF-8, and U+FFFD for NUL.
         """
+        ...
+
+    def vectors_known(
+        self, generation_id: int, keys: Sequence[Key], held: Sequence[Key], digests: Collection[bytes]
+    ) -> Mapping[bytes, NDArray[np.float16]]:
+        """Return the vectors that are stored already of passages with these digests, bit for bit, shape (dimension,).
+
+        `keys` are the rows that the passages are of, `held` those of them that the generation has chunks of. Looked at, until
+        all are found: the generation's chunks of `held`; what is put by of the rows (they have been outside the source's
+        `where`); the other generations of the source, and those that `source_drop` has left of the same table with the same
+        key, where model and precision are the same. A row's vectors are put by when it is settled as gone and is in the table
+        all the same; they go when it is back, or settled as gone and not in the table. Costs one look where nothing is there.
+        """
+        ...
+
+    def kept_trim(self, source_id: int) -> int:
+        """Drop what is put by of rows that have left the table with no trigger to tell; return how many vectors."""
         ...
 
     def lease_renew(self, leases: Sequence[Lease], seconds: float) -> Sequence[int]:

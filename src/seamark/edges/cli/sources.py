@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
         """seamark attach notes --text title --text body --where '{"deleted_at": null}'""",
         "seamark attach messages --text bodies.text --touch bodies=message_id",
     )(attach)
-    command(app, "detach", "seamark detach notes")(detach)
+    command(app, "detach", "seamark detach notes", "seamark detach notes --drop")(detach)
     command(
         app,
         "add",
@@ -81,16 +81,22 @@ def detach(
     session: Session,
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="What was attached.")],
     *,
+    drop: Annotated[
+        bool, typer.Option("--drop", help="Drop its vectors, too, and those that earlier detaches of it have left.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, on a terminal.")] = False,
 ) -> None:
-    """Stop tracking a table: its vectors, journal and triggers go, and its schema is exactly as it was before."""
+    """Stop tracking a table: its journal, triggers and indexes go, and its schema is exactly as it was before.
+
+    Its vectors are left for a month: attached again under the same model, the table costs nothing but what has changed.
+    """
     with session.service() as service:
-        tracked = service.source(source)
-        if session.err.is_terminal and not yes and not session.as_json:
-            rows = counted(tracked.coverage().embedded, "row")
+        attached = next((tracked for tracked in service.sources() if tracked.name == source), None)
+        if drop and attached and session.err.is_terminal and not yes and not session.as_json:
+            rows = counted(attached.coverage().embedded, "row")
             typer.confirm(f"Detach {line(source)} and drop the vectors of {rows}?", abort=True, err=True)
-        service.detach(source)
-    session.show({"detached": source}, f"{line(source)}: detached")
+        service.detach(source, drop_vectors=drop)
+    session.show({"detached": source, "vectors": "dropped" if drop else "left"}, f"{line(source)}: detached")
 
 
 def add(

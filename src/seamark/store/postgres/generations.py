@@ -153,6 +153,8 @@ def _tables_create(database: Database, connection: Connection, generation_id: in
     if spec.model is not None:
         database.run(connection, "chunks_create", words | {"dimension": str(spec.model.dimension)})
         database.run(connection, "chunks_index", words)
+        database.run(connection, "kept_create", words)
+        database.run(connection, "kept_index", words)
     else:
         database.run(connection, "documents_create", words)
         database.run(connection, "postings_create", words)

@@ -170,10 +170,15 @@ def lease_read(database: Database, catalog: Catalog, source: Source, lease: Leas
     with database.keyed() as connection:
         found = database.run(connection, "lease_read_retry" if retry else "lease_read", words, values).fetchall()
     texts, width = len(source.spec.text), len(source.table.key)
-    rows = tuple(SourceRow(row[-width:], row[1], row[2], row[4 : 4 + texts] if row[2] else (), row[3]) for row in found)
+    rows = tuple(_source_row(row, texts, width) for row in found)
     if rows and found[0][0] > len(rows):
         lease = _split(database, words, lease, rows[-1].seq)
     return Reading(lease, rows)
+
+
+def _source_row(row: Row, texts: int, width: int) -> SourceRow:
+    _, seq, live, attempts, held, *_ = row
+    return SourceRow(row[-width:], seq, live, row[5 : 5 + texts] if live else (), attempts, max(held, 0))
 
 
 def _split(database: Database, words: Words, lease: Lease, hi: int) -> Lease:

@@ -77,7 +77,7 @@ def key_width(column: Column) -> int:
 
 def generation_words(generation_id: int) -> Words:
     """Return the words of a generation."""
-    tables = ("rows", "chunks", "postings", "failures", "documents")
+    tables = ("rows", "chunks", "kept", "postings", "failures", "documents")
     return {name: f"seamark.{name}_{generation_id}" for name in tables}
 
 

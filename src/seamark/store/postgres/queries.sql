@@ -16,6 +16,8 @@
 -- Differs by necessity: model_upsert, failures_settle, journal_trim_below, coverage, coverage_live, coverage_pending,
 -- pending, serial, parallel: one statement that saves round trips and is its own compare.
 
+-- Differs by necessity: kept_index, hnsw_drop: as above; what a detach leaves has an index.
+
 -- Differs by necessity: chunks_copy, postings_copy: binary COPY.
 
 -- Differs by necessity: view_drop, view_embeddings_none, view_jobs_none: views are kept, with their columns' types; SQLite's are
@@ -295,6 +297,14 @@ FROM {journal} WITH NO DATA;
 ALTER TABLE {chunks} ADD PRIMARY KEY ({k}, ordinal), ALTER start SET NOT NULL, ALTER stop SET NOT NULL,
     ALTER digest SET NOT NULL, ALTER embedding SET NOT NULL;
 
+-- name: kept_create
+-- Make the table of the vectors of rows that are outside the source's `where`, and in the table all the same.
+CREATE TABLE {kept} AS SELECT {k}, digest, embedding FROM {chunks} WITH NO DATA;
+
+-- name: kept_index
+-- Give them their key.
+ALTER TABLE {kept} ADD PRIMARY KEY ({k}, digest), ALTER embedding SET NOT NULL;
+
 -- name: postings_create
 -- Make the table of a lexical generation's postings. They do not compress, so that it is not tried.
 CREATE TABLE {postings} (
@@ -323,7 +333,63 @@ CREATE INDEX ON {failures} (lease) WHERE lease IS NOT NULL;
 
 -- name: generation_tables_drop
 -- Drop all tables that a generation of either kind may have.
-DROP TABLE IF EXISTS {rows}, {chunks}, {postings}, {failures}; DROP SEQUENCE IF EXISTS {documents};
+DROP TABLE IF EXISTS {chunks}, {kept}, {rows}, {postings}, {failures}; DROP SEQUENCE IF EXISTS {documents};
+
+-- name: generation_donate
+-- Drop a generation's tables but for its vectors.
+DROP TABLE IF EXISTS {rows}, {postings}, {failures}; DROP SEQUENCE IF EXISTS {documents};
+
+-- name: hnsw_drop
+-- Drop the graph over vectors that nobody searches any more.
+DROP INDEX IF EXISTS seamark.{index};
+
+-- name: donor_insert
+-- Remember what vectors a generation leaves.
+INSERT INTO seamark.donor (id, schema_name, table_name, key, model_id, precision, detached_at)
+SELECT id, %(schema)s, %(table)s, %(key)s, model_id, identity ->> 'precision', seamark.clock()
+FROM seamark.generation WHERE id = %(generation)s;
+
+-- name: donors_find
+-- Give, and forget, what a detach has left of a table.
+DELETE FROM seamark.donor WHERE table_name = %(table)s AND (schema_name = %(schema)s OR %(schema)s::text IS NULL) RETURNING id;
+
+-- name: donors_spent
+-- Give, and forget, what was left too long ago, or is held by an active generation by now.
+DELETE FROM seamark.donor d WHERE d.detached_at < seamark.clock() - %(microseconds)s::bigint OR EXISTS (
+    SELECT FROM seamark.generation g JOIN seamark.source s ON s.id = g.source_id
+    WHERE g.state = 'active' AND g.model_id = d.model_id AND g.identity ->> 'precision' IS NOT DISTINCT FROM d.precision
+      AND s.tables -> 0 ->> 'schema' = d.schema_name AND s.tables -> 0 ->> 'name' = d.table_name
+) RETURNING id;
+
+-- name: donor_drop
+-- Drop vectors that were left.
+DROP TABLE IF EXISTS {chunks}, {kept};
+
+-- name: kept_trim
+-- Forget rows that have left the table with no trigger to tell.
+DELETE FROM {kept} c WHERE NOT EXISTS (SELECT FROM {source} s WHERE {s_is_c});
+
+-- name: vectors_donors
+-- Give whose vectors serve a generation too, since the same model made them of the same table's rows: the other generations of
+-- its source, then those that a detach has left, newest first. It comes first itself if anything is put by of its own.
+SELECT id FROM (
+    SELECT o.id, o.state = 'active' AS active, 1 AS attached
+    FROM seamark.generation g
+    JOIN seamark.generation o ON o.source_id = g.source_id AND o.id <> g.id AND o.model_id = g.model_id
+    WHERE g.id = %(generation)s AND o.identity ->> 'precision' IS NOT DISTINCT FROM g.identity ->> 'precision'
+    UNION ALL
+    SELECT d.id, false, 0
+    FROM seamark.generation g JOIN seamark.donor d ON d.model_id = g.model_id
+    WHERE g.id = %(generation)s AND d.precision IS NOT DISTINCT FROM g.identity ->> 'precision'
+      AND d.schema_name = %(schema)s AND d.table_name = %(table)s AND d.key = %(key)s
+    UNION ALL
+    SELECT %(generation)s, true, 2 WHERE EXISTS (SELECT FROM {kept})
+) d ORDER BY attached DESC, active DESC, id DESC;
+
+-- name: vectors_find
+-- Give those of the digests that are among the vectors of rows, of their chunks or of what is put by of them.
+SELECT c.digest, c.embedding FROM unnest({key_arrays}) AS b ({k}) JOIN {vectors} c ON {c_is_b}
+WHERE c.digest = ANY (%(digests)s::bytea[]);
 
 -- name: generation_lock
 -- Lock a generation's row, and those of its kind that a swap would change, in the order of their ids.
@@ -373,7 +439,7 @@ DELETE FROM seamark.generation WHERE id = %(generation)s;
 -- name: generations_bytes
 -- Give what the tables and indexes of each generation of a source take.
 SELECT g.id, (SELECT coalesce(sum(pg_total_relation_size(to_regclass(format('seamark.%%s_%%s', t, g.id)))), 0)::bigint
-              FROM unnest(ARRAY['rows', 'chunks', 'postings', 'failures']) t)
+              FROM unnest(ARRAY['rows', 'chunks', 'kept', 'postings', 'failures']) t)
 FROM seamark.generation g WHERE g.source_id = %(source)s;
 
 -- name: models
@@ -620,7 +686,7 @@ SELECT pg_current_xact_id()::text::bigint;
 -- name: lease_read
 -- Give the rows of a range that the generation has not done and not recorded as failed, with their text, up to the budget.
 WITH todo AS MATERIALIZED (
-    SELECT {k_j}, j.seq, {live} AS live, 0 AS attempts, {texts_named}
+    SELECT {k_j}, j.seq, {live} AS live, 0 AS attempts, coalesce(r.chunks, 0) AS held, {texts_named}
     FROM {journal} j
     LEFT JOIN {source} s ON NOT j.deleted AND {j_is_s} AND {where}
     LEFT JOIN {rows} r ON {j_is_r}
@@ -629,21 +695,22 @@ WITH todo AS MATERIALIZED (
 ), b AS (
     SELECT *, count(*) OVER () AS total, sum({size}) OVER (ORDER BY seq) - {size} AS before FROM todo
 )
-SELECT total, seq, live, attempts, {texts_read}, {k_b} FROM b
+SELECT total, seq, live, attempts, held, {texts_read}, {k_b} FROM b
 WHERE before < %(characters)s OR before = 0 ORDER BY seq;
 
 -- name: lease_read_retry
 -- Give the failed rows that a lease has taken, with their text, up to the budget.
 WITH todo AS MATERIALIZED (
-    SELECT {k_j}, j.seq, {live} AS live, f.attempts, {texts_named}
+    SELECT {k_j}, j.seq, {live} AS live, f.attempts, coalesce(r.chunks, 0) AS held, {texts_named}
     FROM {failures} f
     JOIN {journal} j ON {j_is_f} AND j.seq = f.seq
     LEFT JOIN {source} s ON NOT j.deleted AND {j_is_s} AND {where}
+    LEFT JOIN {rows} r ON {j_is_r}
     WHERE f.lease = %(lease)s
 ), b AS (
     SELECT *, count(*) OVER () AS total, sum({size}) OVER (ORDER BY seq) - {size} AS before FROM todo
 )
-SELECT total, seq, live, attempts, {texts_read}, {k_b} FROM b
+SELECT total, seq, live, attempts, held, {texts_read}, {k_b} FROM b
 WHERE before < %(characters)s OR before = 0 ORDER BY seq;
 
 -- name: lease_split
@@ -708,8 +775,23 @@ WHERE r.seq < EXCLUDED.seq
 RETURNING r.seq;
 
 -- name: chunks_delete
--- Drop the old chunks of rows.
+-- Drop the old chunks of rows, and what is put by of them.
+WITH back AS (DELETE FROM {kept} c USING unnest({key_arrays}) AS b ({k}) WHERE {c_is_b})
 DELETE FROM {chunks} c USING unnest({key_arrays}) AS b ({k}) WHERE {c_is_b};
+
+-- name: chunks_keep
+-- Drop the chunks of rows that are gone: put their vectors by where the row is still in the table, and forget what is put by of
+-- those that are not.
+WITH b AS MATERIALIZED (
+    SELECT * FROM unnest({key_arrays}) AS b ({k})
+), gone AS (
+    DELETE FROM {chunks} c USING b WHERE {c_is_b} RETURNING {k_c}, c.digest, c.embedding
+), forgotten AS (
+    DELETE FROM {kept} c USING b WHERE {c_is_b} AND NOT EXISTS (SELECT FROM {source} s WHERE {s_is_c})
+)
+INSERT INTO {kept} ({k}, digest, embedding)
+SELECT DISTINCT ON ({k_c}, c.digest) {k_c}, c.digest, c.embedding FROM gone c JOIN {source} s ON {s_is_c}
+ON CONFLICT DO NOTHING;
 
 -- name: chunks_copy
 -- Write chunks.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seamark.model import LexicalBatch, Settled
+from seamark.model import LexicalBatch, Outcome, Settled
 from seamark.store.postgres import codec
 from seamark.store.postgres.names import key_columns, key_width
 
@@ -95,8 +95,11 @@ class _Settling:
         return np.fromiter((row.seq in written for row in rows), np.bool_, len(rows))
 
     def _chunks(self, batch: VectorBatch, won: NDArray[np.bool_], winners: Sequence[IndexedRow]) -> None:
-        if winners:
-            self._run("chunks_delete", **self._keys(winners))
+        gone = [row for row in winners if row.outcome is Outcome.GONE]
+        if gone:
+            self._run("chunks_keep", **self._keys(gone))
+        if len(winners) > len(gone):
+            self._run("chunks_delete", **self._keys([row for row in winners if row.outcome is not Outcome.GONE]))
         counts = np.array([row.chunks for row in batch.rows], np.int64)
         rows = np.repeat(np.arange(len(batch.rows)), counts)
         kept = np.flatnonzero(won[rows]) if len(rows) else rows

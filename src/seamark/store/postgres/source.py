@@ -17,6 +17,7 @@ from seamark.store.postgres.extension import vector_schema
 from seamark.store.postgres.names import generation_words, identifier, key_columns, qualified
 from seamark.store.postgres.tables import table_inspect
 from seamark.store.postgres.triggers import Shape, triggers
+from seamark.store.postgres.vectors import donors_forget, donors_write
 from seamark.store.postgres.views import view_drop, views_refresh
 
 if TYPE_CHECKING:
@@ -182,8 +183,8 @@ def max_key(found: Sequence[Row]) -> Key | None:
 # --- detach -------------------------------------------------------------------------------------------------------
 
 
-def source_drop(database: Database, source_id: int) -> None:
-    """Drop the functions, and the triggers with them wherever they are by now, and all tables; see the contract.
+def source_drop(database: Database, source_id: int, *, keep_vectors: bool) -> None:
+    """Drop the functions, and the triggers with them wherever they are by now, and the tables; see the contract.
 
     Of several at once one does it, and the others find that it is done.
     """
@@ -191,15 +192,20 @@ def source_drop(database: Database, source_id: int) -> None:
     def drop(connection: Connection) -> None:
         if database.run(connection, "source_lock", {}, {"source": source_id}).fetchone() is None:
             return
-        name = database.run(connection, "source", {}, {"source": source_id}).fetchall()[0][1]
-        generations = database.run(connection, "generations_of", {}, {"source": source_id}).fetchall()
+        source = tracked_load(database.run(connection, "source", {}, {"source": source_id}).fetchall()[0]).source
+        generations = database.run(connection, "generations", {}, {"source": source_id}).fetchall()
+        left = [number for number, _, kind, *_ in generations if keep_vectors and kind == "vector"]
+        donors_write(database, connection, source.table, left)
+        if not keep_vectors:
+            donors_forget(database, connection, source.table)
         for (function,) in database.run(connection, "functions", {}, {"pattern": f"track\\_{source_id}\\_%"}).fetchall():
             connection.execute(f"DROP FUNCTION seamark.{identifier(function)} CASCADE".encode(), {})
         database.run(connection, "source_delete", {}, {"source": source_id})
         views_refresh(database, connection)
-        view_drop(database, connection, name)
-        for (generation_id,) in generations:
-            database.run(connection, "generation_tables_drop", generation_words(generation_id))
+        view_drop(database, connection, source.name)
+        for generation_id, *_ in generations:
+            drop = "generation_donate" if generation_id in left else "generation_tables_drop"
+            database.run(connection, drop, generation_words(generation_id))
         ours = ("journal", "seq", "missed")
         journal, sequence, missed = (f"seamark.{name}_{source_id}" for name in ours)
         database.run(connection, "journal_drop", {"journal": journal, "sequence": sequence, "missed": missed})

@@ -9,7 +9,7 @@ from psycopg.types.json import Jsonb
 
 from seamark.errors import StoreError
 from seamark.model import Coverage, Failure, Views, WorkerBeat
-from seamark.store.postgres import codec, faults, generations, lifecycle, models, schema, settle, upkeep
+from seamark.store.postgres import codec, faults, generations, lifecycle, models, schema, settle, upkeep, vectors
 from seamark.store.postgres import leases as work
 from seamark.store.postgres import source as sources
 from seamark.store.postgres.catalog import Catalog
@@ -21,7 +21,7 @@ from seamark.store.postgres.tables import table_inspect
 from seamark.store.postgres.views import views_names
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Collection, Generator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -114,9 +114,17 @@ class PostgresStore:
         """See the contract."""
         return sources.source_enroll(self._database, self._catalog, source, limit)
 
-    def source_drop(self, source_id: int) -> None:
+    def source_drop(self, source_id: int, *, keep_vectors: bool = False) -> None:
         """See the contract."""
-        sources.source_drop(self._database, source_id)
+        sources.source_drop(self._database, source_id, keep_vectors=keep_vectors)
+
+    def donors_drop(self, table: str) -> int:
+        """See the contract."""
+        return vectors.donors_drop(self._database, table) if self._begun() else 0
+
+    def donors_trim(self, seconds: float) -> int:
+        """See the contract."""
+        return vectors.donors_trim(self._database, seconds) if self._begun() else 0
 
     def sources(self) -> Sequence[Source]:
         """See the contract."""
@@ -214,6 +222,16 @@ class PostgresStore:
     ) -> Settled | None:
         """See the contract."""
         return settle.lease_settle(self._database, self._catalog, source, lease, batch, failed)
+
+    def vectors_known(
+        self, generation_id: int, keys: Sequence[Key], held: Sequence[Key], digests: Collection[bytes]
+    ) -> Mapping[bytes, NDArray[np.float16]]:
+        """See the contract."""
+        return vectors.vectors_known(self._database, self._catalog, generation_id, keys, held, digests)
+
+    def kept_trim(self, source_id: int) -> int:
+        """See the contract."""
+        return vectors.kept_trim(self._database, self._catalog, source_id)
 
     def journal_trim(self, source_id: int) -> int:
         """See the contract."""

@@ -172,11 +172,11 @@ def _read(connections: Connections, words: Words, lease: Lease, characters: int)
         for found in stream:
             if rows and budget < 0:
                 return Reading(_narrowed(connections, words, lease, rows[-1].seq), tuple(rows))
-            seq, deleted, present, attempts = found[:4]
+            seq, deleted, present, attempts, held = found[:5]
             live = bool(present) and not deleted
-            texts = text_decode(found[4 + width :], codec) if live else ()
+            texts = text_decode(found[5 + width :], codec) if live else ()
             budget -= sum(len(text) for text in texts if text is not None)
-            rows.append(SourceRow(found[4 : 4 + width], seq, live, texts, attempts))
+            rows.append(SourceRow(found[5 : 5 + width], seq, live, texts, attempts, max(held or 0, 0)))
     return Reading(lease, tuple(rows))
 
 

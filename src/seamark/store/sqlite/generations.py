@@ -88,6 +88,8 @@ def _insert(
     made = words(connection, source, number)
     connection.run(made[f"{spec.kind}_tables"])
     connection.run(made["common_tables"])
+    if spec.kind == "vector":
+        connection.run(made["kept_create"])
     if spec.kind == "lexical":
         connection.run(STATEMENTS["postings_upkeep_create"], (number,))
     return number
@@ -109,10 +111,14 @@ def generation_backoff(connections: Connections, generation_id: int, seconds: fl
         connection.run(STATEMENTS["generation_backoff"], (until, said, generation_id))
 
 
-def generations_drop(connections: Connections, source_id: int) -> list[int]:
-    """Drop all generations of a source; return their ids."""
+def generations_drop(connections: Connections, source_id: int, *, keep_vectors: bool) -> list[int]:
+    """Drop all generations of a source, or all of them but their vectors; return their ids."""
     with connections.transaction() as connection:
-        numbers = [one.id for one in generations_list(connection, source_id)]
-        for number in numbers:
-            connection.run(STATEMENTS["generation_tables_drop"].format_map(generation_words(number)))
-    return numbers
+        found = generations_list(connection, source_id)
+        for one in found:
+            donates = keep_vectors and one.kind == "vector"
+            if donates:
+                connection.run(STATEMENTS["donor_insert"], {"generation": one.id, "now": clock(connection)})
+            drop = STATEMENTS["generation_donate" if donates else "generation_tables_drop"]
+            connection.run(drop.format_map(generation_words(one.id)))
+    return [one.id for one in found]

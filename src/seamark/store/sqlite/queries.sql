@@ -5,7 +5,8 @@
 -- programs' SQLite runs; PostgreSQL has functions.
 
 -- Differs by necessity: enroll_last, model_insert, model_find, failures_hold, lease_remainder, settle_compare,
--- failures_any, failures_delete, journal_trim_bound, journal_trim_find: there is one writer and no round trip, so that several
+-- failures_any, failures_delete, kept_any, kept_delete, kept_forget, journal_trim_bound, journal_trim_find,
+-- vectors_kept: there is one writer and no round trip, so that several
 -- short statements do what one statement with its own compare must do on PostgreSQL.
 
 -- Differs by necessity: lease_keys, lease_keys_retry, rows_settle_gone, failures_forget, failures_park: a key may be text that
@@ -16,6 +17,9 @@
 -- one statement.
 
 -- Differs by necessity: common_tables, vector_tables, lexical_tables: SQLite runs a script of several statements.
+
+-- Differs by necessity: generations_vector: no script of SQLite's can make a table for each row, so that the migration that
+-- brings `kept` leaves it to the store.
 
 -- Differs by necessity: chunks_insert, postings_insert, next_id, next_id_write: no COPY, and no sequence in our own file.
 
@@ -271,7 +275,7 @@ SELECT state = 'retired' FROM generation WHERE id = ?
 -- name: generations_bytes
 -- What the tables and indexes of each generation of a source take. Differs by necessity: every page is looked at.
 SELECT g.id, coalesce((SELECT sum(d.pgsize) FROM sqlite_schema s JOIN dbstat('main', 1) d ON d.name = s.name
-    WHERE s.tbl_name IN ('rows_' || g.id, 'chunks_' || g.id, 'postings_' || g.id, 'failures_' || g.id)), 0),
+    WHERE s.tbl_name IN ('rows_' || g.id, 'chunks_' || g.id, 'kept_' || g.id, 'postings_' || g.id, 'failures_' || g.id)), 0),
     coalesce((SELECT sum(a.bytes) FROM ann_shard a WHERE a.generation_id = g.id), 0)
 FROM generation g WHERE g.source_id = ?
 
@@ -303,6 +307,14 @@ CREATE TABLE {chunks} (id INTEGER PRIMARY KEY, {keys}, ordinal INTEGER NOT NULL,
     stop INTEGER NOT NULL, digest BLOB NOT NULL, embedding BLOB NOT NULL);
 CREATE UNIQUE INDEX {chunks_key} ON {chunks} ({keys}, ordinal)
 
+-- name: kept_create
+-- The vectors of rows that are outside the source's `where`, and in the table all the same.
+CREATE TABLE IF NOT EXISTS {kept} ({keys}, digest BLOB NOT NULL, embedding BLOB NOT NULL, PRIMARY KEY ({keys}, digest)) WITHOUT ROWID
+
+-- name: generations_vector
+-- The vector generations there are, and the keys of their sources.
+SELECT g.id, s.key FROM generation g JOIN source s ON s.id = g.source_id WHERE g.kind = 'vector'
+
 -- name: lexical_tables
 -- The tables of a lexical generation: which version of a row is indexed as which document, and the postings.
 CREATE TABLE {rows} ({keys}, seq INTEGER NOT NULL, chunks INTEGER NOT NULL, truncated INTEGER NOT NULL,
@@ -322,15 +334,57 @@ CREATE INDEX {failures_lease} ON {failures} (lease) WHERE lease IS NOT NULL
 
 -- name: generation_tables_drop
 -- All tables of a generation, whichever kind it is of.
-DROP TABLE IF EXISTS {rows};
 DROP TABLE IF EXISTS {chunks};
+DROP TABLE IF EXISTS {kept};
+DROP TABLE IF EXISTS {rows};
 DROP TABLE IF EXISTS {postings};
 DROP TABLE IF EXISTS {failures};
 DELETE FROM lease WHERE generation_id = {generation};
 DELETE FROM upkeep WHERE generation_id = {generation};
 DELETE FROM ann_shard WHERE generation_id = {generation};
 DELETE FROM postings_upkeep WHERE generation_id = {generation};
+DELETE FROM spend WHERE generation_id = {generation};
 DELETE FROM generation WHERE id = {generation}
+
+-- name: generation_donate
+-- Drop a generation but for its vectors.
+DROP TABLE IF EXISTS {rows};
+DROP TABLE IF EXISTS {postings};
+DROP TABLE IF EXISTS {failures};
+DELETE FROM lease WHERE generation_id = {generation};
+DELETE FROM upkeep WHERE generation_id = {generation};
+DELETE FROM ann_shard WHERE generation_id = {generation};
+DELETE FROM postings_upkeep WHERE generation_id = {generation};
+DELETE FROM spend WHERE generation_id = {generation};
+DELETE FROM generation WHERE id = {generation}
+
+-- name: donor_insert
+-- Remember what vectors a generation leaves, if it is of a model.
+INSERT INTO donor (id, table_name, "key", model_id, precision, detached_at)
+SELECT g.id, s.table_name, s."key", g.model_id, g.identity ->> '$.precision', :now
+FROM generation g JOIN source s ON s.id = g.source_id WHERE g.id = :generation AND g.model_id IS NOT NULL
+
+-- name: donors_find
+-- What a detach has left of a table.
+SELECT id FROM donor WHERE table_name = ?
+
+-- name: donors_spent
+-- What was left too long ago, or is held by an active generation by now.
+SELECT d.id FROM donor d WHERE d.detached_at < :before OR EXISTS (
+    SELECT 1 FROM generation g JOIN source s ON s.id = g.source_id
+    WHERE g.state = 'active' AND s.table_name = d.table_name AND s."key" = d."key" AND g.model_id = d.model_id
+      AND d.precision IS g.identity ->> '$.precision'
+)
+
+-- name: donor_drop
+-- Drop vectors that were left.
+DROP TABLE IF EXISTS {chunks};
+DROP TABLE IF EXISTS {kept};
+DELETE FROM donor WHERE id = {generation}
+
+-- name: kept_trim
+-- Forget rows that have left the table with no trigger to tell.
+DELETE FROM {kept} AS r WHERE NOT EXISTS (SELECT 1 FROM {table} t WHERE {t_is_r})
 
 -- === claims ========================================================================================================
 
@@ -409,7 +463,7 @@ SELECT min(seq), max(seq) FROM (
 
 -- name: lease_read
 -- The rows of a lease that its generation has not done, with their text, by seq.
-SELECT j.seq, j.deleted, {t_found}, 0, {jkeys}, {texts}
+SELECT j.seq, j.deleted, {t_found}, 0, r.chunks, {jkeys}, {texts}
 FROM {journal} j
 LEFT JOIN {rows} r ON {r_is_j}
 LEFT JOIN {failures} f ON {f_is_j}
@@ -419,9 +473,10 @@ ORDER BY j.seq
 
 -- name: lease_read_retry
 -- The rows whose failures a lease has taken, with their text, by seq.
-SELECT j.seq, j.deleted, {t_found}, f.attempts, {jkeys}, {texts}
+SELECT j.seq, j.deleted, {t_found}, f.attempts, r.chunks, {jkeys}, {texts}
 FROM {failures} f
 JOIN {journal} j ON j.seq = f.seq
+LEFT JOIN {rows} r ON {r_is_j}
 LEFT JOIN {table} t ON {t_is_j} AND NOT j.deleted
 WHERE f.lease = :lease
 ORDER BY j.seq
@@ -503,9 +558,48 @@ ON CONFLICT ({keys}) DO UPDATE SET seq = excluded.seq, chunks = excluded.chunks,
 -- The chunks of a row's old version.
 DELETE FROM {chunks} WHERE {keys_given} RETURNING id
 
+-- name: chunks_keep
+-- Put the vectors of a row that is gone by, if it is still in the table.
+INSERT OR IGNORE INTO {kept} ({keys}, digest, embedding)
+SELECT {ckeys}, c.digest, c.embedding FROM {table} t CROSS JOIN {chunks} c ON {c_is_t} WHERE {t_is_given}
+
+-- name: kept_any
+-- Whether any vectors are put by.
+SELECT EXISTS (SELECT 1 FROM {kept})
+
+-- name: kept_delete
+-- A row is back: its vectors are among its chunks again.
+DELETE FROM {kept} WHERE {keys_given}
+
+-- name: kept_forget
+-- A row has been deleted: nothing of it is put by.
+DELETE FROM {kept} WHERE {keys_given} AND NOT EXISTS (SELECT 1 FROM {table} t WHERE {t_is_given})
+
 -- name: chunks_insert
 -- One chunk.
 INSERT INTO {chunks} (id, {keys}, ordinal, start, stop, digest, embedding) VALUES (?, {marks}, ?, ?, ?, ?, ?)
+
+-- name: vectors_find
+-- The digests and vectors of a row's chunks.
+SELECT digest, embedding FROM {chunks} WHERE {keys_given}
+
+-- name: vectors_kept
+-- Those that are put by of a row.
+SELECT digest, embedding FROM {kept} WHERE {keys_given}
+
+-- name: vectors_donors
+-- Whose vectors serve a generation too, since the same model made them of the same table's rows: the other generations of its
+-- source, then those that a detach has left, newest first.
+SELECT id FROM (
+    SELECT o.id, o.state = 'active' AS active, 1 AS attached
+    FROM generation g JOIN generation o ON o.source_id = g.source_id AND o.id <> g.id AND o.model_id = g.model_id
+    WHERE g.id = :generation AND o.identity ->> '$.precision' IS g.identity ->> '$.precision'
+    UNION ALL
+    SELECT d.id, 0, 0
+    FROM generation g JOIN source s ON s.id = g.source_id
+    JOIN donor d ON d.table_name = s.table_name AND d."key" = s."key" AND d.model_id = g.model_id
+    WHERE g.id = :generation AND d.precision IS g.identity ->> '$.precision'
+) ORDER BY attached DESC, active DESC, id DESC
 
 -- name: postings_insert
 -- One term's postings; small settles share a block, so that a trickle of writes does not leave one block for each.

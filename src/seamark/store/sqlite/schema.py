@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from seamark.errors import StoreIncompatibleError
 from seamark.store.migrate import migrations, steps
+from seamark.store.sqlite.words import STATEMENTS, generation_words, key_names
 
 if TYPE_CHECKING:
     from seamark.store.sqlite.connection import Connection, Connections
 
 APPLICATION_ID = 0x5345414D
 """`SEAM`, in the place that SQLite keeps for whose file it is."""
+KEPT_VERSION = 4
+"""From this version on a vector generation has a table of the vectors that are put by."""
 MIGRATIONS = migrations(files("seamark.store.sqlite").joinpath("migrations"))
 
 
@@ -35,4 +39,13 @@ def schema_migrate(connections: Connections, target: int | None = None) -> None:
         for step in steps(MIGRATIONS, schema_version(connection), target):
             connection.run(step.script)
             connection.pragma("user_version", step.version)
+            if step.version >= KEPT_VERSION:
+                _kept_create(connection)
         connection.pragma("application_id", APPLICATION_ID)
+
+
+def _kept_create(connection: Connection) -> None:
+    """Make that table for the generations of an older version."""
+    for generation, key in connection.rows(STATEMENTS["generations_vector"]):
+        keys = ", ".join(key_names(len(json.loads(key))))
+        connection.run(STATEMENTS["kept_create"].format_map(generation_words(generation) | {"keys": keys}))

@@ -87,6 +87,12 @@ class Settling:
             if wins
         ]
         self._connection.many(self._words["rows_settle_vector"], rows)
+        written = [row for row, wins in zip(batch.rows, current, strict=True) if wins]
+        gone = [row.key for row in written if row.outcome is Outcome.GONE]
+        self._connection.many(self._words["chunks_keep"], gone)
+        if self._connection.value(self._words["kept_any"]):
+            self._connection.many(self._words["kept_forget"], gone)
+            self._connection.many(self._words["kept_delete"], [row.key for row in written if row.outcome is not Outcome.GONE])
         replaced = [row.key for row in batch.rows if self._old.get(row.seq, 0) > 0]
         if replaced:
             self._bury(self._connection.many_rows(self._words["chunks_delete"], replaced))

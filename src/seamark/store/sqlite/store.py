@@ -21,6 +21,7 @@ from seamark.store.sqlite import (
     settle,
     tables,
     upkeep,
+    vectors,
     workers,
 )
 from seamark.store.sqlite import source as following
@@ -34,7 +35,7 @@ from seamark.store.sqlite.views import views
 from seamark.store.sqlite.words import STATEMENTS, Words
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Collection, Generator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -113,7 +114,7 @@ class SqliteStore:
         """Enter up to `limit` existing rows, next in key order, into the journal."""
         return following.source_enroll(self._connections, self._words_for(source), limit)
 
-    def source_drop(self, source_id: int) -> None:
+    def source_drop(self, source_id: int, *, keep_vectors: bool = False) -> None:
         """Stop tracking."""
         # What may be refused goes first, so that a refusal loses nothing; the source's row goes last, so that a call that was
         # interrupted can be repeated.
@@ -122,10 +123,20 @@ class SqliteStore:
         if found is None:
             return
         following.source_forget(self._connections, found)
-        for number in generations.generations_drop(self._connections, source_id):
+        for number in generations.generations_drop(self._connections, source_id, keep_vectors=keep_vectors):
             self._neighbours.drop(number)
+        if not keep_vectors:
+            vectors.donors_drop(self._connections, found.table.name)
         with self._connections.transaction() as connection:
             connection.run(STATEMENTS["source_delete"], (source_id,))
+
+    def donors_drop(self, table: str) -> int:
+        """Drop the vectors that detaches have left of a table; return of how many generations."""
+        return vectors.donors_drop(self._connections, table)
+
+    def donors_trim(self, seconds: float) -> int:
+        """Drop what detaches left too long ago, or is of no more use; return of how many generations."""
+        return vectors.donors_trim(self._connections, seconds)
 
     def sources(self) -> Sequence[Source]:
         """Return all sources, by id."""
@@ -245,6 +256,21 @@ class SqliteStore:
         """Write what the lease produced and retire the lease."""
         words = self._words_for(source, lease.generation_id)
         return settle.lease_settle(self._connections, words, lease, batch, failed)
+
+    def vectors_known(
+        self, generation_id: int, keys: Sequence[Key], held: Sequence[Key], digests: Collection[bytes]
+    ) -> Mapping[bytes, NDArray[np.float16]]:
+        """Return the vectors of those of the digests that are stored already."""
+        with self._connections.use() as connection:
+            words = self._words_by_generation(connection, generation_id)
+        return vectors.vectors_known(self._connections, words, keys, held, digests)
+
+    def kept_trim(self, source_id: int) -> int:
+        """Forget vectors that are put by of rows that have left the table; return how many."""
+        with self._connections.use() as connection:
+            found = [one.id for one in catalog.generations_list(connection, source_id) if one.kind == "vector"]
+            words = [self._words_by_generation(connection, number) for number in found]
+        return sum(vectors.kept_trim(self._connections, one) for one in words)
 
     def journal_trim(self, source_id: int) -> int:
         """Drop tombstones that every generation has settled and no open lease begins below; return how many."""

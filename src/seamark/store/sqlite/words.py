@@ -60,7 +60,7 @@ def table_words(table: Table) -> dict[str, str]:
     """Return the words for a user's table and its journal."""
     journal = quoted(journal_name(table.name))
     count = len(table.key)
-    keys = _numbered(count)
+    keys = key_names(count)
     columns = [f"t.{quoted(column)}" for column in table.key]
     return {
         "table": f"app.{quoted(table.name)}",
@@ -99,7 +99,7 @@ def table_words(table: Table) -> dict[str, str]:
 
 def generation_words(generation: int) -> dict[str, str]:
     """Return the words for a generation's tables and their indexes."""
-    names = ("rows", "chunks", "postings", "failures")
+    names = ("rows", "chunks", "kept", "postings", "failures")
     indexes = ("rows_empty", "rows_truncated", "rows_doc", "chunks_key", "failures_due", "failures_lease")
     words = {name: f"{name}_{generation}" for name in names}
     for index in indexes:
@@ -130,7 +130,8 @@ def _text(text: TextColumn, source: Source, related: Mapping[str, tuple[str, ...
     )
 
 
-def _numbered(count: int) -> list[str]:
+def key_names(count: int) -> list[str]:
+    """Return the names that the columns of a key have in our own tables."""
     return [f"k{number}" for number in range(1, count + 1)]
 
 

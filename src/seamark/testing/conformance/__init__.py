@@ -15,6 +15,7 @@ from seamark.testing.conformance.lexical import LexicalReading
 from seamark.testing.conformance.lifecycle import Activations, Models, Retirements
 from seamark.testing.conformance.names import Names
 from seamark.testing.conformance.reads import Reads
+from seamark.testing.conformance.reuse import Reuse
 from seamark.testing.conformance.settles import Settles, Trims
 from seamark.testing.conformance.snapshots import Snapshots
 from seamark.testing.conformance.sources import Drops, Enrolments
@@ -40,6 +41,7 @@ __all__ = [
     "Names",
     "Reads",
     "Retirements",
+    "Reuse",
     "Settles",
     "Snapshots",
     "Sql",

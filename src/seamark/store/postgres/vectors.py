@@ -1,0 +1,125 @@
+"""Vectors that are there already: found for rows that are to be embedded, left by a detach, and dropped when of no more use.
+
+What is listed may be dropped before it is read: other processes do so. It is then as if it had not been listed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from psycopg import errors
+from psycopg.types.json import Jsonb
+
+from seamark.errors import StoreError
+from seamark.store.postgres import codec
+from seamark.store.postgres.names import generation_words, key_columns, key_type
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from seamark.model import Key, Table
+    from seamark.store.postgres.catalog import Catalog
+    from seamark.store.postgres.connection import Connection, Database
+    from seamark.store.postgres.names import Words
+
+_HEADER_BYTES = 4
+"""Of a halfvec in binary: its dimension, and two bytes that are not used."""
+
+
+def vectors_known(
+    database: Database,
+    catalog: Catalog,
+    generation_id: int,
+    keys: Sequence[Key],
+    held: Sequence[Key],
+    digests: Collection[bytes],
+) -> Mapping[bytes, NDArray[np.float16]]:
+    """Look for digests among what is stored of the rows, nearest first, until all are found."""
+    words = catalog.generation_words(generation_id)
+    lacking = set(digests)
+    found: dict[bytes, NDArray[np.float16]] = {}
+    if words is None:
+        return found
+    if held:
+        found |= _find(database, words, words["chunks"], held, lacking)
+    for table in _tables(database, catalog, generation_id, words) if lacking - found.keys() else ():
+        found |= _find(database, words, table, keys, lacking - found.keys())
+        if lacking <= found.keys():
+            break
+    return found
+
+
+def _tables(database: Database, catalog: Catalog, generation_id: int, words: Words) -> Iterator[str]:
+    table = catalog.tracked(int(words["source_id"])).source.table
+    with database.connection() as connection:
+        donors = database.run(connection, "vectors_donors", words, {"generation": generation_id, **_identity(table)}).fetchall()
+    for (donor,) in donors:
+        tables = generation_words(donor)
+        if donor != generation_id:
+            yield tables["chunks"]
+        yield tables["kept"]
+
+
+def _find(
+    database: Database, words: Words, table: str, keys: Sequence[Key], digests: Collection[bytes]
+) -> dict[bytes, NDArray[np.float16]]:
+    values = {**codec.keys_columns(keys, len(keys[0])), "digests": codec.array(digests)}
+    try:
+        with database.keyed() as connection:
+            rows = database.run(connection, "vectors_find", words | {"vectors": table}, values, binary=True).fetchall()
+    except StoreError as exc:
+        if isinstance(exc.__cause__, errors.UndefinedTable):
+            return {}
+        raise
+    return {digest: np.frombuffer(data[_HEADER_BYTES:], ">f2").astype(np.float16) for digest, data in rows}
+
+
+def donors_write(database: Database, connection: Connection, table: Table, generations: Sequence[int]) -> None:
+    """Leave the vectors of generations to those that come after, in the transaction that drops them; nobody searches them."""
+    for generation in generations:
+        database.run(connection, "donor_insert", {}, {"generation": generation, **_identity(table)})
+        database.run(connection, "hnsw_drop", {"index": f"chunks_{generation}_hnsw"})
+
+
+def _identity(table: Table) -> dict[str, Any]:
+    key = [[column.name, key_type(column)] for column in key_columns(table)]
+    return {"schema": table.schema, "table": table.name, "key": Jsonb(key)}
+
+
+def donors_drop(database: Database, table: str) -> int:
+    """Drop what detaches have left of a table, named as when it was attached; return how many generations that was."""
+    schema, _, name = table.rpartition(".")
+    with database.transaction() as connection:
+        return _drop(database, connection, "donors_find", {"schema": None, "table": table}) or _drop(
+            database, connection, "donors_find", {"schema": schema or None, "table": name}
+        )
+
+
+def donors_forget(database: Database, connection: Connection, table: Table) -> None:
+    """Do the same for a table that is attached, in the transaction that detaches it."""
+    _drop(database, connection, "donors_find", {"schema": table.schema, "table": table.name})
+
+
+def donors_trim(database: Database, seconds: float) -> int:
+    """Drop what was left longer ago than that, or is held by an active generation by now; return how many generations."""
+    with database.transaction() as connection:
+        return _drop(database, connection, "donors_spent", {"microseconds": round(seconds * 1e6)})
+
+
+def _drop(database: Database, connection: Connection, name: str, values: Mapping[str, object]) -> int:
+    donors = database.run(connection, name, {}, values).fetchall()
+    for (donor,) in donors:
+        database.run(connection, "donor_drop", generation_words(donor))
+    return len(donors)
+
+
+def kept_trim(database: Database, catalog: Catalog, source_id: int) -> int:
+    """Drop what is put by of rows that are no longer in the table; return how many vectors."""
+    with database.connection() as connection:
+        found = database.run(connection, "generations", {}, {"source": source_id}).fetchall()
+        numbers = [number for number, _, kind, *_ in found if kind == "vector"]
+        words = [catalog.words(source_id) | generation_words(number) for number in numbers]
+        return sum(database.run(connection, "kept_trim", one).rowcount for one in words)

@@ -1,0 +1,2 @@
+DROP TABLE spend;
+DROP TABLE donor;

@@ -1,0 +1,76 @@
+"""Vectors that are there already: found for rows that are to be embedded, left by a detach, and dropped when of no more use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from seamark.store.sqlite.claims import MICROSECONDS, clock
+from seamark.store.sqlite.words import STATEMENTS, generation_words
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from seamark.model import Key
+    from seamark.store.sqlite.connection import Connection, Connections, Row
+    from seamark.store.sqlite.words import Words
+
+
+def vectors_known(
+    connections: Connections, words: Words, keys: Sequence[Key], held: Sequence[Key], digests: Collection[bytes]
+) -> Mapping[bytes, NDArray[np.float16]]:
+    """Look for digests among what is stored of the rows, nearest first, until all are found."""
+    lacking = set(digests)
+    found: dict[bytes, NDArray[np.float16]] = {}
+
+    def look(name: str, keys: Sequence[Key], **tables: str) -> None:
+        rows: Iterable[Row] = connection.many_rows(words.fill(name, **tables), keys) if keys and lacking else ()
+        for digest, embedding in rows:
+            if digest in lacking:
+                found[digest] = np.frombuffer(embedding, "<f2").astype(np.float16)
+                lacking.discard(digest)
+
+    with connections.use() as connection, connection.transaction("BEGIN"):  # what is listed is not dropped meanwhile
+        look("vectors_find", held)
+        if lacking and connection.value(words["kept_any"]):
+            look("vectors_kept", keys)
+        if lacking:
+            for (donor,) in connection.rows(words["vectors_donors"], {"generation": words.generation}):
+                look("vectors_find", keys, **generation_words(donor))
+                look("vectors_kept", keys, **generation_words(donor))
+    return found
+
+
+def donors_drop(connections: Connections, table: str) -> int:
+    """Drop what detaches have left of a table; return how many generations that was."""
+    with connections.transaction() as connection:
+        return _drop(connection, connection.rows(STATEMENTS["donors_find"], (table,)))
+
+
+def donors_trim(connections: Connections, seconds: float) -> int:
+    """Drop what was left longer ago than that, or is held by an active generation by now; return how many generations."""
+    with connections.use() as connection:
+        before = {"before": clock(connection) - int(seconds * MICROSECONDS)}
+        if not connection.rows(STATEMENTS["donors_spent"], before):
+            return 0
+    with connections.transaction() as connection:
+        return _drop(connection, connection.rows(STATEMENTS["donors_spent"], before))
+
+
+def _drop(connection: Connection, donors: Sequence[Row]) -> int:
+    for (donor,) in donors:
+        connection.run(STATEMENTS["donor_drop"].format_map(generation_words(donor)))
+    return len(donors)
+
+
+def kept_trim(connections: Connections, words: Words) -> int:
+    """Drop what is put by of rows that are no longer in the table; return how many vectors."""
+    with connections.use() as connection:
+        if not connection.value(words["kept_any"]):
+            return 0
+    with connections.transaction() as connection:
+        connection.run(words["kept_trim"])
+        return connection.changes()
