@@ -246,6 +246,15 @@ def test_a_refused_probe_is_a_matter_of_configuration(server, status):
     assert embedder.identity.dimension == 16
 
 
+def test_a_refused_list_of_models_is_a_matter_of_configuration(server):
+    """There is no text in that request, so that no row may wait for it to be taken."""
+    server.fail(Fault("status", status=400, path="/api/tags"))
+    embedder = embedder_open(f"ollama:m?base_url={server.url}")
+    with pytest.raises(EmbedderConfigurationError, match="400"):
+        _ = embedder.identity
+    assert embedder.identity.dimension == 16
+
+
 def test_a_server_that_refuses_every_text_is_a_matter_of_configuration(server):
     server.fail(Fault("status", status=400, times=None))
     with pytest.raises(EmbedderConfigurationError, match="400"):

@@ -248,7 +248,12 @@ class OllamaEmbedder(_HttpEmbedder):
         super().__init__("ollama", model, settings, settings.base_url or OLLAMA_URL, "/api/embed")
 
     def _version(self) -> str:
-        return ollama_digest(self._call("GET", "/api/tags"), self._model, self._name) or UNVERSIONED
+        try:
+            models = self._call("GET", "/api/tags")
+        except EmbedderInputError as error:
+            # There is no text in this request to be refused.
+            raise EmbedderConfigurationError(f"{error}; check the model's name and its settings") from error
+        return ollama_digest(models, self._model, self._name) or UNVERSIONED
 
     def _vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
         content: dict[str, object] = {"model": self._model, "input": list(texts), "truncate": False}
