@@ -333,12 +333,13 @@ CREATE INDEX {failures_due} ON {failures} (retry_at) WHERE retry_at IS NOT NULL 
 CREATE INDEX {failures_lease} ON {failures} (lease) WHERE lease IS NOT NULL
 
 -- name: generation_tables_drop
--- All tables of a generation, whichever kind it is of.
-DROP TABLE IF EXISTS {chunks};
-DROP TABLE IF EXISTS {kept};
-DROP TABLE IF EXISTS {rows};
-DROP TABLE IF EXISTS {postings};
-DROP TABLE IF EXISTS {failures};
+-- All tables of a generation, whichever kind it is of; in the sidecar only, for where it has no table of such a name, the user's
+-- file may have one.
+DROP TABLE IF EXISTS main.{chunks};
+DROP TABLE IF EXISTS main.{kept};
+DROP TABLE IF EXISTS main.{rows};
+DROP TABLE IF EXISTS main.{postings};
+DROP TABLE IF EXISTS main.{failures};
 DELETE FROM lease WHERE generation_id = {generation};
 DELETE FROM upkeep WHERE generation_id = {generation};
 DELETE FROM ann_shard WHERE generation_id = {generation};
@@ -348,9 +349,9 @@ DELETE FROM generation WHERE id = {generation}
 
 -- name: generation_donate
 -- Drop a generation but for its vectors.
-DROP TABLE IF EXISTS {rows};
-DROP TABLE IF EXISTS {postings};
-DROP TABLE IF EXISTS {failures};
+DROP TABLE IF EXISTS main.{rows};
+DROP TABLE IF EXISTS main.{postings};
+DROP TABLE IF EXISTS main.{failures};
 DELETE FROM lease WHERE generation_id = {generation};
 DELETE FROM upkeep WHERE generation_id = {generation};
 DELETE FROM ann_shard WHERE generation_id = {generation};

@@ -102,6 +102,24 @@ class Names:
         bench.store.source_drop(source.id)
         assert bench.backend.schema() == before
 
+    def test_the_users_tables_may_have_the_names_of_ours(self, bench: Workbench) -> None:
+        """Ours are made, read and dropped, and theirs are left as they were, whatever number a generation gets."""
+        numbered = [f"{kind}_{number}" for kind in ("rows", "chunks", "kept", "postings", "failures") for number in (1, 2, 3)]
+        names = ("source", "generation", "model", "lease", "worker", "upkeep", "schema_version", *numbered)
+        integer, text = bench.backend.type("integer"), bench.backend.type("text")
+        for name in names:
+            bench.app.run(f"CREATE TABLE {name} (id {integer} PRIMARY KEY, body {text})")
+            bench.app.run(f"INSERT INTO {name} VALUES (1, 'one')")
+        before = bench.backend.schema()
+        for name in ("source", "chunks_1"):
+            source = bench.attach(name, ("body",))
+            for generation in (bench.lexical(source), bench.vector(source)):
+                bench.drain(source, generation)
+                bench.verify(source, generation, {(1,): "one"})
+            bench.store.source_drop(source.id)
+        assert bench.backend.schema() == before
+        assert [bench.app.run(f"SELECT body FROM {name}") for name in names] == [[("one",)]] * len(names)
+
     @pytest.mark.parametrize(("kinds", "keys"), KEYS, ids=["integer", "text", "pair", "triple"])
     def test_keys_keep_their_value(
         self, bench: Workbench, kinds: tuple[ColumnKind, ...], keys: tuple[tuple[Any, ...], ...]
