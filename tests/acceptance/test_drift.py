@@ -4,7 +4,8 @@ import apsw
 import pytest
 
 import seamark
-from seamark.errors import SourceDriftError
+from seamark.errors import SourceDriftError, StoreError, StorePermissionError
+from seamark.store.sqlite.connection import Connection
 from seamark.testing.oracle import OracleEmbedder
 
 
@@ -93,6 +94,50 @@ def test_a_sqlite_file_restored_from_a_backup_is_noticed_and_nothing_is_lost(sql
         tracked = service.attach("notes", text="body")
         service.work(until="current")
         assert {hit.key for hit in tracked.search("a whale", limit=100, mode="vector")} == {1, 2, 5, 6, 7}
+
+
+def test_a_sqlite_file_restored_from_before_the_attach_is_told_and_others_go_on(sqlite_backend):
+    """It has no journal: whoever looks must not fall over that."""
+    application = sqlite_backend.application()
+    for table in ("notes", "others"):
+        application.run(f"CREATE TABLE {table}(id INTEGER PRIMARY KEY, body TEXT)")
+        application.run(f"INSERT INTO {table} VALUES (1, 'a dog')")
+    with seamark.open(sqlite_backend.url, embedder=OracleEmbedder()) as service:
+        service.attach("others", text="body")
+        backup = apsw.Connection(":memory:")
+        with backup.backup("main", application.connection, "main") as copy:
+            copy.step()
+        notes = service.attach("notes", text="body")
+        service.work(until="current")
+        with application.connection.backup("main", backup, "main") as copy:
+            copy.step()
+        backup.close()
+        application.run("INSERT INTO others VALUES (2, 'a cat')")
+        found = {status.source.name: status for status in service.status()}
+        assert "seamark_insert_notes" in "; ".join(found["notes"].problems)
+        assert [counted.coverage.live for counted in found["notes"].generations] == [0, 0]
+        assert notes.failures() == ()
+        with pytest.raises(StoreError, match="no table seamark_journal_notes any more; seamark doctor"):
+            notes.search("a dog")
+        with pytest.raises(SourceDriftError, match="notes"):
+            service.work(until="current")
+        assert {hit.key for hit in service.source("others").search("a cat", mode="vector", limit=1)} == {2}
+        service.detach("notes")
+        tracked = service.attach("notes", text="body")
+        service.work(until="current")
+        assert [hit.key for hit in tracked.search("a dog")] == [1]
+
+
+def test_a_sqlite_file_that_cannot_be_written_is_not_half_attached(sqlite_backend, monkeypatch):
+    """Root, which these tests may run as, writes anywhere: what SQLite says of the file is said for it."""
+    application = sqlite_backend.application()
+    application.run("CREATE TABLE notes(id INTEGER PRIMARY KEY, body TEXT)")
+    monkeypatch.setattr(Connection, "writable", lambda _: False)
+    with seamark.open(sqlite_backend.url, embedder=OracleEmbedder()) as service:
+        with pytest.raises(StorePermissionError, match="cannot be written"):
+            service.attach("notes", text="body")
+        assert service.sources() == ()
+        assert [check.name for check in service.doctor() if check.required and not check.ok] == ["rights"]
 
 
 def test_a_postgres_sequence_that_was_set_back_is_noticed(postgres_backend):

@@ -33,10 +33,11 @@ class Indexed:
         """
         never: SourceDriftError | SourceUnfinishedError | None = None
         sources = self._service.store.sources()
-        ends = [self._end(source) for source in sources]
-        for source, end in zip(sources, ends, strict=True):
-            if problems := self._service.source_problems(source):
-                never = SourceDriftError(source.name, problems)
+        problems = [self._service.source_problems(source) for source in sources]
+        ends = [None if found else self._end(source) for source, found in zip(sources, problems, strict=True)]
+        for source, end, found in zip(sources, ends, problems, strict=True):
+            if found:
+                never = SourceDriftError(source.name, found)
             elif end is None:
                 if not self._stalled(source):
                     return False

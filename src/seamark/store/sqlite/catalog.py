@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from seamark.model import (
     Column,
@@ -20,7 +20,7 @@ from seamark.model import (
     Touch,
 )
 from seamark.store.sqlite.keys import key_load
-from seamark.store.sqlite.words import STATEMENTS
+from seamark.store.sqlite.words import STATEMENTS, journal_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +50,11 @@ def spec_load(text: str) -> SourceSpec:
         None if found["where"] is None else _filter_load(found["where"]),
         tuple(Touch(table, tuple(columns)) for table, columns in found["touch"]),
     )
+
+
+def journal_exists(connection: Connection, table: Table, schema: Literal["main", "app"]) -> bool:
+    """Say whether the user's file, which is `schema` on this connection, holds a table's journal."""
+    return bool(connection.value(STATEMENTS["journal_exists"].format(schema=schema), (journal_name(table.name),)))
 
 
 def columns_dump(table: Table) -> str:

@@ -66,7 +66,7 @@ def translated(path: Path) -> Generator[None]:
     except _UNAVAILABLE as error:
         raise StoreUnavailableError(f"{path} cannot be used just now: {error}; try again") from error
     except _FORBIDDEN as error:
-        raise StorePermissionError(f"{path} cannot be written: {error}; give this user write access to it") from error
+        raise StorePermissionError(_unwritable(path, error)) from error
     except _INCOMPATIBLE as error:
         raise StoreIncompatibleError(
             f"{path} or {path}-seamark is damaged, or not a SQLite database: {error}. If {path} is sound, move {path}-seamark "
@@ -77,10 +77,20 @@ def translated(path: Path) -> Generator[None]:
         raise UnreadableKeyError(
             f"{path}: a key is text that is not valid UTF-8 ({error.reason}); mend that row's key"
         ) from error
+    except apsw.SQLError as error:
+        gone = str(error).removeprefix("no such table: app.")
+        lacks = (
+            f"{path}: {error}" if gone == str(error) else f"{path} has no table {gone} any more; seamark doctor says what to do"
+        )
+        raise StoreError(lacks) from error
     except apsw.Error as error:
         raise StoreError(f"{path}: {error}") from error
     except OSError as error:
         raise StoreError(f"{error.filename or path}: {error.strerror}; move what is there away, or mend its rights") from error
+
+
+def _unwritable(path: Path, error: object) -> str:
+    return f"{path} or {path}-seamark cannot be written: {error}; give this user write access to both, and to their folder"
 
 
 def integers(numbers: Sequence[int] | NDArray[np.integer]) -> Any:
@@ -157,6 +167,10 @@ class Connection:
         cursor.exec_trace = begins
         found = tuple(cursor.execute(statement, values))
         return (described[0] if described else ()), found
+
+    def writable(self) -> bool:
+        """Say whether the main database can be written: SQLite opens a file without the right to write it for reading."""
+        return not self._raw.readonly("main")
 
     def changes(self) -> int:
         """Return how many rows the last statement has changed, not counting those that triggers have."""
@@ -268,6 +282,8 @@ class Connections:
         with translated(self.path):
             connection = Connection(_uri(self.path, "rw"), apsw.SQLITE_OPEN_READWRITE)
             try:
+                if not connection.writable():
+                    raise StorePermissionError(f"{self.path} cannot be written; give this user write access to it")
                 # The checkpoint of the last connection to close locks the file for a moment, and an application that opens it
                 # just then without a busy timeout would be turned away.
                 connection.checkpoint_at_close(enabled=False)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from seamark.errors import StoreError
 from seamark.model import Coverage
+from seamark.store.sqlite.catalog import journal_exists
 from seamark.store.sqlite.claims import MICROSECONDS, clock
 from seamark.store.sqlite.connection import integers
 
@@ -25,11 +26,17 @@ QUIET_SECONDS = 0.25
 if it comes in that very millisecond; one that is at work is left alone."""
 LOOK_SECONDS = 0.01
 _LAST = 2**63 - 1
+_NOTHING = Coverage(0, 0, 0, 0, 0, 0, 0, 0, None)
 
 
 def coverage(connections: Connections, words: Words, generations: Sequence[Words]) -> dict[int, Coverage]:
-    """Count live, blank, missing and failed rows of each generation in one snapshot; embedded are the others."""
+    """Count live, blank, missing and failed rows of each generation in one snapshot; embedded are the others.
+
+    No row is tracked where the journal is gone, as when a backup from before the attach was restored; `source_faults` tells.
+    """
     with connections.snapshot() as connection:
+        if not journal_exists(connection, words.source.table, "app"):
+            return dict.fromkeys((one.generation for one in generations), _NOTHING)
         journal = connection.value(words["coverage_journal"]) - connection.value(words["coverage_deleted"])
         return {one.generation: _Counting(connection, one).coverage(journal) for one in generations}
 

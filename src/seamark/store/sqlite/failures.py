@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from seamark.model import Failure
+from seamark.store.sqlite.catalog import journal_exists
 from seamark.store.sqlite.claims import clock
 from seamark.store.sqlite.keys import key_read, key_shown
 
@@ -21,6 +22,8 @@ def failures_list(connections: Connections, words: Words, limit: int) -> list[Fa
     width = 2 * len(words.source.table.key)
     codec = connections.codec
     with connections.use() as connection:
+        if not journal_exists(connection, words.source.table, "app"):
+            return []
         rows = connection.rows(words["failures"], (limit,))
     return [Failure(words.generation, key_shown(key_read(row[:width], codec), codec), *row[width:]) for row in rows]
 

@@ -101,7 +101,7 @@ DELETE FROM source WHERE id = ?
 
 -- name: journal_exists
 -- Whether the user's file holds this journal.
-SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?)
+SELECT EXISTS (SELECT 1 FROM {schema}.sqlite_master WHERE type = 'table' AND name = ?)
 
 -- name: journal_create
 -- One narrow row per source row. No AUTOINCREMENT: it would leave a table behind; the last row is never dropped instead.

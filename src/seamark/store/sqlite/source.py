@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from seamark.model import Enrolment, filter_columns
 from seamark.store.conflict import conflict_check
-from seamark.store.sqlite.catalog import columns_dump, generations_list, source_load, spec_dump
+from seamark.store.sqlite.catalog import columns_dump, generations_list, journal_exists, source_load, spec_dump
 from seamark.store.sqlite.filters import filter_literal
 from seamark.store.sqlite.keys import key_dump, key_marks, key_read
 from seamark.store.sqlite.tables import columns_generated, key_collations
-from seamark.store.sqlite.words import STATEMENTS, journal_name, quoted, table_words
+from seamark.store.sqlite.words import STATEMENTS, quoted, table_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,6 +34,8 @@ def sources_list(connection: Connection) -> list[Source]:
 def source_create(connections: Connections, name: str, spec: SourceSpec, table: Table) -> Source:
     """Make the source's row, its journal and its triggers."""
     assert table.key
+    with connections.user_transaction():
+        pass  # a file that cannot be written is refused here, before the sidecar has a source that nothing follows
     values = (name, table.name, columns_dump(table), key_dump(table.key), spec_dump(spec))
     with connections.transaction() as connection:
         conflict_check(sources_list(connection), name, spec, table)
@@ -118,7 +120,7 @@ def _follow(connection: Connection, source: Source, shape: _Shape, *, keep: bool
     words = table_words(source.table)
     wanted = _triggers(source, shape)
     standing = _standing(connection, wanted, "main")
-    [(present,)] = connection.rows(STATEMENTS["journal_exists"], (journal_name(source.table.name),))
+    present = journal_exists(connection, source.table, "main")
     if present and standing == wanted:
         return
     for trigger in wanted:
