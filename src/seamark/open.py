@@ -57,19 +57,21 @@ def store_open(url: str, *, create: bool = False) -> Store:
     """Open the store that a URL names."""
     if url.startswith(("postgresql://", "postgres://")):
         return PostgresStore(url)
-    if url.startswith("sqlite:"):
+    if url.startswith("sqlite:") or "://" not in url:
         return SqliteStore(_sqlite_path(url), create=create)
-    if "://" in url:
-        scheme = urlsplit(url).scheme
-        raise InvalidRequestError(f"{scheme}:// is not a database Seamark knows; use sqlite:///file.db or postgresql://…")
-    return SqliteStore(url, create=create)
+    scheme = urlsplit(url).scheme
+    raise InvalidRequestError(f"{scheme}:// is not a database Seamark knows; use sqlite:///file.db or postgresql://…")
 
 
 def _sqlite_path(url: str) -> str:
-    """Return the path of `sqlite:///relative.db` or `sqlite:////absolute.db`, as SQLAlchemy writes them."""
-    if not url.startswith("sqlite:///") or url == "sqlite:///":
+    """Return the path of `sqlite:///relative.db` or `sqlite:////absolute.db`, as SQLAlchemy writes them, or of a bare path."""
+    bare = not url.startswith("sqlite:")
+    path = url if bare else unquote(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else ""
+    if not path or "\0" in path:
         raise InvalidRequestError(f"{url!r} names no file; write sqlite:///relative.db or sqlite:////absolute/path.db")
-    return unquote(url.removeprefix("sqlite:///"))
+    if path == ":memory:":
+        raise InvalidRequestError("a database in memory is of one process only; name a file, as sqlite:///app.db")
+    return path
 
 
 @contextmanager

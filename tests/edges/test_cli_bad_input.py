@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from urllib.parse import urlsplit, urlunsplit
 
+import apsw
 import psycopg
 import pytest
 
@@ -85,7 +86,16 @@ def test_a_database_that_is_not_there(cli, url, said, monkeypatch, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("url", "said"), [("mysql://host/db", "mysql://"), ("sqlite://", "names no file")])
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("mysql://host/db", "mysql://"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///a%00b.db", "names no file"),
+        ("sqlite:///:memory:", "in memory"),
+        (":memory:", "in memory"),
+    ],
+)
 def test_a_url_that_names_no_database(cli, url, said):
     told(cli("status", db=url), 2, said)
 
@@ -103,6 +113,13 @@ def test_a_file_that_is_no_database(cli, tmp_path):
     told(cli("status", db=f"sqlite:///{path}"), 1, "app.db")
     assert path.read_text().startswith("Dear diary")
     assert cli("doctor", db=f"sqlite:///{path}").code == 1
+
+
+def test_a_folder_where_a_file_should_be(cli, tmp_path):
+    told(cli("status", db=str(tmp_path)), 1, f"{tmp_path} is a folder")
+    (tmp_path / "app.db-seamark").mkdir()
+    apsw.Connection(str(tmp_path / "app.db")).execute("CREATE TABLE notes(id INTEGER PRIMARY KEY)")
+    told(cli("status", db=str(tmp_path / "app.db")), 1, "app.db-seamark is a folder")
 
 
 def test_settings_that_cannot_be_read(cli, monkeypatch, tmp_path):

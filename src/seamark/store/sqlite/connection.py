@@ -64,7 +64,9 @@ def translated(path: Path) -> Generator[None]:
     try:
         yield
     except _UNAVAILABLE as error:
-        raise StoreUnavailableError(f"{path} cannot be used just now: {error}; try again") from error
+        raise StoreUnavailableError(
+            f"{path} cannot be used just now: {error}; try again, or check this user's rights"
+        ) from error
     except _FORBIDDEN as error:
         raise StorePermissionError(_unwritable(path, error)) from error
     except _INCOMPATIBLE as error:
@@ -369,6 +371,8 @@ class Connections:
                 connection.pragma("journal_mode", "WAL")
             finally:
                 connection.close()
+        for folder in (one for one in (self.path, self.sidecar) if one.is_dir()):
+            raise StoreUnavailableError(f"{folder} is a folder; a file is wanted there")
         connection = Connection(_uri(self.path, "ro"), apsw.SQLITE_OPEN_READONLY)
         try:
             return str(connection.pragma("encoding"))
