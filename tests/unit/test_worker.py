@@ -17,6 +17,7 @@ from seamark.edges import indexed, report, worker
 from seamark.errors import (
     EmbedderConfigurationError,
     EmbedderUnavailableError,
+    InvalidRequestError,
     SourceUnfinishedError,
     StoreError,
     StoreUnavailableError,
@@ -415,3 +416,9 @@ def test_who_waits_for_the_store_is_told():
     told = []
     report.Report(Away(), told.append).tell()
     assert "the server is away" == told[0].problem
+
+
+@pytest.mark.parametrize("how", [{"until": "finished"}, {"until": ""}, {"threads": 0}, {"threads": -1}])
+def test_work_that_cannot_be_meant_is_refused_and_not_run_for_ever(opened, how):
+    with pytest.raises(InvalidRequestError):
+        opened(OracleEmbedder()).work(**{"until": "current", **how})

@@ -209,12 +209,14 @@ class Seamark:
     def add(self, collection: str, documents: Sequence[tuple[str, str, str]], *, model: str | None = None) -> int:
         """Put documents (path, title, body) into a collection, a table that Seamark makes for people who have none.
 
-        Documents are told apart by path; one that is there already is updated. Returns how many rows were new or changed.
+        Documents are told apart by path: one that is there already is updated, and of several in one call the last one is put.
+        Returns how many rows were new or changed.
         """
         catalog.collection_check(collection)
         self.store.collection_create(collection)
         self.attach(collection, text=["title", "body"], model=model)
-        return self.store.collection_put(collection, documents)
+        latest = {document[0]: document for document in documents}
+        return self.store.collection_put(collection, list(latest.values()))
 
     # --- work -------------------------------------------------------------------------------------------------
 
@@ -237,7 +239,12 @@ class Seamark:
 
         Raises:
             EmbedderConfigurationError: with `until="current"`, when an embedder cannot work as configured.
+            InvalidRequestError: no such `until`, or fewer threads than one.
         """
+        if until not in (None, "current"):
+            raise InvalidRequestError(f"work until {until!r}: there is 'current', or None to go on until told to stop")
+        if threads is not None and threads < 1:
+            raise InvalidRequestError(f"{threads} worker threads: at least one is wanted")
         return self._runner(self, until=until, threads=threads, progress=progress, stop=stop)
 
     def indexer(self, generation: Generation) -> Indexer:
