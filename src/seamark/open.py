@@ -20,6 +20,7 @@ from seamark.store.sqlite.store import SqliteStore
 if TYPE_CHECKING:
     from collections.abc import Generator
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from seamark.embed.contract import Embedder
     from seamark.model import ModelIdentity
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def open(  # noqa: A001 read as seamark.open
-    url: str | None = None,
+    url: str | Path | None = None,
     *,
     model: str | None = None,
     embedder: Embedder | None = None,
@@ -46,7 +47,7 @@ def open(  # noqa: A001 read as seamark.open
         InvalidRequestError: no URL, or one of another kind.
     """
     configured = settings()
-    place = url or configured.db
+    place = str(url or "") or configured.db
     if not place:
         raise InvalidRequestError("no database: give a URL such as sqlite:///app.db, or set SEAMARK_DB")
     embedders = Embedders(model or configured.model, embedder)

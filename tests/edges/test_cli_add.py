@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+import seamark
 from seamark.edges.cli.documents import batches, documents_find
 
 
@@ -71,6 +72,18 @@ def test_adding_again_updates_what_changed(cli, backend, library):
     assert cli("work", "--until", "current", db=backend.url).code == 0
     hit = cli("search", "shelf", "umbrella", "--json", db=backend.url).json()["hits"][0]
     assert hit["passage"].startswith("Locks")
+
+
+def test_of_one_path_that_is_given_twice_the_last_text_counts_once(backend):
+    with seamark.open(backend.url) as service:
+        assert service.add("shelf", [("a", "first", "text"), ("a", "second", "text"), ("b", "other", "text")]) == 2
+        service.work(until="current")
+        assert [hit.passage for hit in service.source("shelf").search("second", mode="lexical")] == ["second\n\ntext"]
+
+
+def test_a_path_object_names_a_database_too(tmp_path):
+    with seamark.open(tmp_path / "new.db", create=True) as service:
+        assert service.sources() == ()
 
 
 def test_a_file_that_is_not_there_adds_nothing(cli, library, tmp_path):

@@ -172,6 +172,7 @@ def test_passwords_are_hidden(text, url, shown):
 
 def test_progress_is_told_in_words():
     assert figures(Progress("embed", 1200, 5000, 812.4, 5.2, 61.0)) == "1,200/5,000 rows  812 rows/s  5s to go  lag 1m 1s"
+    assert figures(Progress("attach", 1, None, 0.0)) == "1 row"
     assert figures(Progress("attach", 1200, None, 0.0, problem="the model\nis out")) == "1,200 rows  the model is out"
     assert [duration(seconds) for seconds in (0.4, 59.6, 3600, 90_061)] == ["0s", "1m 0s", "1h 0m", "1d 1h"]
 

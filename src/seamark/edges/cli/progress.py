@@ -11,7 +11,7 @@ from rich.progress import Progress as Bar
 
 from seamark.edges import serialise
 from seamark.edges.cli.session import Session
-from seamark.edges.cli.text import line
+from seamark.edges.cli.text import counted, line
 from seamark.model import Progress
 
 LINE_SECONDS = 1.0
@@ -75,7 +75,7 @@ def _plain(value: Progress) -> str:
 
 def figures(value: Progress) -> str:
     """Return the numbers of a progress: rows, rows a second, time to go, lag, and what stands in the way."""
-    rows = f"{value.rows:,} rows" if value.total is None else f"{value.rows:,}/{value.total:,} rows"
+    rows = counted(value.rows, "row") if value.total is None else f"{value.rows:,}/{value.total:,} rows"
     parts = [rows]
     if value.rows_per_second >= 1:
         parts.append(f"{value.rows_per_second:,.0f} rows/s")
