@@ -19,7 +19,10 @@ from seamark.edges.cli.progress import duration, figures
 from seamark.edges.cli.text import cleaned, line, masked, shortened
 from seamark.model import Progress
 
-COMMANDS = ("attach", "detach", "add", "work", "status", "search", "doctor", "demo", "failures list", "failures retry")
+COMMANDS = (
+    *("attach", "detach", "add", "work", "status", "search", "doctor", "demo", "sql", "views"),
+    *("failures list", "failures retry"),
+)
 
 
 @pytest.fixture
@@ -132,6 +135,8 @@ def test_json_is_one_document_and_nothing_else(cli, library, tmp_path):
         ("failures", "list"),
         ("failures", "retry", "documents"),
         ("doctor",),
+        ("sql", "SELECT 1"),
+        ("views",),
         ("work", "--until", "current"),
         ("add", tmp_path / "note.md"),
         ("attach", "documents", "--text", "title", "--text", "body"),

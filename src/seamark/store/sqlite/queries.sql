@@ -379,8 +379,8 @@ SELECT d.id FROM donor d WHERE d.detached_at < :before OR EXISTS (
 
 -- name: donor_drop
 -- Drop vectors that were left.
-DROP TABLE IF EXISTS {chunks};
-DROP TABLE IF EXISTS {kept};
+DROP TABLE IF EXISTS main.{chunks};
+DROP TABLE IF EXISTS main.{kept};
 DELETE FROM donor WHERE id = {generation}
 
 -- name: kept_trim
