@@ -154,3 +154,8 @@ def test_what_is_malformed_is_one_clear_line(mapping):
     assert message
     assert "\n" not in message
     assert len(message) < 300
+
+
+def test_a_value_of_another_type_is_refused_in_plain_words():
+    with pytest.raises(InvalidRequestError, match=r"'org_id': a column of type bigint cannot be compared with 'seven'"):
+        filter_parse({"org_id": "seven"}, TABLE)

@@ -153,9 +153,9 @@ def _typed(name: str, column: Column, value: str | float, kind: ColumnKind) -> S
     if kind == "boolean" and value in (0, 1):
         return bool(value)
     if not isinstance(value, _TYPES[kind]) or (kind == "time" and isinstance(value, bool)):
-        comparable = "only with null" if not _TYPES[kind] else "not with " + repr(value)[:40]
+        comparable = "can be compared only with null" if not _TYPES[kind] else "cannot be compared with " + repr(value)[:40]
         hint = f"; to compare a member write '{column.name}.member'" if kind == "json" else ""
-        raise InvalidRequestError(f"filter on {name!r}: a column of type {column.type} can be compared {comparable}{hint}")
+        raise InvalidRequestError(f"filter on {name!r}: a column of type {column.type} {comparable}{hint}")
     return value
 
 
