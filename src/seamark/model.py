@@ -30,6 +30,7 @@ GenerationKind = Literal["lexical", "vector"]
 GenerationState = Literal["building", "active", "retired"]
 Lane = Literal["fresh", "backfill", "retry", "sweep"]
 FailureKind = Literal["configuration", "unavailable", "transient", "input"]
+StampName = Literal["embedded_model_id", "embedded_model_version", "embedded_at", "has_embedding", "embed_gen"]
 Operator = Literal["=", "!=", "<", "<=", ">", ">=", "in"]
 
 
@@ -113,12 +114,16 @@ def filter_columns(where: Filter | None) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """What `attach` was asked to track. `where` says which rows are live; None means all of them."""
+    """What `attach` was asked to track. `where` says which rows are live; None means all of them.
+
+    `stamp`: columns of the table that say of each row what the generation that search reads holds of its present text.
+    """
 
     table: str
     text: tuple[TextColumn, ...]
     where: Filter | None = None
     touch: tuple[Touch, ...] = ()
+    stamp: tuple[StampName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,9 @@ class TestViews(conformance.Views): ...
 class TestSql(conformance.Sql): ...
 
 
+class TestStamps(conformance.Stamps): ...
+
+
 def test_every_part_of_the_suite_is_bound_here():
     bound = {base for item in globals().values() if isinstance(item, type) for base in item.__bases__}
     assert {getattr(conformance, name) for name in conformance.__all__} <= bound

@@ -7,7 +7,7 @@ from contextlib import suppress
 import psycopg
 import pytest
 
-from seamark.errors import InvalidRequestError, StoreUnavailableError
+from seamark.errors import InvalidRequestError, StoreUnavailableError, TableUnusableError
 from seamark.model import GenerationSpec, SourceSpec, TextColumn
 from seamark.testing.workbench import Workbench, at_once
 
@@ -374,3 +374,95 @@ def test_many_sources_attached_at_once_are_all_in_the_view_of_jobs(bench):
     assert at_once([lambda name=name: attach(name) for name in names]) == [None] * len(names)
     found = bench.store.sql("SELECT source, status FROM embedding_jobs ORDER BY 1", (), 30.0).rows
     assert found == tuple((name, "pending") for name in names)
+
+
+# --- stamps -------------------------------------------------------------------------------------------------------
+
+STAMPED = "SELECT id FROM notes WHERE has_embedding ORDER BY id"
+
+
+def stamped(bench, *bodies):
+    bench.notes_table(*bodies)
+    return bench.attach("notes", ("body",), stamp=("has_embedding", "embed_gen"))
+
+
+@pytest.mark.parametrize("edit", ["org = 9", "body = 'new'"])
+def test_a_settle_does_not_wait_for_a_writer(bench, edit):
+    """The writer's row is owed its stamp, and gets it when the writer has ended, if it is still true."""
+    source = stamped(bench, "a", "b")
+    generation = bench.vector(source)
+    with psycopg.connect(bench.backend.url) as writer:
+        writer.execute(f"UPDATE notes SET {edit} WHERE id = 1")
+        bench.app.run("SET lock_timeout = '5s'")
+        bench.drain(source, generation)
+        assert bench.maintain(generation) > 0
+        assert bench.app.run(STAMPED) == [(2,)]
+        writer.commit()
+    bench.maintain(generation)
+    assert bench.app.run(STAMPED) == ([(1,), (2,)] if edit == "org = 9" else [(2,)])
+    bench.drain(source, generation)
+    assert bench.app.run(STAMPED) == [(1,), (2,)]
+
+
+def test_a_trigger_of_the_users_that_refuses_stamps_loses_no_vectors(bench):
+    """Nor the stamps of other rows; the row gets its own when the trigger has gone."""
+    source = stamped(bench, "a", "b", "c")
+    generation = bench.vector(source)
+    bench.app.run(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN IF OLD.id = 2 THEN RAISE EXCEPTION 'closed'; END IF; RETURN NEW; END $$"
+    )
+    bench.app.run("CREATE TRIGGER refuse BEFORE UPDATE ON notes FOR EACH ROW EXECUTE FUNCTION refuse()")
+    bench.drain(source, generation)
+    assert len(bench.backend.chunks(source, generation)) == 3
+    bench.maintain(generation)
+    assert bench.app.run(STAMPED) == [(1,), (3,)]
+    bench.app.run("DROP TRIGGER refuse ON notes")
+    bench.maintain(generation)
+    assert bench.app.run(STAMPED) == [(1,), (2,), (3,)]
+
+
+def test_a_trigger_of_the_users_that_changes_the_text_is_seen(bench):
+    """It fires before ours, whatever its name."""
+    source = stamped(bench, "a")
+    generation = bench.vector(source)
+    bench.app.run(
+        "CREATE FUNCTION zz() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.body := NEW.org::text; RETURN NEW; END $$"
+    )
+    bench.drain(source, generation)
+    bench.app.run("CREATE TRIGGER zz BEFORE UPDATE OF org ON notes FOR EACH ROW EXECUTE FUNCTION zz()")
+    bench.app.run("UPDATE notes SET org = 5")
+    assert bench.app.run(STAMPED) == []
+
+
+@pytest.mark.parametrize("change", ["RENAME COLUMN has_embedding TO mine", "DROP COLUMN has_embedding CASCADE"])
+def test_a_stamp_column_that_has_gone_fails_no_write(bench, change):
+    source = stamped(bench, "a", "b")
+    generation = bench.vector(source)
+    bench.drain(source, generation)
+    bench.app.run(f"ALTER TABLE notes {change}")
+    bench.app.run("UPDATE notes SET body = 'new' WHERE id = 1")
+    bench.app.run("INSERT INTO notes (id, body) VALUES (3, 'c')")
+    bench.drain(source, generation)
+    assert len(bench.backend.chunks(source, generation)) == 3
+
+
+def test_a_column_of_another_type_is_refused_by_the_database(bench):
+    bench.notes_table("a")
+    bench.app.run("ALTER TABLE notes ADD COLUMN embedded_at text")
+    spec = SourceSpec("notes", (TextColumn("body"),), stamp=("embedded_at",))
+    with pytest.raises(TableUnusableError, match="embedded_at"):
+        bench.store.source_create("notes", spec, bench.store.table_inspect("notes"))
+
+
+def test_a_partitioned_table_is_stamped(bench):
+    bench.app.run("CREATE TABLE notes (id bigint PRIMARY KEY, body text, org bigint) PARTITION BY RANGE (id)")
+    bench.app.run("CREATE TABLE notes_1 PARTITION OF notes FOR VALUES FROM (0) TO (10)")
+    bench.app.run("CREATE TABLE notes_2 PARTITION OF notes FOR VALUES FROM (10) TO (20)")
+    bench.app.run("INSERT INTO notes (id, body) VALUES (1, 'a'), (11, 'b')")
+    source = bench.attach("notes", ("body",), stamp=("has_embedding",))
+    generation = bench.vector(source)
+    bench.drain(source, generation)
+    assert bench.app.run(STAMPED) == [(1,), (11,)]
+    bench.app.run("UPDATE notes_1 SET body = 'new'")
+    assert bench.app.run(STAMPED) == [(11,)]

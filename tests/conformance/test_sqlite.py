@@ -7,7 +7,7 @@ import textwrap
 import apsw
 import pytest
 
-from seamark.errors import InvalidRequestError
+from seamark.errors import InvalidRequestError, TableUnusableError
 from seamark.testing.workbench import Workbench
 
 OLD_LIBRARY = """
@@ -232,3 +232,107 @@ def test_what_the_tables_are_may_be_asked(bench):
     bench.notes("a")
     found = bench.store.sql("SELECT name FROM pragma_table_info('notes')", (), 30.0)
     assert found.rows == (("id",), ("body",), ("org",))
+
+
+# --- stamps -------------------------------------------------------------------------------------------------------
+
+STAMPED = "SELECT id FROM notes WHERE has_embedding ORDER BY id"
+
+
+def stamped(bench, *bodies):
+    bench.notes_table(*bodies)
+    return bench.attach("notes", ("body",), stamp=("has_embedding", "embed_gen"))
+
+
+def test_a_settle_does_not_wait_for_a_writer(bench):
+    """All of it is owed then, and written by the next upkeep."""
+    source = stamped(bench, "a", "b")
+    generation = bench.vector(source)
+    with bench.app.transaction():
+        bench.app.run("UPDATE notes SET org = 9 WHERE id = 1")
+        bench.drain(source, generation)
+        assert len(bench.backend.chunks(source, generation)) == 2
+    assert bench.app.run(STAMPED) == []
+    assert bench.maintain(generation) > 0
+    assert bench.app.run(STAMPED) == [(1,), (2,)]
+
+
+def test_a_row_edited_before_its_stamp_is_written_is_not_stamped(bench):
+    source = stamped(bench, "a", "b")
+    generation = bench.vector(source)
+    with bench.app.transaction():
+        bench.app.run("UPDATE notes SET body = 'new' WHERE id = 1")
+        bench.drain(source, generation)
+    bench.maintain(generation)
+    assert bench.app.run(STAMPED) == [(2,)]
+
+
+def test_who_is_killed_between_settle_and_stamp_leaves_the_row_owed(bench, monkeypatch):
+    source = stamped(bench, "a", "b")
+    generation = bench.vector(source)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("seamark.store.sqlite.store.stamps_settle", killed)
+    with pytest.raises(KeyboardInterrupt):
+        bench.step(source, generation)
+    assert bench.app.run(STAMPED) == []
+    monkeypatch.undo()
+    store = bench.backend.store()
+    while store.generation_maintain(generation.id, idle=True):
+        pass
+    assert bench.app.run(STAMPED) == [(1,), (2,)]
+
+
+@pytest.mark.parametrize("recursive", ["ON", "OFF"])
+def test_emptying_a_stamp_sets_nothing_else_off(bench, recursive):
+    """Whether the program lets triggers fire triggers or not."""
+    source = stamped(bench, "a", "b")
+    generation = bench.vector(source)
+    bench.drain(source, generation)
+    bench.app.run(f"PRAGMA recursive_triggers = {recursive}")
+    before = bench.backend.journal(source)
+    bench.app.run("UPDATE notes SET body = 'new' WHERE id = 1")
+    after = bench.backend.journal(source)
+    assert bench.app.run(STAMPED) == [(2,)]
+    assert after[1,][0] == max(seq for seq, _ in before.values()) + 1
+    assert after[2,] == before[2,]
+    bench.app.run("INSERT OR REPLACE INTO notes (id, body, has_embedding) VALUES (2, 'b', 1)")
+    assert bench.app.run(STAMPED) == []
+
+
+def test_a_constraint_of_the_users_that_refuses_stamps_keeps_back_no_other_row(bench):
+    source = stamped(bench, "a", "b", "c")
+    generation = bench.vector(source)
+    bench.app.run("CREATE TRIGGER refuse BEFORE UPDATE ON notes WHEN OLD.id = 2 BEGIN SELECT RAISE(ABORT, 'closed'); END")
+    bench.drain(source, generation)
+    bench.maintain(generation)
+    assert bench.app.run(STAMPED) == [(1,), (3,)]
+    bench.app.run("DROP TRIGGER refuse")
+    bench.maintain(generation)
+    assert bench.app.run(STAMPED) == [(1,), (2,), (3,)]
+
+
+def test_stamps_serve_a_partial_index_which_keeps_them_from_being_dropped(bench):
+    source = stamped(bench, "a", "b")
+    bench.app.run("CREATE INDEX missing ON notes (org) WHERE NOT has_embedding")
+    bench.drain(source, bench.vector(source))
+    [plan] = bench.app.run("EXPLAIN QUERY PLAN SELECT org FROM notes WHERE NOT has_embedding ORDER BY org")
+    assert "INDEX missing" in plan[3]
+    with pytest.raises(TableUnusableError, match="has_embedding"):
+        bench.store.source_drop(source.id, stamps=True)
+    assert len(bench.store.sources()) == 1
+    bench.app.run("DROP INDEX missing")
+    bench.store.source_drop(source.id, stamps=True)
+    assert list(bench.store.sources()) == []
+
+
+def test_a_strict_table_without_rowid_is_stamped(bench):
+    bench.app.run("CREATE TABLE notes (id TEXT PRIMARY KEY, body TEXT) STRICT, WITHOUT ROWID")
+    bench.app.run("INSERT INTO notes VALUES ('x', 'a')")
+    source = bench.attach("notes", ("body",), stamp=("embedded_at", "has_embedding"))
+    bench.drain(source, bench.vector(source))
+    assert bench.app.run("SELECT id FROM notes WHERE has_embedding AND embedded_at LIKE '20%Z'") == [("x",)]
+    bench.app.run("UPDATE notes SET body = 'new'")
+    assert bench.app.run(STAMPED) == []

@@ -23,6 +23,7 @@ def test_from_attach_to_search(cli, backend, notes):
         "text": ["title", "body"],
         "where": {"deleted_at": None},
         "touch": {},
+        "stamp": [],
         "state": "ready",
     }
     assert attached.json()["coverage"]["missing"] == 3

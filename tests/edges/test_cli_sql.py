@@ -92,3 +92,30 @@ def test_a_program_reads_rows_with_their_columns(backend, attached):
         mark = "?" if backend.name == "sqlite" else "$1"
         found = service.sql(f"SELECT id, title FROM notes WHERE id > {mark} ORDER BY id", [2])
     assert (found.columns, found.rows) == (("id", "title"), ((3, "Canteen"), (4, "Old news")))
+
+
+def test_stamps_from_attach_to_detach(cli, backend, notes):
+    before = backend.schema()
+    words = ("attach", "notes", "--text", "title", "--text", "body", "--stamp", "has_embedding,embedded_model_id")
+    done = cli(*words, "--stamp", "embed_gen", "--json", db=backend.url)
+    assert done.json()["source"]["stamp"] == ["embedded_model_id", "has_embedding", "embed_gen"]
+    assert cli("work", "--until", "current", db=backend.url).code == 0
+    told = "SELECT id, embedded_model_id FROM notes WHERE has_embedding AND embed_gen IS NOT NULL ORDER BY id"
+    assert notes.run(told) == [(key, "static:seamark-static-256") for key in (1, 2, 3, 4)]
+    again = cli(*words, db=backend.url)
+    assert (again.code, "stamp is" in again.err) == (1, True), "other words"
+    notes.run("UPDATE notes SET title = 'Keys' WHERE id = 1")
+    assert [key for key, _ in notes.run(told)] == [2, 3, 4]
+    assert cli("detach", "notes", "--drop-stamps", db=backend.url).code == 0
+    assert backend.schema() == before
+
+
+def test_a_stamp_that_there_is_not(cli, backend, notes):
+    refused = cli("attach", "notes", "--text", "body", "--stamp", "embedded", db=backend.url)
+    assert (refused.code, "has_embedding" in refused.err) == (2, True)
+    refused = cli("attach", "notes", "--text", "body", "--stamp", "has_embedding", "--where", '{"nothing": 1}', db=backend.url)
+    assert refused.code == 2
+    notes.run(f"ALTER TABLE notes ADD COLUMN embed_gen {backend.type('text')}")
+    refused = cli("attach", "notes", "--text", "body", "--stamp", "embed_gen", db=backend.url)
+    assert (refused.code, "cannot hold the stamp" in refused.err) == (1, True)
+    assert cli("status", "--json", db=backend.url).json() == {"sources": []}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from seamark.core.chunking import Chunker
@@ -14,9 +15,17 @@ from seamark.model import GenerationSpec, SourceSpec, TextColumn, Touch, filter_
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from seamark.model import Column, Generation, ModelIdentity, Source, Table
+    from seamark.model import Column, ColumnKind, Generation, ModelIdentity, Source, StampName, Table
 
 _KEY_KINDS = ("integer", "text", "uuid", "blob")
+STAMP_KINDS: dict[StampName, tuple[ColumnKind, ...]] = {
+    "embedded_model_id": ("text",),
+    "embedded_model_version": ("text",),
+    "embedded_at": ("time", "text"),
+    "has_embedding": ("boolean", "integer"),
+    "embed_gen": ("integer",),
+}
+"""The stamps, and the kinds of a column that can hold each."""
 
 
 def source_spec(
@@ -25,6 +34,7 @@ def source_spec(
     where: Mapping[str, object] | None,
     touch: Mapping[str, str | Sequence[str]] | None,
     inspect: Callable[[str], Table],
+    stamp: str | Sequence[str] = (),
 ) -> SourceSpec:
     """Check what `attach` was given against the tables as they stand, and return what to track.
 
@@ -44,7 +54,24 @@ def source_spec(
                 f"attach {table.name!r}: touch names {related.table!r}, but no text column is read from it; "
                 f"add text=['{related.table}.<column>'] or leave it out"
             )
-    return SourceSpec(table.name, columns, filter_parse(where, table) if where else None, touches)
+    spec = SourceSpec(table.name, columns, filter_parse(where, table) if where else None, touches)
+    return replace(spec, stamp=_stamp(table, spec, (stamp,) if isinstance(stamp, str) else stamp))
+
+
+def _stamp(table: Table, spec: SourceSpec, names: Sequence[str]) -> tuple[StampName, ...]:
+    """Return the stamp columns by name, each once, where the table has none of another kind under one of these names."""
+    read = {*table.key, *filter_columns(spec.where), *(text.column for text in spec.text if text.table is None)}
+    for name in names:
+        if name not in STAMP_KINDS:
+            raise InvalidRequestError(f"{name!r} is no stamp; there are {', '.join(STAMP_KINDS)}")
+        found = next((column for column in table.columns if column.name.lower() == name), None)
+        if found is not None and (found.name != name or found.kind not in STAMP_KINDS[name]):
+            raise TableUnusableError(
+                f"table {table.name!r} has a column {found.name!r} of type {found.type}, which cannot hold the stamp {name!r}"
+            )
+        if name in read:
+            raise InvalidRequestError(f"column {name!r} is read from table {table.name!r}, and cannot be a stamp as well")
+    return tuple(name for name in STAMP_KINDS if name in names)
 
 
 def _key_check(table: Table) -> None:
@@ -124,6 +151,7 @@ def source_check(source: Source, spec: SourceSpec) -> None:
             ("text", columns_write(source.spec.text), columns_write(spec.text)),
             ("where", _where_told(source.spec), _where_told(spec)),
             ("touch", _touch_told(source.spec), _touch_told(spec)),
+            ("stamp", list(source.spec.stamp), list(spec.stamp)),
         )
         if there != asked
     ]
@@ -139,7 +167,7 @@ def attached(source: Source, generations: Iterable[Generation]) -> bool:
 def source_drift(source: Source, inspect: Callable[[str], Table]) -> tuple[str, ...]:
     """Say what of the tables that a source is read from is no longer as it was when the source was attached."""
     touched = {related.table: related.columns for related in source.spec.touch}
-    read: dict[str, list[str]] = {source.name: [*source.table.key, *filter_columns(source.spec.where)]}
+    read: dict[str, list[str]] = {source.name: [*source.table.key, *filter_columns(source.spec.where), *source.spec.stamp]}
     for name, columns in touched.items():
         read[name] = list(columns)
     for text in source.spec.text:

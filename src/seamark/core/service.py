@@ -128,6 +128,7 @@ class Seamark:
         chunk: int = CHUNK_CHARACTERS,
         language: str = LANGUAGE,
         model: str | None = None,
+        stamp: str | Sequence[str] = (),
         progress: Callable[[Progress], None] | None = None,
     ) -> Tracked:
         """Track a table: from now on every committed change of it is found, embedded and searchable.
@@ -141,6 +142,8 @@ class Seamark:
             chunk: the size of a passage, in characters.
             language: whose word endings are cut in the index of words: `english`, `german`, …, or `none`.
             model: which embedder; the default one otherwise.
+            stamp: columns of this table that say of each row what is embedded, made where they are not there; some of
+                `embedded_model_id`, `embedded_model_version`, `embedded_at`, `has_embedding`, `embed_gen` (docs/sql.md).
             progress: called with the rows entered into the journal so far.
 
         Existing rows enter the journal in batches; an interrupted attach goes on where it was when called again. With the same
@@ -152,7 +155,7 @@ class Seamark:
             SourceDriftError: it is attached already, and has been renamed, recreated or lost its triggers since.
         """
         found = self.store.table_inspect(table)
-        spec = catalog.source_spec(found, text, where, touch, self.store.table_inspect)
+        spec = catalog.source_spec(found, text, where, touch, self.store.table_inspect, stamp)
         embedder, locator = (self.embedders.named(model), model) if model else self.embedders.default()
         known = catalog.source_find(self.store.sources(), table, found)
         there = self.store.generations(known.id) if known is not None else ()
@@ -168,8 +171,17 @@ class Seamark:
             catalog.generations_check(known, there, specs)
         source = self.store.source_create(known.name if known else table, known.spec if known else spec, found)
         self._enroll(source, progress)
-        catalog.generations_check(source, self.store.generations_begin(source, specs), specs)
+        begun = self.store.generations_begin(source, specs)
+        catalog.generations_check(source, begun, specs)
+        if known is None and source.spec.stamp:
+            self._stamps_compare(begun)
         return self.source(source.name)
+
+    def _stamps_compare(self, begun: Sequence[Generation]) -> None:
+        """Empty stamps that columns of the user's hold from before."""
+        for generation in begun:
+            while generation.kind == "vector" and self.store.generation_maintain(generation.id, idle=False):
+                pass
 
     def _enroll(self, source: Source, progress: Callable[[Progress], None] | None) -> None:
         rows = 0
@@ -181,15 +193,16 @@ class Seamark:
                 progress(Progress(f"attach {source.name}", rows, None, 0.0))
             source = self._find(source.name)
 
-    def detach(self, name: str, *, drop_vectors: bool = False) -> None:
+    def detach(self, name: str, *, drop_vectors: bool = False, drop_stamps: bool = False) -> None:
         """Stop tracking a table: its triggers, journal and indexes go; its own schema is exactly as it was.
 
         Its vectors are left for a month, for an attach of it to the same model, unless `drop_vectors`, which also drops those
-        that earlier detaches have left: of a table that is not attached any more, too.
+        that earlier detaches have left: of a table that is not attached any more, too. Stamp columns stay, and nobody keeps
+        them true any more; with `drop_stamps` those that `attach` has made are dropped.
         """
         if drop_vectors and all(source.name != name for source in self.store.sources()) and self.store.donors_drop(name):
             return
-        self.store.source_drop(self._find(name).id, keep_vectors=not drop_vectors)
+        self.store.source_drop(self._find(name).id, keep_vectors=not drop_vectors, stamps=drop_stamps)
 
     def source(self, name: str) -> Tracked:
         """Return an attached table; UnknownSourceError if there is none of that name."""

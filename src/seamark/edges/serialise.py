@@ -79,6 +79,7 @@ def source(value: Source) -> Json:
         "text": columns_write(spec.text),
         "where": None if spec.where is None else filter_write(spec.where),
         "touch": {related.table: list(related.columns) for related in spec.touch},
+        "stamp": list(spec.stamp),
         "state": value.state,
     }
 

@@ -162,7 +162,8 @@ class Store(Protocol):
         From the moment it returns, every committed change of the text columns, the filtered columns or the key gives the row a
         new, higher `seq`. `table` is what `table_inspect` returned. Called again for the same table it completes what an
         interrupted call left. SourceConflictError where the table or the name is taken by a source of another name, table or
-        spec: of several calls at once one wins. The user's table itself is not altered.
+        spec: of several calls at once one wins. The user's table itself is not altered, unless the spec has `stamp`: the
+        columns are made that are not there. TableUnusableError where one is there and cannot hold a stamp.
         """
         ...
 
@@ -173,11 +174,12 @@ class Store(Protocol):
         """
         ...
 
-    def source_drop(self, source_id: int, *, keep_vectors: bool = False) -> None:
+    def source_drop(self, source_id: int, *, keep_vectors: bool = False, stamps: bool = False) -> None:
         """Stop tracking: drop the triggers, the journal and all generations. The user's schema is as it was before.
 
         With `keep_vectors` those of the vector generations stay, for `vectors_known` of generations that are made of the same
-        table later. Without, those that stayed before go as well.
+        table later. Without, those that stayed before go as well. Stamp columns stay as they are; with `stamps` those that
+        `source_create` has made are dropped.
         """
         ...
 
@@ -286,10 +288,11 @@ class Store(Protocol):
     def generation_maintain(self, generation_id: int, *, idle: bool) -> bool:
         """Do one bounded piece of upkeep of the generation's index, if any is due; return whether something was done.
 
-        Vector: build or extend the HNSW index once there are enough chunks outside it, and clear it of deleted ones where the
-        database does not do so itself (both sooner when `idle`). Lexical: merge small blocks of postings and drop those of
-        versions that are no longer current. Never changes what a search can find. One process at a time does it for a
-        generation; another returns False at once.
+        Vector: write stamps that are owed, and compare those that stand (`seamark.store.stamps`). Build or extend the HNSW
+        index once there are enough chunks outside it, and clear it of deleted ones where the database does not do so itself
+        (both sooner when `idle`). Lexical: merge small blocks of postings and drop those of versions that are no longer
+        current. Never changes what a search can find. One process at a time does it for a generation; another returns False
+        at once.
         """
         ...
 
@@ -344,7 +347,8 @@ class Store(Protocol):
 
         A row is written only where the journal still has the `seq` that was read and the generation holds an older one or none;
         its old chunks or document are replaced, its failure is deleted. Failures are recorded for rows whose `seq` is still the
-        journal's. Rows that lost the compare count as superseded.
+        journal's. Rows that lost the compare count as superseded. Rows with chunks are stamped, where the spec has `stamp` and
+        search reads this generation: with the same commit, or right after it where the user's table is in another file.
         """
         ...
 

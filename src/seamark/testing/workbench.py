@@ -35,7 +35,19 @@ from seamark.testing.oracle import oracle_proves, oracle_vector
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from seamark.model import Claim, Filter, Generation, GenerationKind, Key, Lease, Settled, Source, SourceRow, Touch
+    from seamark.model import (
+        Claim,
+        Filter,
+        Generation,
+        GenerationKind,
+        Key,
+        Lease,
+        Settled,
+        Source,
+        SourceRow,
+        StampName,
+        Touch,
+    )
     from seamark.store.contract import Store
     from seamark.testing.backend import Application, Backend
 
@@ -166,10 +178,12 @@ class Workbench:
         where: Filter | None = None,
         touch: tuple[Touch, ...] = (),
         batch: int = 1000,
+        stamp: tuple[StampName, ...] = (),
     ) -> Source:
         """Attach a table under its own name and enrol what it holds."""
         columns = tuple(TextColumn(column) if isinstance(column, str) else column for column in text)
-        source = self.store.source_create(table, SourceSpec(table, columns, where, touch), self.store.table_inspect(table))
+        spec = SourceSpec(table, columns, where, touch, stamp)
+        source = self.store.source_create(table, spec, self.store.table_inspect(table))
         for _ in range(STEPS):
             if self.store.source_enroll(self.source(source.id), batch).done:
                 return self.source(source.id)

@@ -59,16 +59,29 @@ def attach(
     chunk: Annotated[int, typer.Option(metavar="N", help="Characters in a passage.")] = CHUNK_CHARACTERS,
     language: Annotated[str, typer.Option(metavar="NAME", help="Whose word endings are cut; none to leave them.")] = LANGUAGE,
     model: Model = None,
+    stamp: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN,…", help="Columns of the table that say of each row what is embedded: docs/sql.md."),
+    ] = None,
 ) -> None:
     """Track a table: from now on every committed change of it is found, embedded and searchable.
 
-    The table itself is not altered: it gets triggers, and its database a journal. Done again with the same words, it
-    changes nothing.
+    The table itself is not altered, but for --stamp: it gets triggers, and its database a journal. Done again with the same
+    words, it changes nothing.
     """
     related = touches(touch or ())
+    stamps = [name for names in stamp or () for name in names.split(",")]
     with session.service() as service, progress(session) as report:
         tracked = service.attach(
-            table, text=text, where=where, touch=related, chunk=chunk, language=language, model=model, progress=report
+            table,
+            text=text,
+            where=where,
+            touch=related,
+            chunk=chunk,
+            language=language,
+            model=model,
+            stamp=stamps,
+            progress=report,
         )
         coverage = tracked.coverage()
     session.show(
@@ -85,17 +98,19 @@ def detach(
         bool, typer.Option("--drop", help="Drop its vectors, too, and those that earlier detaches of it have left.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, on a terminal.")] = False,
+    drop_stamps: Annotated[bool, typer.Option("--drop-stamps", help="Drop the stamp columns that attach made.")] = False,
 ) -> None:
     """Stop tracking a table: its journal, triggers and indexes go, and its schema is exactly as it was before.
 
     Its vectors are left for a month: attached again under the same model, the table costs nothing but what has changed.
+    Stamp columns stay, too, and nobody keeps them true any more, unless they are dropped.
     """
     with session.service() as service:
         attached = next((tracked for tracked in service.sources() if tracked.name == source), None)
         if drop and attached and session.err.is_terminal and not yes and not session.as_json:
             rows = counted(attached.coverage().embedded, "row")
             typer.confirm(f"Detach {line(source)} and drop the vectors of {rows}?", abort=True, err=True)
-        service.detach(source, drop_vectors=drop)
+        service.detach(source, drop_vectors=drop, drop_stamps=drop_stamps)
     session.show({"detached": source, "vectors": "dropped" if drop else "left"}, f"{line(source)}: detached")
 
 

@@ -105,6 +105,7 @@ def spec_dump(spec: SourceSpec) -> dict[str, Any]:
         "text": [[text.column, text.table] for text in spec.text],
         "where": None if spec.where is None else _filter_dump(spec.where),
         "touch": [[touch.table, touch.columns] for touch in spec.touch],
+        "stamp": spec.stamp,
     }
 
 
@@ -115,6 +116,7 @@ def spec_load(stored: Mapping[str, Any]) -> SourceSpec:
         tuple(TextColumn(*text) for text in stored["text"]),
         None if stored["where"] is None else _filter_load(stored["where"]),
         tuple(Touch(table, tuple(columns)) for table, columns in stored["touch"]),
+        tuple(stored.get("stamp", ())),
     )
 
 

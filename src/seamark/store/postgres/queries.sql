@@ -23,6 +23,8 @@
 -- Differs by necessity: view_drop, view_embeddings_none, view_jobs_none: views are kept, with their columns' types; SQLite's are
 -- made on each connection.
 
+-- Differs by necessity: stamp_hold, stamp_mend, stamp_rows_none, stamp_there: writers at the same time, each row's lock its own.
+
 -- Differs by necessity: sql_begin, sql_settings: a transaction reads only because it is told to; SQLite's file is opened so.
 
 -- Differs by necessity: horizon_now, horizon_next: writers commit out of the order of their `seq`.
@@ -1037,6 +1039,103 @@ WHERE {where} ORDER BY b.place;
 -- name: rows_live_indexed
 -- Part of `rows_live`, for each generation: the `seq` of the version held.
 (SELECT r.seq FROM {rows} r WHERE {r_is_b} AND r.chunks >= 0),
+
+-- ===== stamps =====================================================================================================
+
+-- name: stamp_generation
+-- Give the vector generation that search reads, with its model.
+SELECT g.id, m.name, m.version FROM seamark.generation g JOIN seamark.model m ON m.id = g.model_id
+WHERE g.source_id = %(source)s AND g.kind = 'vector' AND g.state <> 'retired' ORDER BY g.state <> 'active', g.id LIMIT 1;
+
+-- name: stamp_unfit
+-- Give those of the columns that cannot be emptied.
+SELECT a.attname FROM pg_catalog.pg_attribute a
+WHERE a.attrelid = to_regclass(%(table)s) AND a.attname = ANY (%(columns)s::name[])
+  AND (a.attgenerated <> '' OR (a.attnotnull AND a.attname <> 'has_embedding'));
+
+-- name: stamp_add
+-- Add a column to the user's table.
+ALTER TABLE {source} ADD COLUMN {column};
+
+-- name: stamp_remove
+-- Take it away again.
+ALTER TABLE {source} DROP COLUMN IF EXISTS {column};
+
+-- name: stamps_made
+-- Give the columns that were added.
+SELECT stamps_made FROM seamark.source WHERE id = %(source)s;
+
+-- name: stamps_made_write
+-- Remember them.
+UPDATE seamark.source SET stamps_made = %(columns)s::text[] WHERE id = %(source)s;
+
+-- name: stamp_held
+-- Part of what follows: whether the generation holds the row's present text.
+coalesce(r.seq = j.seq AND NOT j.deleted AND r.chunks > 0, false)
+
+-- name: stamp_rows_none
+-- Stands for the rows of a generation where there is none yet.
+(SELECT {k}, seq, changed_at AS embedded_at, 1 AS chunks FROM {journal})
+
+-- name: stamp_hold
+-- Lock those of the rows, with their entries in the journal, that nobody else is at; give their keys. We never wait here for
+-- anybody, so that no writer can be in a deadlock with us; whoever would change one of them waits until we have committed, which
+-- we are about to do.
+WITH f AS MATERIALIZED (
+    SELECT {k_j} FROM unnest({key_arrays}) AS b ({k}) JOIN {journal} j ON {j_is_b} FOR UPDATE OF j SKIP LOCKED
+)
+SELECT {k_s} FROM unnest({key_arrays}) AS b ({k}) JOIN {source} s ON {s_is_b}
+WHERE EXISTS (SELECT FROM f WHERE {f_is_b}) OR NOT EXISTS (SELECT FROM {journal} j WHERE {j_is_b})
+FOR NO KEY UPDATE OF s SKIP LOCKED;
+
+-- name: stamp_mend
+-- Write into locked rows what is true of them, where something else stands there. A statement of its own: what had been
+-- committed when the lock was had is seen.
+UPDATE {source} s SET {stamps} FROM (
+    SELECT {k_b}, r.embedded_at, {held} AS held FROM unnest({key_arrays}) AS b ({k})
+    LEFT JOIN {journal} j ON {j_is_b} LEFT JOIN {rows} r ON {r_is_b}
+) b WHERE {s_is_b} AND ({differs});
+
+-- name: stamp_there
+-- Say whether the table has a row.
+SELECT 1 FROM unnest({key_arrays}) AS b ({k}) JOIN {source} s ON {s_is_b};
+
+-- name: stamp_next
+-- Give the next rows in order of key, and whether something else stands there than what is true.
+SELECT {k_s}, {differs} FROM {source} s LEFT JOIN {journal} j ON {j_is_s} LEFT JOIN {rows} r ON {r_is_s}
+CROSS JOIN LATERAL (SELECT r.embedded_at, {held} AS held) b
+WHERE {after} ORDER BY {k_s} LIMIT %(limit)s;
+
+-- name: stamp_state
+-- Give where the pass over the table stands, and whether the last one is long ago; nothing where another process is at it.
+SELECT stamped_by, stamped_to, stamped_at IS NULL, stamped_at < seamark.clock() - %(microseconds)s::bigint
+FROM seamark.source WHERE id = %(source)s FOR NO KEY UPDATE SKIP LOCKED;
+
+-- name: stamp_state_write
+-- Remember where it stands.
+UPDATE seamark.source SET stamped_by = %(generation)s, stamped_to = %(key)s,
+    stamped_at = CASE WHEN %(done)s THEN seamark.clock() END
+WHERE id = %(source)s;
+
+-- name: owed_create
+-- Make the table of the rows whose stamp is still to be written.
+CREATE TABLE {owed} AS SELECT {k} FROM {journal} WITH NO DATA; ALTER TABLE {owed} ADD PRIMARY KEY ({k});
+
+-- name: owed_drop
+-- Drop it.
+DROP TABLE IF EXISTS {owed};
+
+-- name: owed_add
+-- Remember rows whose stamp is still to be written.
+INSERT INTO {owed} ({k}) SELECT {k_b} FROM unnest({key_arrays}) AS b ({k}) ORDER BY {k_b} ON CONFLICT DO NOTHING;
+
+-- name: owed_take
+-- Give some of them, in no order, so that those that cannot be written do not keep the others back.
+SELECT {k} FROM (SELECT {k} FROM {owed} ORDER BY random() LIMIT %(limit)s) o;
+
+-- name: owed_remove
+-- They have been written.
+DELETE FROM {owed} b USING unnest({key_arrays}) AS r ({k}) WHERE {r_is_b};
 
 -- ===== views for SQL users ========================================================================================
 

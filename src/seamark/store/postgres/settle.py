@@ -13,6 +13,7 @@ import numpy as np
 from seamark.model import LexicalBatch, Outcome, Settled
 from seamark.store.postgres import codec
 from seamark.store.postgres.names import key_columns, key_width
+from seamark.store.postgres.stamps import stamps_settle
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -48,6 +49,7 @@ def lease_settle(
 class _Settling:
     def __init__(self, database: Database, connection: Connection, words: Words, source: Source, lease: Lease) -> None:
         self._database, self._connection, self._words, self._lease = database, connection, words, lease
+        self._source = source
         self._widths = [key_width(column) for column in key_columns(source.table)]
 
     def settle(self, batch: VectorBatch | LexicalBatch, failed: Sequence[FailedRow]) -> Settled | None:
@@ -62,6 +64,9 @@ class _Settling:
         else:
             self._chunks(batch, won, winners)
         recorded = self._failures(winners, failed)
+        if self._source.spec.stamp and not lexical:
+            keys = [row.key for row in winners if row.chunks > 0]
+            stamps_settle(self._database, self._connection, self._words, self._source, self._lease.generation_id, keys)
         lost = len(batch.rows) - len(winners) + len(failed) - recorded
         return Settled(len(winners), lost, recorded)
 

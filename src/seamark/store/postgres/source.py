@@ -15,6 +15,7 @@ from seamark.store.postgres import codec
 from seamark.store.postgres.catalog import Tracked, source_words, tracked_load
 from seamark.store.postgres.extension import vector_schema
 from seamark.store.postgres.names import generation_words, identifier, key_columns, qualified
+from seamark.store.postgres.stamps import owed_drop, stamps_create, stamps_drop
 from seamark.store.postgres.tables import table_inspect
 from seamark.store.postgres.triggers import Shape, triggers
 from seamark.store.postgres.vectors import donors_forget, donors_write
@@ -66,6 +67,8 @@ def source_create(database: Database, name: str, spec: SourceSpec, table: Table)
         for statement in ("journal_key", "journal_order", "sequence_create"):
             database.run(connection, statement, words)
         _triggers_create(database, connection, tracked, words)
+        if spec.stamp:
+            stamps_create(database, connection, tracked, words)
         views_refresh(database, connection)
         return tracked.source
 
@@ -183,7 +186,7 @@ def max_key(found: Sequence[Row]) -> Key | None:
 # --- detach -------------------------------------------------------------------------------------------------------
 
 
-def source_drop(database: Database, source_id: int, *, keep_vectors: bool) -> None:
+def source_drop(database: Database, source_id: int, *, keep_vectors: bool, stamps: bool) -> None:
     """Drop the functions, and the triggers with them wherever they are by now, and the tables; see the contract.
 
     Of several at once one does it, and the others find that it is done.
@@ -200,6 +203,9 @@ def source_drop(database: Database, source_id: int, *, keep_vectors: bool) -> No
             donors_forget(database, connection, source.table)
         for (function,) in database.run(connection, "functions", {}, {"pattern": f"track\\_{source_id}\\_%"}).fetchall():
             connection.execute(f"DROP FUNCTION seamark.{identifier(function)} CASCADE".encode(), {})
+        if stamps:
+            stamps_drop(database, connection, source)
+        owed_drop(database, connection, source)
         database.run(connection, "source_delete", {}, {"source": source_id})
         views_refresh(database, connection)
         view_drop(database, connection, source.name)

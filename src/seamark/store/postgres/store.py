@@ -114,9 +114,9 @@ class PostgresStore:
         """See the contract."""
         return sources.source_enroll(self._database, self._catalog, source, limit)
 
-    def source_drop(self, source_id: int, *, keep_vectors: bool = False) -> None:
+    def source_drop(self, source_id: int, *, keep_vectors: bool = False, stamps: bool = False) -> None:
         """See the contract."""
-        sources.source_drop(self._database, source_id, keep_vectors=keep_vectors)
+        sources.source_drop(self._database, source_id, keep_vectors=keep_vectors, stamps=stamps)
 
     def donors_drop(self, table: str) -> int:
         """See the contract."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from seamark.model import filter_columns
 from seamark.store.postgres.filters import filter_compile
 from seamark.store.postgres.names import identifier, literal, pairs, qualified
+from seamark.store.stamps import stamps_empty
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -85,6 +86,14 @@ _TOUCH = """    INSERT INTO {journal} AS j ({k}, seq, deleted, changed_at)
     -- Whether the row is live is for its own triggers to say: they hold its lock, this one looks at it from outside.
     ON CONFLICT ({k}) DO UPDATE SET seq = nextval('{sequence}'::regclass), changed_at = EXCLUDED.changed_at;"""
 
+_TOUCH_STAMPS = """
+    -- After the journal's rows are ours: whoever stamps locks them, too, so that a stamp cannot come after this and be old.
+    BEGIN
+        UPDATE {source} s SET {empty} FROM (SELECT DISTINCT {references} FROM {rows} t) t WHERE {s_is_t} AND ({stamped});
+    EXCEPTION WHEN undefined_column THEN
+        NULL;
+    END;"""
+
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
@@ -128,6 +137,12 @@ def triggers(tracked: Tracked, words: Words, shape: Shape) -> tuple[Trigger, ...
     return tuple(found)
 
 
+def edited(tracked: Tracked) -> str:
+    """Return the condition under which an update is a change of a row's text, its key, or whether it is live."""
+    table = tracked.source.table
+    return _distinct(table, [*table.key, *_own_texts(tracked), *filter_columns(tracked.source.spec.where)])
+
+
 def _own(tracked: Tracked, words: Words, shape: Shape) -> Iterable[Trigger]:
     source, table = tracked.source, tracked.source.table
     where = words["where"]
@@ -150,8 +165,7 @@ def _own(tracked: Tracked, words: Words, shape: Shape) -> Iterable[Trigger]:
         old = f"(SELECT DISTINCT ON ({keys}) {keys} FROM old_rows s ORDER BY {keys}) s"
         yield trigger("insert", live, "AFTER INSERT", _NEW_ROWS)
         yield trigger("delete", _UPSERT.format(**words, keys=keys, rows=old, deleted="true"), "AFTER DELETE", _OLD_ROWS)
-    watched = _distinct(table, [*table.key, *_own_texts(tracked), *filter_columns(source.spec.where)])
-    yield trigger("update", _update(tracked, words, where), "AFTER UPDATE", f"{_EACH_ROW} WHEN ({watched})")
+    yield trigger("update", _update(tracked, words, where), "AFTER UPDATE", f"{_EACH_ROW} WHEN ({edited(tracked)})")
     condition = _text(f" s WHERE {words['j_is_s']})")
     for position, root in enumerate(shape.roots):
         own = root == name
@@ -183,12 +197,17 @@ def _touching(tracked: Tracked, words: Words, shape: Shape, position: int, touch
     read = "\n" + _guard_named(words, shape, qualified(source.table), _used(source), len(source.table.key))
     fired = _guard(words, shape, name, touch.columns) + read
 
+    empty = {identifier(name): literal(value) for name, value in stamps_empty(source.spec.stamp).items()}
+    form = _TOUCH + _TOUCH_STAMPS if empty else _TOUCH
+
     def body(rows: str) -> str:
-        return _TOUCH.format(
+        return form.format(
             **words,
             references=", ".join(f"t.{reference}" for reference in references),
             rows=rows,
             s_is_t=pairs(keys, [f"t.{reference}" for reference in references]),
+            empty=", ".join(f"{name} = {value}" for name, value in empty.items()),
+            stamped=" OR ".join(f"s.{name} IS DISTINCT FROM {value}" for name, value in empty.items()),
         )
 
     def one(row: str) -> str:

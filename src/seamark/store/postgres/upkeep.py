@@ -15,6 +15,7 @@ from psycopg import errors
 from seamark.model import POSTING
 from seamark.store.blocks import BLOCK_POSTINGS, BLOCKS_LOOSE, blocks_loose, blocks_merge, postings_load
 from seamark.store.postgres import codec
+from seamark.store.postgres.stamps import stamps_maintain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +63,9 @@ def generation_maintain(database: Database, catalog: Catalog, generation_id: int
             return False
         kind, dimension = upkeep
         if kind == "vector":
-            return _index_build(database, generation_id, words, dimension)
+            source = catalog.tracked(int(words["source_id"])).source
+            stamped = bool(source.spec.stamp) and stamps_maintain(database, catalog, source, generation_id)
+            return stamped or _index_build(database, generation_id, words, dimension)
         return _Postings(database, generation_id, words).maintain(idle=idle)
 
 

@@ -37,6 +37,7 @@ def spec_dump(spec: SourceSpec) -> str:
             "text": [[text.column, text.table] for text in spec.text],
             "where": None if spec.where is None else _filter_dump(spec.where),
             "touch": [[touch.table, list(touch.columns)] for touch in spec.touch],
+            "stamp": list(spec.stamp),
         }
     )
 
@@ -49,6 +50,7 @@ def spec_load(text: str) -> SourceSpec:
         tuple(TextColumn(column, table) for column, table in found["text"]),
         None if found["where"] is None else _filter_load(found["where"]),
         tuple(Touch(table, tuple(columns)) for table, columns in found["touch"]),
+        tuple(found.get("stamp", ())),
     )
 
 

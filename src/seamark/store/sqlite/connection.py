@@ -184,6 +184,10 @@ class Connection:
             return self._raw.pragma(name, schema=schema)
         return self._raw.pragma(name, value, schema=schema)
 
+    def wait(self, milliseconds: int) -> None:
+        """Wait no longer than that for a lock."""
+        self._raw.set_busy_timeout(milliseconds)
+
     def wal_bytes(self) -> int:
         """Return how long the write-ahead log of the main database is."""
         try:
@@ -275,7 +279,7 @@ class Connections:
                 connection.wal_restart()
 
     @contextmanager
-    def user_transaction(self, *, durable: bool = True) -> Generator[Connection]:
+    def user_transaction(self, *, durable: bool = True, wait_milliseconds: int = BUSY_MILLISECONDS) -> Generator[Connection]:
         """Open a connection in a transaction that may write to the user's file; keep it short.
 
         What is not `durable` may be undone by a power loss; where SQLite is then still sure to keep the file whole, the commit
@@ -289,6 +293,7 @@ class Connections:
                 # The checkpoint of the last connection to close locks the file for a moment, and an application that opens it
                 # just then without a busy timeout would be turned away.
                 connection.checkpoint_at_close(enabled=False)
+                connection.wait(wait_milliseconds)
                 if not durable and connection.pragma("journal_mode") == "wal":
                     connection.pragma("synchronous", "NORMAL")
                 with connection.transaction("BEGIN IMMEDIATE"):

@@ -26,6 +26,9 @@
 -- Differs by necessity: chunks_find, chunks_scan, chunks_end, chunks_outside, shard_list, shard_write, shard_bury, shard_begin,
 -- shard_delete: the HNSW index is files of ours, kept in step with the chunks by their numbers.
 
+-- Differs by necessity: stamp_read, stamp_write, stamp_empty, stamp_moment, stamp_columns: the user's table is in another file,
+-- and is altered and emptied by plain SQL there.
+
 -- Differs by necessity: views_attach, journal_there, view_none, view_group: a view cannot look into another file unless it is the connection's
 -- own, without types; and a statement has 500 parts at most.
 
@@ -804,6 +807,92 @@ SELECT j.seq, {indexed}{table_keys}, {texts} FROM {table} t JOIN {journal} j ON 
 -- name: rows_live_indexed
 -- Part of `rows_live`, for each generation: the version held.
 (SELECT r.seq FROM {rows} r WHERE {r_is_j} AND r.chunks >= 0),
+
+-- === stamps ========================================================================================================
+
+-- name: stamp_generation
+-- The vector generation that search reads, with its model.
+SELECT g.id, m.name, m.version FROM generation g JOIN model m ON m.id = g.model_id
+WHERE g.source_id = ? AND g.kind = 'vector' AND g.state <> 'retired' ORDER BY g.state <> 'active', g.id LIMIT 1
+
+-- name: stamp_unfit
+-- Those of the columns that cannot be emptied, by names as SQLite compares them.
+SELECT name FROM pragma_table_xinfo(?, 'app')
+WHERE name COLLATE NOCASE IN ({names}) AND (hidden <> 0 OR ("notnull" AND name <> 'has_embedding' COLLATE NOCASE))
+
+-- name: stamp_add
+-- Add a column to the user's table.
+ALTER TABLE {table_here} ADD COLUMN {column}
+
+-- name: stamp_remove
+-- Take it away again.
+ALTER TABLE {table_here} DROP COLUMN {column}
+
+-- name: stamp_columns
+-- The columns that the user's table has.
+SELECT name FROM pragma_table_xinfo(?)
+
+-- name: stamps_made
+-- The columns that were added.
+SELECT stamps_made FROM source WHERE id = ?
+
+-- name: stamps_made_write
+-- Remember them, before they are added.
+UPDATE source SET stamps_made = ? WHERE id = ?
+
+-- name: stamp_empty
+-- Empty the stamp of a row, in a trigger. None of our own fires for it: their conditions are about other columns.
+UPDATE {table_here} SET {empty} WHERE {row_is} AND ({stamped});
+
+-- name: stamp_held
+-- Part of what follows: whether the generation holds the row's present text.
+coalesce(r.seq = j.seq AND NOT j.deleted AND r.chunks > 0, 0)
+
+-- name: stamp_moment
+-- Part of what follows: when it was embedded.
+strftime('%Y-%m-%dT%H:%M:%fZ', r.embedded_at / 1000000.0, 'unixepoch')
+
+-- name: stamp_read
+-- What is true of a row: its entry in the journal, whether it is held, and since when.
+SELECT coalesce(j.seq, 0), {held}, {moment} FROM (SELECT 1) LEFT JOIN {journal} j ON {j_is_given} LEFT JOIN {rows} r ON {r_is_j}
+
+-- name: stamp_write
+-- Write that into the row, where something else stands there and the journal has not gone on.
+UPDATE {table_here} AS t SET {stamps} WHERE {t_is_given} AND ({differs})
+    AND coalesce((SELECT j.seq FROM {journal_here} j WHERE {j_is_given}), 0) = {seq}
+
+-- name: stamp_next
+-- The next rows in order of key, and whether something else stands there than what is true.
+SELECT {table_keys_raw}, {differs}, coalesce(j.seq, 0) FROM {table} t LEFT JOIN {journal} j ON {j_is_t} LEFT JOIN {rows} r ON {r_is_j}
+WHERE {after} ORDER BY {table_keys} LIMIT ?
+
+-- name: stamp_state
+-- Where the pass over the table stands, and whether the last one is long ago.
+SELECT stamped_by, stamped_to, stamped_at IS NULL, stamped_at < ? FROM source WHERE id = ?
+
+-- name: stamp_state_write
+-- Remember where it stands.
+UPDATE source SET stamped_by = ?, stamped_to = ?, stamped_at = ? WHERE id = ?
+
+-- name: owed_create
+-- The table of the rows whose stamp is still to be written.
+CREATE TABLE IF NOT EXISTS {owed} ({keys}, seq INTEGER NOT NULL, PRIMARY KEY ({keys})) WITHOUT ROWID
+
+-- name: owed_drop
+-- Drop it.
+DROP TABLE IF EXISTS {owed}
+
+-- name: owed_add
+-- Remember that a row's stamp is still to be written.
+INSERT INTO {owed} ({keys}, seq) VALUES ({marks}, ?) ON CONFLICT ({keys}) DO UPDATE SET seq = excluded.seq
+
+-- name: owed_take
+-- Some of them, in no order, so that those that cannot be written do not keep the others back.
+SELECT {keys}, seq FROM {owed} ORDER BY random() LIMIT ?
+
+-- name: owed_remove
+-- It has been written, unless the row was settled again.
+DELETE FROM {owed} WHERE {keys_given} AND seq = ?
 
 -- === views for SQL users: run by other programs' SQLite, which has the user's file as main, ours as seamark ========
 

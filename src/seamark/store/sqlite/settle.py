@@ -10,6 +10,7 @@ import numpy as np
 from seamark.model import LexicalBatch, Outcome, Settled
 from seamark.store.sqlite.claims import MICROSECONDS, clock
 from seamark.store.sqlite.connection import integers
+from seamark.store.sqlite.stamps import stamps_owe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,6 +64,8 @@ class Settling:
         won = [row for row, wins in zip(batch.rows, current, strict=True) if wins]
         lost = [row for row in failed if row.seq in self._old]
         self._write_failures(won, lost)
+        if self._words.source.spec.stamp and not isinstance(batch, LexicalBatch):
+            stamps_owe(self._connection, self._words, [(*row.key, row.seq) for row in won if row.chunks > 0])
         self._connection.run(self._words["lease_retire"], (lease.id,))
         written, recorded = len(won), len(lost)
         return Settled(written, len(batch.rows) + len(failed) - written - recorded, recorded)

@@ -15,6 +15,7 @@ from seamark.store.conflict import conflict_check
 from seamark.store.sqlite.catalog import columns_dump, generations_list, journal_exists, source_load, spec_dump
 from seamark.store.sqlite.filters import filter_literal
 from seamark.store.sqlite.keys import key_dump, key_marks, key_read
+from seamark.store.sqlite.stamps import stamp_empty, stamps_drop, stamps_made, stamps_make, stamps_plan
 from seamark.store.sqlite.tables import columns_generated, key_collations
 from seamark.store.sqlite.words import STATEMENTS, quoted, table_words
 
@@ -41,9 +42,11 @@ def source_create(connections: Connections, name: str, spec: SourceSpec, table: 
         conflict_check(sources_list(connection), name, spec, table)
         connection.run(STATEMENTS["source_insert"], values)
         found = next(one for one in sources_list(connection) if one.name == name)
+        stamps_plan(connection, found)
         shape = _shape(connection, found)
         kept = bool(generations_list(connection, found.id))
     with connections.user_transaction() as connection:
+        stamps_make(connection, found)
         _follow(connection, found, shape, keep=kept or found.enrolled is not None or found.state == "ready")
     return found
 
@@ -75,13 +78,16 @@ def source_enroll(connections: Connections, words: Words, limit: int) -> Enrolme
     return Enrolment(rows, done=done)
 
 
-def source_forget(connections: Connections, source: Source) -> None:
-    """Take everything of ours out of the user's file."""
+def source_forget(connections: Connections, source: Source, *, stamps: bool) -> None:
+    """Take everything of ours out of the user's file; the stamp columns that were made only if that is asked for."""
     words = table_words(source.table)
+    with connections.use() as connection:
+        made = stamps_made(connection, source) if stamps else []
     with connections.user_transaction() as connection:
         for trigger in _triggers(source, _Shape()):
             connection.run(f"DROP TRIGGER IF EXISTS {quoted(trigger)}")
         connection.run(STATEMENTS["journal_drop"].format_map(words))
+        stamps_drop(connection, source, made)
 
 
 def collection_create(connections: Connections, name: str) -> None:
@@ -165,7 +171,8 @@ def _triggers(source: Source, shape: _Shape) -> dict[str, str]:
     # No list of columns catches a generated column, nor a key that is set by one of the names of SQLite's rowid.
     of = "" if shape.generated.intersection(watched) else " OF " + ", ".join(quoted(column) for column in watched)
     new, tombstone = _upsert(source, "NEW"), _upsert(source, "OLD", deleted="1")
-    arrived = _displace(source, shape) + new
+    emptied = stamp_empty(table, spec.stamp, _row_is(table, "NEW"))
+    arrived = _displace(source, shape) + new + emptied
     found = {
         f"seamark_insert_{table.name}": f"AFTER INSERT ON {on} BEGIN\n{arrived}\nEND",
         f"seamark_delete_{table.name}": f"AFTER DELETE ON {on} BEGIN\n{tombstone}\nEND",
@@ -173,7 +180,7 @@ def _triggers(source: Source, shape: _Shape) -> dict[str, str]:
     }
     if watched:
         changed = f"NOT ({key_changed}) AND ({_changed(watched)})"
-        found[f"seamark_update_{table.name}"] = f"AFTER UPDATE{of} ON {on} WHEN {changed} BEGIN\n{new}\nEND"
+        found[f"seamark_update_{table.name}"] = f"AFTER UPDATE{of} ON {on} WHEN {changed} BEGIN\n{new}{emptied}\nEND"
     for number, touch in enumerate(spec.touch, 1):
         found |= _touch_triggers(source, touch, number)
     return {name: f"CREATE TRIGGER {quoted(name)} {body}" for name, body in found.items()}
@@ -225,13 +232,18 @@ def _collated(column: str, collation: str | None) -> str:
 
 
 def _touch(source: Source, touch: Touch, row: str, condition: str = "1") -> str:
-    pairs = zip(source.table.key, touch.columns, strict=True)
+    pairs = list(zip(source.table.key, touch.columns, strict=True))
     words = table_words(source.table) | {
         "deleted": _deleted(source, "t"),
         "t_is_reference": " AND ".join(f"t.{quoted(key)} = {row}.{quoted(column)}" for key, column in pairs),
         "condition": condition,
     }
-    return STATEMENTS["journal_touch"].format_map(words) + ";"
+    row_is = " AND ".join(f"{quoted(key)} = {row}.{quoted(column)}" for key, column in pairs)
+    return STATEMENTS["journal_touch"].format_map(words) + ";" + stamp_empty(source.table, source.spec.stamp, row_is)
+
+
+def _row_is(table: Table, row: str) -> str:
+    return " AND ".join(f"{quoted(column)} = {row}.{quoted(column)}" for column in table.key)
 
 
 def _deleted(source: Source, row: str) -> str:

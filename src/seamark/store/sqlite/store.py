@@ -31,6 +31,7 @@ from seamark.store.sqlite.reader import SqliteReader
 from seamark.store.sqlite.schema import schema_migrate
 from seamark.store.sqlite.shards import Shards
 from seamark.store.sqlite.sql import sql
+from seamark.store.sqlite.stamps import owed_drop, stamps_maintain, stamps_settle
 from seamark.store.sqlite.views import views
 from seamark.store.sqlite.words import STATEMENTS, Words
 
@@ -114,7 +115,7 @@ class SqliteStore:
         """Enter up to `limit` existing rows, next in key order, into the journal."""
         return following.source_enroll(self._connections, self._words_for(source), limit)
 
-    def source_drop(self, source_id: int, *, keep_vectors: bool = False) -> None:
+    def source_drop(self, source_id: int, *, keep_vectors: bool = False, stamps: bool = False) -> None:
         """Stop tracking."""
         # What may be refused goes first, so that a refusal loses nothing; the source's row goes last, so that a call that was
         # interrupted can be repeated.
@@ -122,12 +123,13 @@ class SqliteStore:
             found = next((one for one in following.sources_list(connection) if one.id == source_id), None)
         if found is None:
             return
-        following.source_forget(self._connections, found)
+        following.source_forget(self._connections, found, stamps=stamps)
         for number in generations.generations_drop(self._connections, source_id, keep_vectors=keep_vectors):
             self._neighbours.drop(number)
         if not keep_vectors:
             vectors.donors_drop(self._connections, found.table.name)
         with self._connections.transaction() as connection:
+            owed_drop(connection, found)
             connection.run(STATEMENTS["source_delete"], (source_id,))
 
     def donors_drop(self, table: str) -> int:
@@ -226,6 +228,8 @@ class SqliteStore:
             words = self._words_by_generation(connection, generation_id)
         if found.model is None:
             return upkeep.lexical_maintain(self._connections, words, idle=idle)
+        if words.source.spec.stamp and stamps_maintain(self._connections, words):
+            return True
         return upkeep.vector_maintain(self._connections, words, self._shards, found.model.dimension, idle=idle)
 
     # --- work -------------------------------------------------------------------------------------------------
@@ -255,7 +259,10 @@ class SqliteStore:
     ) -> Settled | None:
         """Write what the lease produced and retire the lease."""
         words = self._words_for(source, lease.generation_id)
-        return settle.lease_settle(self._connections, words, lease, batch, failed)
+        settled = settle.lease_settle(self._connections, words, lease, batch, failed)
+        if words.source.spec.stamp and settled is not None:
+            stamps_settle(self._connections, words)
+        return settled
 
     def vectors_known(
         self, generation_id: int, keys: Sequence[Key], held: Sequence[Key], digests: Collection[bytes]

@@ -19,6 +19,7 @@ from seamark.testing.conformance.reuse import Reuse
 from seamark.testing.conformance.settles import Settles, Trims
 from seamark.testing.conformance.snapshots import Snapshots
 from seamark.testing.conformance.sources import Drops, Enrolments
+from seamark.testing.conformance.stamps import Stamps
 from seamark.testing.conformance.tables import Collections, Tables
 from seamark.testing.conformance.triggers import Touches, Triggers, Wheres
 from seamark.testing.conformance.vectors import VectorReading
@@ -45,6 +46,7 @@ __all__ = [
     "Settles",
     "Snapshots",
     "Sql",
+    "Stamps",
     "Tables",
     "Touches",
     "Triggers",

@@ -1,0 +1,242 @@
+"""Stamps on the user's table: its columns, the triggers that empty them, writing them as rows are settled, and mending them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import errors
+from psycopg.types.json import Jsonb
+
+from seamark.errors import StoreError, StoreUnavailableError, TableUnusableError
+from seamark.store.postgres import codec
+from seamark.store.postgres.names import identifier, key_columns, literal, qualified
+from seamark.store.postgres.triggers import edited
+from seamark.store.stamps import OWED_ROWS, PASS_ROWS, PASS_SECONDS, stamps_empty
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from seamark.model import Key, Source, StampName
+    from seamark.store.postgres.catalog import Catalog, Tracked
+    from seamark.store.postgres.connection import Connection, Database, Row
+    from seamark.store.postgres.names import Words
+
+_TYPES: dict[StampName, str] = {
+    "embedded_model_id": "text",
+    "embedded_model_version": "text",
+    "embedded_at": "timestamptz",
+    "has_embedding": "boolean NOT NULL DEFAULT false",
+    "embed_gen": "integer",
+}
+_FUNCTION = """CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS {body}"""
+_BODY = "BEGIN RETURN pg_catalog.jsonb_populate_record(NEW, {empty}); END"
+"""Unlike an assignment, this is no error in the user's write where a column has gone or has another name by now."""
+_TRIGGER = """CREATE TRIGGER {name} BEFORE {event} ON {source} FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION {function}()"""
+
+
+# --- columns and triggers -----------------------------------------------------------------------------------------
+
+
+def stamps_create(database: Database, connection: Connection, tracked: Tracked, words: Words) -> None:
+    """Make the columns that are not there, the triggers that empty them, and the table of what is owed."""
+    source = tracked.source
+    names = source.spec.stamp
+    made: list[StampName] = [name for name in names if source.table.column(name) is None]
+    for name in made:
+        database.run(connection, "stamp_add", words | {"column": f"{identifier(name)} {_TYPES[name]}"})
+    database.run(connection, "stamps_made_write", {}, {"source": source.id, "columns": made})
+    asked = {"table": qualified(source.table).replace("%%", "%"), "columns": list(names)}
+    if unfit := [name for (name,) in database.run(connection, "stamp_unfit", {}, asked)]:
+        raise TableUnusableError(
+            f"table {source.table.name!r}: the stamp column {unfit[0]!r} is generated, or NOT NULL; let it be empty"
+        )
+    database.run(connection, "owed_create", words | _owed(source))
+    for statement in _triggers(tracked):
+        connection.execute(statement.encode(), {})
+    _types_check(database, connection, source, words)
+
+
+def stamps_drop(database: Database, connection: Connection, source: Source) -> None:
+    """Take the columns away again that were made."""
+    [(made,)] = database.run(connection, "stamps_made", {}, {"source": source.id}).fetchall()
+    for name in made:
+        database.run(connection, "stamp_remove", {"source": qualified(source.table), "column": identifier(name)})
+
+
+def owed_drop(database: Database, connection: Connection, source: Source) -> None:
+    """Drop the table of what is owed."""
+    database.run(connection, "owed_drop", _owed(source))
+
+
+def _types_check(database: Database, connection: Connection, source: Source, words: Words) -> None:
+    """Stamp no rows, so that what cannot work fails here."""
+    tried = words | _stamp_words(database, source, (0, "", ""))
+    tried["rows"] = database.compose("stamp_rows_none", tried)
+    try:
+        database.run(connection, "stamp_mend", tried, codec.keys_columns([], len(source.table.key)))
+    except (errors.DatatypeMismatch, errors.UndefinedFunction, errors.InvalidTextRepresentation) as exc:
+        names = ", ".join(source.spec.stamp)
+        raise TableUnusableError(
+            f"table {source.table.name!r} cannot be stamped with {names}: {exc.diag.message_primary}"
+        ) from exc
+
+
+def _triggers(tracked: Tracked) -> list[str]:
+    """Return the statements that make the triggers.
+
+    Triggers fire in the order of their names: ours looks at what those of the user's have made of the row.
+    """
+    source = tracked.source
+    empty = stamps_empty(source.spec.stamp)
+    written = " OR ".join(f"NEW.{identifier(name)} IS DISTINCT FROM {literal(value)}" for name, value in empty.items())
+    found: list[str] = []
+    for event, condition in (("insert", written), ("update", edited(tracked))):
+        function = f"seamark.track_{source.id}_stamp_{event}"
+        body = _BODY.format(empty=f"'{json.dumps(empty)}'::pg_catalog.jsonb")
+        found.append(_FUNCTION.format(function=function, body=literal(body)))
+        words = {"name": identifier(f"~seamark_{source.id}_stamp_{event}"), "event": event.upper(), "condition": condition}
+        found.append(_TRIGGER.format(**words, source=qualified(source.table), function=function))
+    return found
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+def stamps_settle(
+    database: Database, connection: Connection, words: Words, source: Source, generation_id: int, keys: Sequence[Key]
+) -> None:
+    """Stamp rows that have just been written, in the transaction that has written them; at its end, because it locks them.
+
+    That a stamp cannot be written is no reason to lose the vectors: the row is owed its stamp then.
+    """
+    read = database.run(connection, "stamp_generation", {}, {"source": source.id}).fetchone()
+    if not keys or read is None or read[0] != generation_id:
+        return
+    words = words | _stamp_words(database, source, read)
+    done: set[Key] = set()
+    try:
+        with connection.transaction():
+            done = _mend(database, connection, words, keys)
+    except psycopg.DatabaseError:
+        done = set()
+    _owe(database, connection, words, [key for key in keys if key not in done])
+
+
+def _mend(database: Database, connection: Connection, words: Words, keys: Sequence[Key]) -> set[Key]:
+    """Stamp those of the rows with what is true of them that nobody else is at; return which those are."""
+    width = len(keys[0])
+    held = {tuple(row) for row in database.run(connection, "stamp_hold", words, codec.keys_columns(keys, width))}
+    if held:
+        database.run(connection, "stamp_mend", words, codec.keys_columns(sorted(held, key=str), width))
+    return held
+
+
+def _owe(database: Database, connection: Connection, words: Words, keys: Sequence[Key]) -> None:
+    if keys:
+        database.run(connection, "owed_add", words, codec.keys_columns(keys, len(keys[0])))
+
+
+# --- mending ------------------------------------------------------------------------------------------------------
+
+
+def stamps_maintain(database: Database, catalog: Catalog, source: Source, generation_id: int) -> bool:
+    """Write what is owed, or compare the next rows; say whether anything was done."""
+    with database.connection() as connection:
+        read = database.run(connection, "stamp_generation", {}, {"source": source.id}).fetchone()
+    if read is None or read[0] != generation_id:
+        return False
+    words = (catalog.generation_words(generation_id) or {}) | _stamp_words(database, source, read)
+    return _owed_write(database, words) or _pass(database, words, source, generation_id)
+
+
+def _owed_write(database: Database, words: Words) -> bool:
+    with database.connection() as connection:
+        keys = [tuple(row) for row in database.run(connection, "owed_take", words, {"limit": OWED_ROWS})]
+    if not keys:
+        return False
+    try:
+        return _owed_mend(database, words, keys) > 0
+    except StoreUnavailableError:
+        raise
+    except StoreError:  # one of the rows refuses it, by a trigger or a constraint of the user's
+        return sum(_owed_mend_one(database, words, key) for key in keys) > 0
+
+
+def _owed_mend(database: Database, words: Words, keys: Sequence[Key]) -> int:
+    with database.keyed() as connection:
+        done = _mend(database, connection, words, keys)
+        gone = [key for key in keys if key not in done and not _there(database, connection, words, key)]
+        if settled := [*done, *gone]:
+            database.run(connection, "owed_remove", words, codec.keys_columns(settled, len(keys[0])))
+        return len(settled)
+
+
+def _owed_mend_one(database: Database, words: Words, key: Key) -> int:
+    try:
+        return _owed_mend(database, words, [key])
+    except StoreUnavailableError:
+        raise
+    except StoreError:
+        return 0
+
+
+def _there(database: Database, connection: Connection, words: Words, key: Key) -> bool:
+    """Say whether the table has the row at all."""
+    return database.run(connection, "stamp_there", words, codec.keys_columns([key], len(key))).fetchone() is not None
+
+
+def _pass(database: Database, words: Words, source: Source, generation_id: int) -> bool:
+    """Compare the next rows of the table with what is true of them."""
+    values = {"source": source.id, "microseconds": round(PASS_SECONDS * 1e6)}
+    with database.keyed() as connection:
+        state = database.run(connection, "stamp_state", {}, values).fetchone()
+        if state is None:
+            return False
+        by, stored, under_way, old = state
+        if by == generation_id and not under_way and not old:
+            return False
+        last = codec.key_load(stored, key_columns(source.table)) if by == generation_id and under_way else None
+        found = _compared(database, connection, words, last)
+        keys = [key for key, differs in found if differs]
+        if keys:
+            _owe(database, connection, words, keys)  # and it is written at once by the next piece
+        done = len(found) < PASS_ROWS
+        key = None if done else Jsonb(codec.key_dump(found[-1][0]))
+        database.run(connection, "stamp_state_write", {}, values | {"generation": generation_id, "key": key, "done": done})
+        return True
+
+
+def _compared(database: Database, connection: Connection, words: Words, last: Key | None) -> list[tuple[Key, bool]]:
+    after, values = "TRUE", dict[str, Any]()
+    if last is not None:
+        after = f"({words['k_s']}) > ({words['key_values']})"
+        values = {f"k{position}": value for position, value in enumerate(last, start=1)}
+    rows = database.run(connection, "stamp_next", words | {"after": after}, values | {"limit": PASS_ROWS}).fetchall()
+    return [(tuple(row[:-1]), row[-1]) for row in rows]
+
+
+# --- words --------------------------------------------------------------------------------------------------------
+
+
+def _owed(source: Source) -> Words:
+    return {"owed": f"seamark.owed_{source.id}"}
+
+
+def _stamp_words(database: Database, source: Source, read: Row) -> Words:
+    """Return the words for what a row is stamped with, `read` being the generation and its model."""
+    generation, model, version = read
+    written: dict[StampName, str] = {
+        "embedded_model_id": f"CASE WHEN b.held THEN {literal(model)} END",
+        "embedded_model_version": f"CASE WHEN b.held THEN {literal(version)} END",
+        "embedded_at": "CASE WHEN b.held THEN timestamptz 'epoch' + b.embedded_at * interval '1 microsecond' END",
+        "has_embedding": "b.held",
+        "embed_gen": f"CASE WHEN b.held THEN {generation} END",
+    }
+    chosen = {identifier(name): written[name] for name in source.spec.stamp}
+    return _owed(source) | {
+        "held": database.compose("stamp_held", {}),
+        "stamps": ", ".join(f"{name} = {value}" for name, value in chosen.items()),
+        "differs": " OR ".join(f"s.{name} IS DISTINCT FROM {value}" for name, value in chosen.items()),
+    }

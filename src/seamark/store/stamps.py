@@ -1,0 +1,25 @@
+"""Stamps: columns of the user's own table that say what is embedded. What holds on both databases.
+
+A stamp is true of the generation that vector search reads. It is written with, or right after, the chunks that make it true,
+and emptied in the transaction of the edit that makes it untrue. A row that somebody is just writing to is not waited for: its
+key is put down as *owed*, and upkeep writes its stamp later. Upkeep also compares the whole table, a batch at a time: after
+another generation has become the one that search reads, and once a day, since anybody may write into a column of theirs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from seamark.model import StampName
+
+OWED_ROWS = 500
+"""Owed rows that one piece of upkeep writes, and for an instant locks."""
+PASS_ROWS = 2000
+"""Rows that one piece of a pass compares."""
+PASS_SECONDS = 86_400.0
+
+
+def stamps_empty(names: tuple[StampName, ...]) -> dict[StampName, bool | None]:
+    """Return what stands in a row that is not embedded."""
+    return {name: False if name == "has_embedding" else None for name in names}
