@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    StoredVectors = NDArray[np.float16 | np.float32]
+    """Vectors as they are stored, of either precision."""
+
 KeyValue = int | str | bytes | UUID
 Key = tuple[KeyValue, ...]
 """A row's primary key, one member per key column, each in its own type."""
@@ -27,6 +30,7 @@ Scalar = str | int | float | bool | None
 ColumnKind = Literal["integer", "text", "uuid", "blob", "json", "number", "boolean", "time", "other"]
 SourceState = Literal["enrolling", "ready"]
 GenerationKind = Literal["lexical", "vector"]
+Precision = Literal["float16", "float32"]
 GenerationState = Literal["building", "active", "retired"]
 Lane = Literal["fresh", "backfill", "retry", "sweep"]
 FailureKind = Literal["configuration", "unavailable", "transient", "input"]
@@ -159,6 +163,11 @@ class ModelIdentity:
     document_prefix: str = ""
     query_prefix: str = ""
     normalised: bool = True
+
+
+def precision(identity: Mapping[str, object]) -> Precision:
+    """Return how the vectors of a generation with this identity are stored."""
+    return "float32" if identity.get("precision") == "float32" else "float16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,13 +315,14 @@ class Chunk:
 class VectorBatch:
     """The result of a lease of a vector generation.
 
-    `chunks` and `vectors` (float16, shape (len(chunks), dimension)) hold the chunks of `rows` one row after the other:
+    `chunks` and `vectors` (of the generation's precision, shape (len(chunks), dimension)) hold the chunks of `rows` one row
+    after the other:
     the first `rows[0].chunks` of them are those of `rows[0]`, and so on.
     """
 
     rows: tuple[IndexedRow, ...]
     chunks: tuple[Chunk, ...]
-    vectors: NDArray[np.float16]
+    vectors: StoredVectors
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ import pytest
 import seamark
 from seamark.core import catalog
 from seamark.core.chunking import Chunker
-from seamark.errors import SourceConflictError
-from seamark.testing.oracle import OracleEmbedder
+from seamark.errors import InvalidRequestError, SourceConflictError
+from seamark.testing.oracle import OracleEmbedder, oracle_vector
 
 
 def tables(backend):
@@ -75,3 +75,21 @@ def test_what_an_earlier_version_attached_is_found_by_the_same_words(backend, mo
         assert service.source("notes").coverage().embedded == 1
         with pytest.raises(SourceConflictError, match="'characters': 500"):
             service.attach("notes", text="title", chunk=500)
+
+
+def test_vectors_are_stored_as_precisely_as_asked_for(backend):
+    tables(backend)
+    backend.application().run("INSERT INTO notes VALUES (1, 'a title', NULL)")
+    with seamark.open(backend.url, embedder=OracleEmbedder()) as service:
+        with pytest.raises(InvalidRequestError, match=r"'int8'.*float16, float32"):
+            service.attach("notes", text="title", precision="int8")
+        assert service.sources() == ()
+        notes = service.attach("notes", text="title", precision="float32")
+        service.work(until="current")
+        [generation] = [found for found in service.store.generations() if found.kind == "vector"]
+        [chunk] = backend.chunks(notes.source, generation)
+        assert (chunk.vector == oracle_vector("a title", "oracle-a", 32)).all()
+        [hit] = notes.search("a title", mode="vector")
+        assert hit.score == pytest.approx(1, abs=1e-6)
+        with pytest.raises(SourceConflictError, match="precision is float32, now asked for float16"):
+            service.attach("notes", text="title")

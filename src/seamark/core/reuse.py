@@ -11,18 +11,16 @@ from seamark.embed.validation import sound_vectors
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from numpy.typing import NDArray
+    from seamark.model import Key, Precision, StoredVectors
 
-    from seamark.model import Key
-
-    Known = Callable[[Sequence[Key], Sequence[Key], Collection[bytes]], Mapping[bytes, NDArray[np.float16]]]
+    Known = Callable[[Sequence[Key], Sequence[Key], Collection[bytes]], Mapping[bytes, StoredVectors]]
 
 
 def nothing_known(
     keys: Sequence[Key],  # noqa: ARG001 the signature of `vectors_known`
     held: Sequence[Key],  # noqa: ARG001
     digests: Collection[bytes],  # noqa: ARG001
-) -> Mapping[bytes, NDArray[np.float16]]:
+) -> Mapping[bytes, StoredVectors]:
     """Find no vector."""
     return {}
 
@@ -30,30 +28,32 @@ def nothing_known(
 class Vectors:
     """Vectors by the digests of their passages: equal passages have one between them."""
 
-    def __init__(self, dimension: int) -> None:
+    def __init__(self, dimension: int, precision: Precision = "float16") -> None:
         self._dimension = dimension
+        self._type = np.dtype(precision)
         self._places: dict[bytes, int] = {}
-        self._pieces: list[NDArray[np.float16]] = []
+        self._pieces: list[StoredVectors] = []
 
     def __contains__(self, digest: bytes) -> bool:
         return digest in self._places
 
-    def add(self, digests: Iterable[bytes], vectors: NDArray[np.float16]) -> None:
+    def add(self, digests: Iterable[bytes], vectors: StoredVectors) -> None:
         """Add vectors, one for each digest."""
         self._places.update(zip(digests, range(len(self._places), len(self._places) + len(vectors)), strict=True))
         self._pieces.append(vectors)
 
-    def add_stored(self, found: Mapping[bytes, NDArray[np.float16]]) -> None:
+    def add_stored(self, found: Mapping[bytes, StoredVectors]) -> None:
         """Add those of the stored vectors that are sound, as they are: what has been damaged is made anew."""
-        digests = [digest for digest, vector in found.items() if vector.shape == (self._dimension,)]
+        kind = ((self._dimension,), self._type)
+        digests = [digest for digest, vector in found.items() if (vector.shape, vector.dtype) == kind]
         if digests:
             vectors = np.stack([found[digest] for digest in digests])
             sound = sound_vectors(vectors)
             self.add([digest for digest, is_sound in zip(digests, sound, strict=True) if is_sound], vectors[sound])
 
-    def of(self, digests: Iterable[bytes]) -> NDArray[np.float16]:
+    def of(self, digests: Iterable[bytes]) -> StoredVectors:
         """Return the vectors of the digests, each of which must be there, one row for each."""
         places = [self._places[digest] for digest in digests]
         if not places:
-            return np.empty((0, self._dimension), np.float16)
+            return np.empty((0, self._dimension), self._type)
         return np.concatenate(self._pieces)[places]

@@ -17,7 +17,7 @@ from seamark.errors import (
     SourceDriftError,
     UnknownSourceError,
 )
-from seamark.model import Check, GenerationStatus, Progress, SourceStatus
+from seamark.model import Check, GenerationStatus, Progress, SourceStatus, precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -127,6 +127,7 @@ class Seamark:
         touch: Mapping[str, str | Sequence[str]] | None = None,
         chunk: int = CHUNK_CHARACTERS,
         language: str = LANGUAGE,
+        precision: str = catalog.PRECISION,
         model: str | None = None,
         stamp: str | Sequence[str] = (),
         progress: Callable[[Progress], None] | None = None,
@@ -141,6 +142,7 @@ class Seamark:
             touch: related tables whose changes must touch the row: name → the column(s) in it that hold this table's key.
             chunk: the size of a passage, in characters.
             language: whose word endings are cut in the index of words: `english`, `german`, …, or `none`.
+            precision: how a vector's numbers are stored, `float16` or `float32`.
             model: which embedder; the default one otherwise.
             stamp: columns of this table that say of each row what is embedded, made where they are not there; some of
                 `embedded_model_id`, `embedded_model_version`, `embedded_at`, `has_embedding`, `embed_gen` (docs/sql.md).
@@ -162,7 +164,7 @@ class Seamark:
         chunker = catalog.chunker(there, chunk)
         specs = (
             catalog.lexical_spec(spec, Analyzer(language).identity()),
-            catalog.vector_spec(spec, embedder.identity, locator, chunker.identity()),
+            catalog.vector_spec(spec, embedder.identity, locator, chunker.identity(), catalog.precision_check(precision)),
         )
         if known is not None:
             catalog.source_check(known, spec)
@@ -273,7 +275,8 @@ class Seamark:
         embedder = self.embedders.of(generation.model, generation.locator)
         chunker = Chunker.of(generation.identity)
         known = partial(self.store.vectors_known, generation.id)
-        return VectorIndexer(embedder, chunker, self.embedders.slot(embedder), self._jitter, known)
+        slot, stored = self.embedders.slot(embedder), precision(generation.identity)
+        return VectorIndexer(embedder, chunker, slot, self._jitter, known, stored)
 
     # --- SQL --------------------------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from seamark.core.chunking import Chunker
     from seamark.core.reuse import Known
     from seamark.embed.contract import Embedder
-    from seamark.model import Chunk, FailureKind, Generation, Lease, LexicalBatch, Settled, Source, SourceRow
+    from seamark.model import Chunk, FailureKind, Generation, Lease, LexicalBatch, Precision, Settled, Source, SourceRow
     from seamark.store.contract import Store
 
 LEASE_SECONDS = 30.0
@@ -105,12 +105,14 @@ class VectorIndexer:
         slot: AbstractContextManager[object],
         jitter: Callable[[], float],
         known: Known = nothing_known,
+        precision: Precision = "float16",
     ) -> None:
         self._embedder = embedder
         self._chunker = chunker
         self._slot = slot
         self._jitter = jitter
         self._known = known
+        self._precision: Precision = precision
 
     @property
     def lease_rows(self) -> int:
@@ -126,7 +128,7 @@ class VectorIndexer:
         """Chunk the rows and embed what is not known of them, a call's worth at a time."""
         failed: list[FailedRow] = []
         work = [piece for row in rows if (piece := self._chunked(row, failed)) is not None]
-        vectors = Vectors(self._embedder.identity.dimension)
+        vectors = Vectors(self._embedder.identity.dimension, self._precision)
         if wanted := {chunk.digest for piece in work for chunk in piece.chunks}:
             keys = [piece.row.key for piece in work if piece.chunks]
             held = [piece.row.key for piece in work if piece.chunks and piece.row.held]
@@ -192,7 +194,7 @@ class VectorIndexer:
         digests, passages = list(lacking), list(lacking.values())
         for start in range(0, len(digests), size):
             texts = passages[start : start + size]
-            answer = stored_vectors(self._answer(texts, cancelled), len(texts), self._embedder.identity)
+            answer = stored_vectors(self._answer(texts, cancelled), len(texts), self._embedder.identity, self._precision)
             vectors.add(digests[start : start + size], answer)
 
     def _answer(self, texts: Sequence[str], cancelled: Callable[[], bool]) -> NDArray[np.float32]:

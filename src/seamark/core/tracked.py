@@ -9,7 +9,7 @@ from seamark.core.filters import filter_parse
 from seamark.core.search import Request, SearchResult, generation_read, search
 from seamark.embed.validation import embedder_errors, stored_vectors
 from seamark.errors import EmbedderError
-from seamark.model import SourceCoverage
+from seamark.model import SourceCoverage, precision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -106,7 +106,8 @@ class Tracked:
         embedder = self._service.embedders.of(generation.model, generation.locator)
         with self._service.embedders.slot(embedder), embedder_errors(generation.model.name):
             answer = embedder.embed_queries([query])
-        return stored_vectors(answer, 1, generation.model)[0].astype("float32"), embedder.fusion_weight
+        stored = stored_vectors(answer, 1, generation.model, precision(generation.identity))
+        return stored[0].astype("float32"), embedder.fusion_weight
 
     def coverage(self) -> SourceCoverage:
         """Return exact counts, per generation and for the one that vector search reads."""

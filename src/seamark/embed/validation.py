@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from seamark.model import ModelIdentity
+    from seamark.model import ModelIdentity, Precision, StoredVectors
 
 _LENGTH_TOLERANCE = 1e-2
 """Some times what rounding each member to float16 changes the length of a unit vector by."""
@@ -38,8 +38,8 @@ def embedder_errors(name: str) -> Generator[None]:
         raise EmbedderTransientError(f"embedder {name!r} raised {type(error).__name__}: {error}") from error
 
 
-def stored_vectors(vectors: ArrayLike, count: int, identity: ModelIdentity) -> NDArray[np.float16]:
-    """Check what an embedder returned for `count` texts and return it as it is stored: unit vectors, float16.
+def stored_vectors(vectors: ArrayLike, count: int, identity: ModelIdentity, precision: Precision = "float16") -> StoredVectors:
+    """Check what an embedder returned for `count` texts and return it as it is stored: unit vectors, of that precision.
 
     Vectors are scaled to length 1 whatever the model does, so that the cosine is a dot product everywhere. A member of a
     unit vector is at most 1 and the largest is at least 1/sqrt(dimension), so float16 neither overflows nor rounds a
@@ -55,7 +55,8 @@ def stored_vectors(vectors: ArrayLike, count: int, identity: ModelIdentity) -> N
             f"{identity.name} returned vectors of {found.shape[1]} dimensions and is registered with {identity.dimension}: "
             f"the model behind that name has changed, or `dimensions` is not what it was"
         )
-    return unit_vectors(found).astype(np.float16)
+    unit = unit_vectors(found)
+    return unit if precision == "float32" else unit.astype(np.float16)
 
 
 def checked_vectors(vectors: ArrayLike, count: int, name: str) -> NDArray[np.floating]:
@@ -81,7 +82,7 @@ def checked_vectors(vectors: ArrayLike, count: int, name: str) -> NDArray[np.flo
     return found
 
 
-def sound_vectors(vectors: NDArray[np.float16]) -> NDArray[np.bool_]:
+def sound_vectors(vectors: StoredVectors) -> NDArray[np.bool_]:
     """Say of each stored vector whether it is sound still: finite, and of length 1 but for rounding."""
     with np.errstate(invalid="ignore", over="ignore"):
         lengths = np.linalg.norm(vectors.astype(np.float32), axis=1)

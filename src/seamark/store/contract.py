@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Settled,
         Source,
         SourceSpec,
+        StoredVectors,
         Table,
         TermStatistics,
         VectorBatch,
@@ -317,7 +318,7 @@ class Store(Protocol):
 
     def vectors_known(
         self, generation_id: int, keys: Sequence[Key], held: Sequence[Key], digests: Collection[bytes]
-    ) -> Mapping[bytes, NDArray[np.float16]]:
+    ) -> Mapping[bytes, StoredVectors]:
         """Return the vectors that are stored already of passages with these digests, bit for bit, shape (dimension,).
 
         `keys` are the rows that the passages are of, `held` those of them that the generation has chunks of. Looked at, until

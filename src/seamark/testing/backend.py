@@ -9,10 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from seamark.model import ColumnKind, Generation, Key, Source
+    from seamark.model import ColumnKind, Generation, Key, Source, StoredVectors
     from seamark.store.contract import Store
 
 
@@ -39,7 +36,7 @@ class StoredChunk:
     start: int
     stop: int
     digest: bytes
-    vector: NDArray[np.float16]
+    vector: StoredVectors
 
 
 class Application(Protocol):

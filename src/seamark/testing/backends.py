@@ -12,6 +12,7 @@ import numpy as np
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from seamark.model import precision
 from seamark.store.postgres.store import PostgresStore
 from seamark.store.sqlite.store import SqliteStore
 from seamark.testing.backend import StoredChunk, StoredRow, quoted
@@ -133,8 +134,9 @@ class SqliteBackend:
             rows = connection.execute(
                 f"SELECT {keys}, ordinal, start, stop, digest, embedding FROM chunks_{generation.id} ORDER BY {keys}, ordinal"
             ).fetchall()
+        stored = precision(generation.identity)
         return [
-            StoredChunk(tuple(key), ordinal, start, stop, digest, np.frombuffer(embedding, "<f2").astype(np.float16))
+            StoredChunk(tuple(key), ordinal, start, stop, digest, np.frombuffer(embedding, stored))
             for *key, ordinal, start, stop, digest, embedding in rows
         ]
 
@@ -262,8 +264,9 @@ class PostgresBackend:
             f"SELECT {keys}, ordinal, start, stop, digest, embedding::text"
             f" FROM seamark.chunks_{generation.id} ORDER BY {keys}, ordinal"
         )
+        stored = precision(generation.identity)
         return [
-            StoredChunk(tuple(key), ordinal, start, stop, bytes(digest), np.array(embedding[1:-1].split(","), np.float16))
+            StoredChunk(tuple(key), ordinal, start, stop, bytes(digest), np.array(embedding[1:-1].split(","), stored))
             for *key, ordinal, start, stop, digest, embedding in rows
         ]
 

@@ -14,13 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from seamark.model import Generation, Key, Source
+    from seamark.model import Generation, Key, Source, StoredVectors
     from seamark.testing.backend import Backend
 
-    Proof = Callable[[NDArray[np.float16], str, str], bool]
+    Proof = Callable[[StoredVectors, str, str], bool]
 
 
 def judge(backend: Backend, texts: Mapping[Key, str], gone: str = "", *, parked: Collection[Key] = ()) -> None:

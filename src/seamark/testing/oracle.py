@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from seamark.model import StoredVectors
+
 TOLERANCE = 2e-3
 """Twice what rounding to float16 changes a member of a unit vector by, after one more normalisation."""
 GATE_SECONDS = 60.0
@@ -34,7 +36,7 @@ def oracle_vector(text: str, model: str, dimension: int) -> NDArray[np.float32]:
     return (numbers / np.linalg.norm(numbers)).astype(np.float32)
 
 
-def oracle_proves(vector: NDArray[np.float16], text: str, model: str) -> bool:
+def oracle_proves(vector: StoredVectors, text: str, model: str) -> bool:
     """Say whether the stored vector was made from exactly this text by exactly this model."""
     expected = oracle_vector(text, model, vector.shape[0])
     return bool(np.abs(vector.astype(np.float32) - expected).max() < TOLERANCE)

@@ -29,6 +29,7 @@ from seamark.model import (
     SourceSpec,
     TextColumn,
     VectorBatch,
+    precision,
 )
 from seamark.testing.oracle import oracle_proves, oracle_vector
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         GenerationKind,
         Key,
         Lease,
+        Precision,
         Settled,
         Source,
         SourceRow,
@@ -94,7 +96,7 @@ def _indexed(row: SourceRow, chunks: int) -> IndexedRow:
     return IndexedRow(row.key, row.seq, Outcome.INDEXED, chunks, truncated=len(render(row.texts)) > LONG)
 
 
-def vector_batch(rows: Iterable[SourceRow], model: str) -> VectorBatch:
+def vector_batch(rows: Iterable[SourceRow], model: str, stored: Precision = "float16") -> VectorBatch:
     """Index rows by the oracle's vectors of their passages."""
     indexed: list[IndexedRow] = []
     chunks: list[Chunk] = []
@@ -106,7 +108,7 @@ def vector_batch(rows: Iterable[SourceRow], model: str) -> VectorBatch:
         chunks += found
         texts += [text[chunk.start : chunk.stop] for chunk in found]
     vectors = np.array([oracle_vector(text, model, DIMENSION) for text in texts], np.float32).reshape(-1, DIMENSION)
-    return VectorBatch(tuple(indexed), tuple(chunks), vectors.astype(np.float16))
+    return VectorBatch(tuple(indexed), tuple(chunks), vectors.astype(stored))
 
 
 def lexical_batch(rows: Iterable[SourceRow]) -> LexicalBatch:
@@ -193,12 +195,12 @@ class Workbench:
         """Return the source as it stands now."""
         return next(source for source in self.store.sources() if source.id == source_id)
 
-    def vector(self, source: Source, model: str = "oracle-a") -> Generation:
+    def vector(self, source: Source, model: str = "oracle-a", stored: Precision = "float16") -> Generation:
         """Begin a vector generation."""
-        identity = {"model": model, "dimension": DIMENSION}
-        return self.store.generation_create(
-            source, GenerationSpec("vector", f"vector-{model}", identity, ModelIdentity(model, "1", DIMENSION), f"test:{model}")
-        )
+        identity = {"model": model, "dimension": DIMENSION, "precision": stored}
+        known = ModelIdentity(model, "1", DIMENSION)
+        fingerprint = f"vector-{model}-{stored}"
+        return self.store.generation_create(source, GenerationSpec("vector", fingerprint, identity, known, f"test:{model}"))
 
     def lexical(self, source: Source, analyzer: str = "words") -> Generation:
         """Begin a lexical generation."""
@@ -241,7 +243,7 @@ class Workbench:
         if generation.kind == "lexical":
             return lexical_batch(rows)
         assert generation.model is not None
-        return vector_batch(rows, generation.model.name)
+        return vector_batch(rows, generation.model.name, precision(generation.identity))
 
     def settle(
         self,

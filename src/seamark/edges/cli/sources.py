@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from seamark.core.analysis import LANGUAGE
+from seamark.core.catalog import PRECISION
 from seamark.core.chunking import CHUNK_CHARACTERS
 from seamark.core.service import Seamark
 from seamark.edges import serialise
@@ -58,6 +59,7 @@ def attach(
     ] = None,
     chunk: Annotated[int, typer.Option(metavar="N", help="Characters in a passage.")] = CHUNK_CHARACTERS,
     language: Annotated[str, typer.Option(metavar="NAME", help="Whose word endings are cut; none to leave them.")] = LANGUAGE,
+    precision: Annotated[str, typer.Option(metavar="TYPE", help="How vectors are stored: float16 or float32.")] = PRECISION,
     model: Model = None,
     stamp: Annotated[
         list[str] | None,
@@ -79,6 +81,7 @@ def attach(
             touch=related,
             chunk=chunk,
             language=language,
+            precision=precision,
             model=model,
             stamp=stamps,
             progress=report,

@@ -20,6 +20,7 @@ from seamark.store.postgres.names import (
     literal,
     pairs,
     qualified,
+    stored_type,
 )
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ class Catalog:
                 found = self._database.run(connection, "generation_source", {}, {"generation": generation_id}).fetchone()
             if found is None:
                 return None
-            words = self.words(found[0]) | generation_words(generation_id) | {"source_id": str(found[0])}
+            words = self.words(found[0]) | generation_words(generation_id)
+            words |= {"source_id": str(found[0]), "stored": stored_type({"precision": found[1]})}
             known = self._generations.setdefault(generation_id, (found[0], words))
         return known[1]
 

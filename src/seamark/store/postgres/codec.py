@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from seamark.model import Filter, Key, KeyValue, Scalar
+    from seamark.model import Filter, Key, KeyValue, Scalar, StoredVectors
 
 COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_END = b"\xff\xff"
@@ -145,7 +145,7 @@ def chunks_encode(
     starts: Sequence[int],
     stops: Sequence[int],
     digests: Sequence[bytes],
-    vectors: NDArray[np.float16],
+    vectors: StoredVectors,
 ) -> bytes:
     """Return rows of (key columns, ordinal, start, stop, digest, embedding), one for each chunk."""
     width = len(keys[0])
@@ -155,14 +155,14 @@ def chunks_encode(
         dtype=[
             ("ordinal_size", ">i4"), ("ordinal", ">i4"), ("start_size", ">i4"), ("start", ">i4"), ("stop_size", ">i4"),
             ("stop", ">i4"), ("digest_size", ">i4"), ("digest", "S16"), ("size", ">i4"), ("dimension", ">i2"),
-            ("unused", ">i2"), ("embedding", ">f2", (dimension,)),
+            ("unused", ">i2"), ("embedding", vectors.dtype.newbyteorder(">"), (dimension,)),
         ],
     )  # fmt: skip
     for name in ("ordinal_size", "start_size", "stop_size"):
         tail[name] = 4
     tail["ordinal"], tail["start"], tail["stop"] = ordinals, starts, stops
     tail["digest_size"], tail["digest"] = 16, np.frombuffer(b"".join(digests), "S16")
-    tail["size"], tail["dimension"], tail["embedding"] = 4 + 2 * dimension, dimension, vectors
+    tail["size"], tail["dimension"], tail["embedding"] = 4 + vectors.itemsize * dimension, dimension, vectors
     fields = struct.pack(">h", width + 5)
     data, size = tail.tobytes(), tail.dtype.itemsize
     pieces: list[bytes] = [COPY_HEADER]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 from psycopg.types.json import Jsonb
 
 from seamark.errors import InvalidRequestError, StoreError
-from seamark.model import Generation, ModelIdentity
-from seamark.store.postgres.names import generation_words
+from seamark.model import Generation, ModelIdentity, precision
+from seamark.store.postgres.names import generation_words, stored_type
 from seamark.store.postgres.views import views_refresh
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DIMENSION_MAX = 4000
-"""What a halfvec may have to be indexed by HNSW."""
+DIMENSION_MAX = {"float16": 4000, "float32": 2000}
+"""What a halfvec and a vector may have to be indexed by HNSW."""
 
 
 def generations(database: Database, connection: Connection, source_id: int | None) -> Sequence[Generation]:
@@ -98,10 +98,11 @@ def _creating(
 
 
 def _dimension_check(spec: GenerationSpec) -> None:
-    if spec.model is not None and not 1 <= spec.model.dimension <= DIMENSION_MAX:
+    stored = precision(spec.identity)
+    if spec.model is not None and not 1 <= spec.model.dimension <= DIMENSION_MAX[stored]:
         raise InvalidRequestError(
-            f"model {spec.model.name!r} has {spec.model.dimension} dimensions, and pgvector can index up to {DIMENSION_MAX}; "
-            "use a model, or its `dimensions` setting, of at most so many"
+            f"model {spec.model.name!r} has {spec.model.dimension} dimensions, and pgvector can index up to "
+            f"{DIMENSION_MAX[stored]} of {stored}; use a model, or its `dimensions` setting, of at most so many"
         )
 
 
@@ -151,7 +152,8 @@ def _tables_create(database: Database, connection: Connection, generation_id: in
     database.run(connection, f"rows_create_{spec.kind}", words)
     database.run(connection, "rows_index", words)
     if spec.model is not None:
-        database.run(connection, "chunks_create", words | {"dimension": str(spec.model.dimension)})
+        kind = {"dimension": str(spec.model.dimension), "stored": stored_type(spec.identity)}
+        database.run(connection, "chunks_create", words | kind)
         database.run(connection, "chunks_index", words)
         database.run(connection, "kept_create", words)
         database.run(connection, "kept_index", words)

@@ -10,9 +10,10 @@ import re
 from typing import TYPE_CHECKING
 
 from seamark.errors import TableUnusableError
+from seamark.model import precision
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from seamark.model import Column, Scalar, Table
 
@@ -79,6 +80,11 @@ def generation_words(generation_id: int) -> Words:
     """Return the words of a generation."""
     tables = ("rows", "chunks", "kept", "postings", "failures", "documents")
     return {name: f"seamark.{name}_{generation_id}" for name in tables}
+
+
+def stored_type(identity: Mapping[str, object]) -> str:
+    """Return pgvector's type for the vectors of a generation with this identity."""
+    return {"float16": "halfvec", "float32": "vector"}[precision(identity)]
 
 
 def pairs(left: Sequence[str], right: Sequence[str]) -> str:

@@ -217,8 +217,8 @@ WHERE %(source)s::integer IS NULL OR g.source_id = %(source)s ORDER BY g.id;
 SELECT id FROM seamark.generation WHERE source_id = %(source)s ORDER BY id;
 
 -- name: generation_source
--- Give the source of a generation.
-SELECT source_id FROM seamark.generation WHERE id = %(generation)s;
+-- Give the source of a generation, and in which precision its vectors are stored.
+SELECT source_id, identity ->> 'precision' FROM seamark.generation WHERE id = %(generation)s;
 
 -- name: journal_end
 -- Give the highest `seq`.
@@ -288,10 +288,10 @@ CREATE SEQUENCE {documents} AS bigint CACHE 1;
 
 -- name: chunks_create
 -- Make the table of a vector generation's chunks.
--- Differs by necessity: halfvec, and no number of its own, since no index file has to be kept in step with it.
+-- Differs by necessity: halfvec or vector, and no number of its own, since no index file has to be kept in step with it.
 CREATE TABLE {chunks} AS
 SELECT {k}, NULL::integer AS ordinal, NULL::integer AS start, NULL::integer AS stop, NULL::bytea AS digest,
-       NULL::{vector}.halfvec({dimension}) AS embedding
+       NULL::{vector}.{stored}({dimension}) AS embedding
 FROM {journal} WITH NO DATA;
 
 -- name: chunks_index
@@ -493,7 +493,7 @@ WHERE n.nspname = 'seamark' AND c.relname = %(name)s;
 
 -- name: index_build
 -- Build the HNSW index while the table is written to.
-CREATE INDEX CONCURRENTLY {index} ON {chunks} USING hnsw (embedding {vector}.halfvec_cosine_ops) WITH (m = 16, ef_construction = 256);
+CREATE INDEX CONCURRENTLY {index} ON {chunks} USING hnsw (embedding {vector}.{stored}_cosine_ops) WITH (m = 16, ef_construction = 256);
 
 -- name: index_drop
 -- Drop what an interrupted build left.
@@ -1010,18 +1010,18 @@ SET LOCAL enable_indexscan = on;
 -- name: chunks_nearest
 -- Give the chunks nearest to a vector, with the distance.
 SELECT {k_c}, c.start, c.stop, c.distance FROM (
-    SELECT {k_c}, c.ordinal, c.start, c.stop, c.embedding OPERATOR({vector}.<=>) %(vector)s::{vector}.halfvec AS distance
-    FROM {chunks} c ORDER BY c.embedding OPERATOR({vector}.<=>) %(vector)s::{vector}.halfvec LIMIT %(limit)s
+    SELECT {k_c}, c.ordinal, c.start, c.stop, c.embedding OPERATOR({vector}.<=>) %(vector)s::{vector}.{stored} AS distance
+    FROM {chunks} c ORDER BY c.embedding OPERATOR({vector}.<=>) %(vector)s::{vector}.{stored} LIMIT %(limit)s
 ) c ORDER BY c.distance, {k_c}, c.ordinal;
 
 -- name: chunks_nearest_exact
 -- Do the same without the HNSW index.
-SELECT {k_c}, c.start, c.stop, c.embedding OPERATOR({vector}.<=>) %(vector)s::{vector}.halfvec AS distance
+SELECT {k_c}, c.start, c.stop, c.embedding OPERATOR({vector}.<=>) %(vector)s::{vector}.{stored} AS distance
 FROM {chunks} c ORDER BY distance, {k_c}, c.ordinal LIMIT %(limit)s;
 
 -- name: chunks_matching
 -- Give the chunks nearest to a vector of live rows that satisfy the filter.
-SELECT {k_c}, c.start, c.stop, c.embedding OPERATOR({vector}.<=>) %(vector)s::{vector}.halfvec AS distance
+SELECT {k_c}, c.start, c.stop, c.embedding OPERATOR({vector}.<=>) %(vector)s::{vector}.{stored} AS distance
 FROM {source} s JOIN {chunks} c ON {s_is_c} WHERE {where} AND {filter}
 ORDER BY distance, {k_c}, c.ordinal LIMIT %(limit)s;
 

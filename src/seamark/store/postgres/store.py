@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         Settled,
         Source,
         SourceSpec,
+        StoredVectors,
         Table,
         VectorBatch,
     )
@@ -225,7 +226,7 @@ class PostgresStore:
 
     def vectors_known(
         self, generation_id: int, keys: Sequence[Key], held: Sequence[Key], digests: Collection[bytes]
-    ) -> Mapping[bytes, NDArray[np.float16]]:
+    ) -> Mapping[bytes, StoredVectors]:
         """See the contract."""
         return vectors.vectors_known(self._database, self._catalog, generation_id, keys, held, digests)
 

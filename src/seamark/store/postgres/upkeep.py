@@ -100,7 +100,8 @@ def _index_build(database: Database, generation_id: int, words: Words, dimension
         if due is None or not due[0]:
             return False
         [(chunks,)] = database.run(connection, "index_size", words).fetchall()
-        memory = min(max(chunks * (2 * dimension + INDEX_CHUNK_BYTES) // 1024, INDEX_MEMORY_MIN_KB), INDEX_MEMORY_MAX_KB)
+        number = 4 if words["stored"] == "vector" else 2
+        memory = min(max(chunks * (number * dimension + INDEX_CHUNK_BYTES) // 1024, INDEX_MEMORY_MIN_KB), INDEX_MEMORY_MAX_KB)
         try:
             connection.execute(f"SET maintenance_work_mem = '{memory}kB'".encode())
             _index_build_now(database, connection, words)

@@ -18,15 +18,13 @@ from seamark.store.postgres.names import generation_words, key_columns, key_type
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from numpy.typing import NDArray
-
-    from seamark.model import Key, Table
+    from seamark.model import Key, StoredVectors, Table
     from seamark.store.postgres.catalog import Catalog
     from seamark.store.postgres.connection import Connection, Database
     from seamark.store.postgres.names import Words
 
 _HEADER_BYTES = 4
-"""Of a halfvec in binary: its dimension, and two bytes that are not used."""
+"""Of a vector in binary: its dimension, and two bytes that are not used."""
 
 
 def vectors_known(
@@ -36,11 +34,11 @@ def vectors_known(
     keys: Sequence[Key],
     held: Sequence[Key],
     digests: Collection[bytes],
-) -> Mapping[bytes, NDArray[np.float16]]:
+) -> Mapping[bytes, StoredVectors]:
     """Look for digests among what is stored of the rows, nearest first, until all are found."""
     words = catalog.generation_words(generation_id)
     lacking = set(digests)
-    found: dict[bytes, NDArray[np.float16]] = {}
+    found: dict[bytes, StoredVectors] = {}
     if words is None:
         return found
     if held:
@@ -65,7 +63,7 @@ def _tables(database: Database, catalog: Catalog, generation_id: int, words: Wor
 
 def _find(
     database: Database, words: Words, table: str, keys: Sequence[Key], digests: Collection[bytes]
-) -> dict[bytes, NDArray[np.float16]]:
+) -> dict[bytes, StoredVectors]:
     values = {**codec.keys_columns(keys, len(keys[0])), "digests": codec.array(digests)}
     try:
         with database.keyed() as connection:
@@ -74,7 +72,8 @@ def _find(
         if isinstance(exc.__cause__, errors.UndefinedTable):
             return {}
         raise
-    return {digest: np.frombuffer(data[_HEADER_BYTES:], ">f2").astype(np.float16) for digest, data in rows}
+    stored = np.dtype(np.float32 if words["stored"] == "vector" else np.float16)
+    return {digest: np.frombuffer(data[_HEADER_BYTES:], stored.newbyteorder(">")).astype(stored) for digest, data in rows}
 
 
 def donors_write(database: Database, connection: Connection, table: Table, generations: Sequence[int]) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from seamark.model import StoredVectors
     from seamark.store.sqlite.connection import Connection
     from seamark.store.sqlite.shards import Shards
     from seamark.store.sqlite.words import Words
@@ -129,7 +130,10 @@ class Neighbours:
 
 
 class Tail:
-    """The vectors with ids above `first`, as far as `seen`, in memory. Only ever added to, so that a view stays good."""
+    """The vectors with ids above `first`, as far as `seen`, in memory, as float16 for want of room.
+
+    Only ever added to, so that a view stays good.
+    """
 
     def __init__(self, first: int, dimension: int) -> None:
         self.first = first
@@ -144,7 +148,7 @@ class Tail:
         """Read what has been added since, as far as there is room."""
         if self.seen >= hi or self._count >= self.capacity:
             return
-        for numbers, vectors in chunks_scan(connection, words, (self.seen, hi)):
+        for numbers, vectors in chunks_scan(connection, words, (self.seen, hi), self._dimension):
             fits = min(len(numbers), self.capacity - self._count)
             self._reserve(self._count + fits)
             self._numbers[self._count : self._count + fits] = numbers[:fits]
@@ -170,9 +174,16 @@ class Tail:
         self._numbers, self._vectors = numbers, vectors
 
 
+def vectors_load(embeddings: Sequence[bytes], dimension: int) -> StoredVectors:
+    """Return stored vectors, shape (len(embeddings), dimension), in the precision that their length tells."""
+    data = b"".join(embeddings)
+    single = len(data) == np.dtype(np.float32).itemsize * dimension * len(embeddings)
+    return np.frombuffer(data, dtype=np.float32 if single else np.float16).reshape(-1, dimension)
+
+
 def similarities(embeddings: Sequence[bytes], vector: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the cosine of each stored vector with a vector."""
-    vectors = np.frombuffer(b"".join(embeddings), dtype=np.float16).reshape(-1, len(vector)).astype(np.float32)
+    vectors = vectors_load(embeddings, len(vector)).astype(np.float32, copy=False)
     norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(vector)
     # Not a matrix product, whose last bit depends on a row's place: equal vectors have to come out equal.
     return (vectors * vector).sum(axis=1) / np.maximum(norms, _TINY)
@@ -192,8 +203,8 @@ def best_of(best: Candidates, numbers: NDArray[np.int64], found: NDArray[np.floa
 
 
 def chunks_scan(
-    connection: Connection, words: Words, ids: tuple[int, int]
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float16]]]:
+    connection: Connection, words: Words, ids: tuple[int, int], dimension: int
+) -> Iterator[tuple[NDArray[np.int64], StoredVectors]]:
     """Read the chunks with `lo < id <= hi` in pieces of bounded size: ids and vectors."""
     at, hi = ids
     piece = 256
@@ -202,7 +213,7 @@ def chunks_scan(
         if not rows:
             return
         numbers = np.array([number for number, _ in rows], dtype=np.int64)
-        yield numbers, np.frombuffer(b"".join(row[1] for row in rows), dtype=np.float16).reshape(len(rows), -1)
+        yield numbers, vectors_load([row[1] for row in rows], dimension)
         at = int(numbers[-1])
         piece = max(1, SCAN_BYTES // len(rows[0][1]))
 
@@ -216,8 +227,8 @@ def _scan(
     best: Candidates,
 ) -> Candidates:
     """Compare every chunk of a range."""
-    for numbers, vectors in chunks_scan(connection, words, ids):
-        single = vectors.astype(np.float32)
+    for numbers, vectors in chunks_scan(connection, words, ids, len(vector)):
+        single = vectors.astype(np.float32, copy=False)
         norms = np.linalg.norm(single, axis=1) * np.linalg.norm(vector)
         best = best_of(best, numbers, (single @ vector) / np.maximum(norms, _TINY), wanted)
     return best

@@ -583,6 +583,10 @@ DELETE FROM {kept} WHERE {keys_given} AND NOT EXISTS (SELECT 1 FROM {table} t WH
 -- One chunk.
 INSERT INTO {chunks} (id, {keys}, ordinal, start, stop, digest, embedding) VALUES (?, {marks}, ?, ?, ?, ?, ?)
 
+-- name: generation_precision
+-- In which precision a generation's vectors are stored.
+SELECT coalesce(json_extract(identity, '$.precision'), 'float16') FROM generation WHERE id = ?
+
 -- name: vectors_find
 -- The digests and vectors of a row's chunks.
 SELECT digest, embedding FROM {chunks} WHERE {keys_given}

@@ -113,9 +113,9 @@ class Settling:
 
     def _chunk_rows(self, batch: VectorBatch, current: list[bool], next_id: int) -> list[tuple[Any, ...]]:
         assert len(batch.chunks) == len(batch.vectors)
-        vectors = np.ascontiguousarray(batch.vectors, dtype=np.float16)
+        vectors = np.ascontiguousarray(batch.vectors)
         data = vectors.tobytes()
-        width = vectors.shape[1] * 2 if len(vectors) else 0
+        width = vectors.shape[1] * vectors.itemsize if len(vectors) else 0
         ends = accumulate(row.chunks for row in batch.rows)
         found: list[tuple[Any, ...]] = []
         for row, wins, end in zip(batch.rows, current, ends, strict=True):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from seamark.model import StoredVectors
     from seamark.store.sqlite.connection import Connection
 
 CONNECTIVITY = 24
@@ -163,10 +164,10 @@ def index_new(dimension: int) -> Index:
     )
 
 
-def index_add(index: Index, numbers: NDArray[np.int64], vectors: NDArray[np.float16]) -> None:
-    """Add chunks to an index."""
+def index_add(index: Index, numbers: NDArray[np.int64], vectors: StoredVectors) -> None:
+    """Add chunks to an index, as float16 whatever they are stored in: what it finds is compared by the stored vectors."""
     # One thread: this is done beside the embedding, and the other cores are the application's.
-    index.add(numbers.astype(np.uint64), vectors, threads=1)
+    index.add(numbers.astype(np.uint64), vectors.astype(np.float16, copy=False), threads=1)
 
 
 def _sound(path: Path, shard: Shard) -> bool:

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         Settled,
         Source,
         SourceSpec,
+        StoredVectors,
         Table,
         VectorBatch,
         Views,
@@ -266,7 +267,7 @@ class SqliteStore:
 
     def vectors_known(
         self, generation_id: int, keys: Sequence[Key], held: Sequence[Key], digests: Collection[bytes]
-    ) -> Mapping[bytes, NDArray[np.float16]]:
+    ) -> Mapping[bytes, StoredVectors]:
         """Return the vectors of those of the digests that are stored already."""
         with self._connections.use() as connection:
             words = self._words_by_generation(connection, generation_id)

@@ -107,7 +107,7 @@ def _build(connections: Connections, words: Words, shards: Shards, dimension: in
     if index is None:
         return False
     held = len(index)
-    last = _add(connections, words, index, plan, mine)
+    last = _add(connections, words, index, dimension, plan, mine)
     built = None
     if plan.drained is None or len(index) > held:
         built = shards.write(words.generation, plan.number, index, mine.owner)
@@ -135,11 +135,11 @@ def _drained(connection: Connection, words: Words, shard: Shard, last: int) -> N
         connection.run(words["shard_delete"], (words.generation, shard.shard))
 
 
-def _add(connections: Connections, words: Words, index: Index, plan: _Plan, mine: _Upkeep) -> int:
+def _add(connections: Connections, words: Words, index: Index, dimension: int, plan: _Plan, mine: _Upkeep) -> int:
     """Add the planned chunks; return the id up to which the shard then goes."""
     room = plan.most
     with connections.use() as connection:
-        for numbers, vectors in chunks_scan(connection, words, plan.ids):
+        for numbers, vectors in chunks_scan(connection, words, plan.ids, dimension):
             index_add(index, numbers[:room], vectors[:room])
             mine.renew(connection)
             if room <= len(numbers):

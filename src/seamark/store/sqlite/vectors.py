@@ -12,28 +12,27 @@ from seamark.store.sqlite.words import STATEMENTS, generation_words
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from numpy.typing import NDArray
-
-    from seamark.model import Key
+    from seamark.model import Key, StoredVectors
     from seamark.store.sqlite.connection import Connection, Connections, Row
     from seamark.store.sqlite.words import Words
 
 
 def vectors_known(
     connections: Connections, words: Words, keys: Sequence[Key], held: Sequence[Key], digests: Collection[bytes]
-) -> Mapping[bytes, NDArray[np.float16]]:
+) -> Mapping[bytes, StoredVectors]:
     """Look for digests among what is stored of the rows, nearest first, until all are found."""
     lacking = set(digests)
-    found: dict[bytes, NDArray[np.float16]] = {}
+    found: dict[bytes, StoredVectors] = {}
 
     def look(name: str, keys: Sequence[Key], **tables: str) -> None:
         rows: Iterable[Row] = connection.many_rows(words.fill(name, **tables), keys) if keys and lacking else ()
         for digest, embedding in rows:
             if digest in lacking:
-                found[digest] = np.frombuffer(embedding, "<f2").astype(np.float16)
+                found[digest] = np.frombuffer(embedding, stored).copy()
                 lacking.discard(digest)
 
     with connections.use() as connection, connection.transaction("BEGIN"):  # what is listed is not dropped meanwhile
+        stored = np.dtype[np.float16 | np.float32](connection.value(words["generation_precision"], (words.generation,)))
         look("vectors_find", held)
         if lacking and connection.value(words["kept_any"]):
             look("vectors_kept", keys)

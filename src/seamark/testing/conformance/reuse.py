@@ -12,15 +12,13 @@ from seamark.testing.workbench import DIMENSION, passages
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
-
-    from seamark.model import Generation, Key, Source
+    from seamark.model import Generation, Key, Source, StoredVectors
     from seamark.testing.workbench import Workbench
 
 
 def known(
     bench: Workbench, generation: Generation, text: str, keys: Sequence[Key], held: Sequence[Key] = ()
-) -> Mapping[str, NDArray[np.float16]]:
+) -> Mapping[str, StoredVectors]:
     """Ask for the vectors of a text's passages, by the passage."""
     by_digest = {chunk.digest: text[chunk.start : chunk.stop] for chunk in passages(text)}
     found = bench.store.vectors_known(generation.id, keys, held, by_digest)
@@ -28,7 +26,7 @@ def known(
 
 
 def another(
-    bench: Workbench, source: Source, model: ModelIdentity, precision: str | None = None, chunker: str = "another"
+    bench: Workbench, source: Source, model: ModelIdentity, precision: str = "float16", chunker: str = "another"
 ) -> Generation:
     """Begin a generation of another fingerprint."""
     identity = {"model": model.name, "chunker": chunker, "precision": precision}
@@ -151,10 +149,10 @@ class Reuse:
         second = another(bench, source, ORACLE)
         assert known(bench, second, "a|b|x", [(1,)]).keys() == {"a", "b"}
         for model, precision in (
-            (ModelIdentity("oracle-a", "2", DIMENSION), None),
-            (ModelIdentity("oracle-a", "1", 2 * DIMENSION), None),
-            (ModelIdentity("oracle-a", "1", DIMENSION, document_prefix="d: "), None),
-            (ORACLE, "int8"),
+            (ModelIdentity("oracle-a", "2", DIMENSION), "float16"),
+            (ModelIdentity("oracle-a", "1", 2 * DIMENSION), "float16"),
+            (ModelIdentity("oracle-a", "1", DIMENSION, document_prefix="d: "), "float16"),
+            (ORACLE, "float32"),
         ):
             assert known(bench, another(bench, source, model, precision), "a|b|c", [(1,), (2,)]) == {}
         assert bench.store.generation_activate(first.id)

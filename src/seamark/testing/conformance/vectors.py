@@ -68,6 +68,33 @@ class VectorReading:
                 for limit in (1, 10, 100, 1000):
                     check(reader.chunks_nearest(generation.id, query, limit, exact=True)(), wanted[:limit])
 
+    def test_vectors_of_single_precision_are_kept_as_they_are(self, bench: Workbench) -> None:
+        """Bit for bit, and compared so; beside a generation of half precision of the same model."""
+        source = bench.notes(*(f"passage {number}" for number in range(60)))
+        half, single = bench.vector(source), bench.vector(source, stored="float32")
+        assert half.id != single.id
+        bench.drain(source, half, single)
+        for generation, rounding in ((half, 1e-4), (single, 1e-6)):
+            stored = {chunk.key: chunk.vector for chunk in bench.backend.chunks(source, generation)}
+            bench.verify(source, generation)
+            for (number,), vector in stored.items():
+                wanted = oracle_vector(f"passage {int(str(number)) - 1}", "oracle-a", DIMENSION)
+                assert (vector == wanted).all() == (generation is single)
+            query = oracle_vector("passage 7", "oracle-a", DIMENSION)
+            with bench.store.snapshot() as reader:
+                for exact in (True, False):
+                    hits = reader.chunks_nearest(generation.id, query, 60, exact=exact)()
+                    assert hits[0].key == (8,)
+                    assert abs(hits[0].similarity - 1) < rounding
+                    for hit in hits:
+                        assert abs(hit.similarity - float(stored[hit.key].astype(np.float32) @ query)) < rounding * 10
+            with bench.store.snapshot() as reader:
+                matching = reader.chunks_matching(source, generation.id, query, Condition("org", "=", 1), 5)
+                assert {int(str(hit.key[0])) % 3 for hit in matching} == {1}
+        bench.maintain(single)
+        with bench.store.snapshot() as reader:
+            check(reader.chunks_nearest(single.id, query, 10)(), ranking(bench, source, single, query)[:10])
+
     def test_a_passage_finds_itself_first(self, bench: Workbench) -> None:
         """At similarity one, at its place in the text; exact or not."""
         _, generation = self.indexed(bench, 60)
