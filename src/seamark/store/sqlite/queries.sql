@@ -21,6 +21,8 @@
 -- Differs by necessity: generations_vector: no script of SQLite's can make a table for each row, so that the migration that
 -- brings `kept` leaves it to the store.
 
+-- Differs by necessity: generation_precision: a blob does not say what it is made of; a column has a type.
+
 -- Differs by necessity: chunks_insert, postings_insert, next_id, next_id_write: no COPY, and no sequence in our own file.
 
 -- Differs by necessity: chunks_find, chunks_scan, chunks_end, chunks_outside, shard_list, shard_write, shard_bury, shard_begin,
