@@ -529,6 +529,37 @@ class GenerationStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class GenerationListing:
+    """A generation in whatever state, with what it holds, what it takes on disk, and how long ago it was begun."""
+
+    generation: Generation
+    coverage: Coverage
+    bytes: int
+    age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SwapStep:
+    """An index that a swap would begin: by which model, None for one of words.
+
+    `generation` is a retired or unfinished one that would be gone on with, `held` how many rows it holds as they are now.
+    """
+
+    kind: GenerationKind
+    model: ModelIdentity | None
+    generation: int | None
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class SwapPlan:
+    """What a swap would begin, over how many live rows; no steps when all is as it is asked for."""
+
+    rows: int
+    steps: tuple[SwapStep, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SourceStatus:
     """How a source stands, and each of its generations that is not retired.
 

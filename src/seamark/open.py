@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -12,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from seamark.core.service import Seamark
 from seamark.edges import worker
 from seamark.embed.registry import embedder_open
-from seamark.errors import EmbedderConfigurationError, InvalidRequestError
+from seamark.errors import EmbedderConfigurationError, InvalidRequestError, ModelDriftError
 from seamark.settings import settings
 from seamark.store.postgres.store import PostgresStore
 from seamark.store.sqlite.store import SqliteStore
@@ -31,7 +32,7 @@ def open(  # noqa: A001 read as seamark.open
     url: str | Path | None = None,
     *,
     model: str | None = None,
-    embedder: Embedder | None = None,
+    embedder: Embedder | Sequence[Embedder] | None = None,
     create: bool = False,
 ) -> Seamark:
     """Open a database: `sqlite:///app.db`, a path to a SQLite file, or `postgresql://user@host/name`.
@@ -39,7 +40,8 @@ def open(  # noqa: A001 read as seamark.open
     Args:
         url: the database; `SEAMARK_DB` or `db` of `seamark.toml` when not given.
         model: the embedder of new sources; `static`, which needs no network and no key, when not given or set.
-        embedder: any object with the members of `seamark.embed.contract.Embedder`, used instead.
+        embedder: any object with the members of `seamark.embed.contract.Embedder`, used instead; or several, of which the
+            first is that of new sources and of swaps, and all serve the indexes that were made with them.
         create: make the SQLite file if it is not there.
 
     Raises:
@@ -50,8 +52,10 @@ def open(  # noqa: A001 read as seamark.open
     place = str(url or "") or configured.db
     if not place:
         raise InvalidRequestError("no database: give a URL such as sqlite:///app.db, or set SEAMARK_DB")
-    embedders = Embedders(model or configured.model, embedder)
-    return Seamark(store_open(place, create=create), embedders, worker.run, random.random, _throttle)
+    given = () if embedder is None else tuple(embedder) if isinstance(embedder, Sequence) else (embedder,)
+    embedders = Embedders(model or configured.model, given)
+    store = store_open(place, create=create)
+    return Seamark(store, embedders, worker.run, random.random, _throttle, configured.retention_days)
 
 
 def store_open(url: str, *, create: bool = False) -> Store:
@@ -84,19 +88,23 @@ def _throttle() -> Generator[None]:
 
 
 class Embedders:
-    """The embedders of this process: the one given to `open`, and those opened by locator, each once."""
+    """The embedders of this process: those given to `open`, and those opened by locator, each once."""
 
-    def __init__(self, locator: str, given: Embedder | None) -> None:
+    def __init__(self, locator: str, given: tuple[Embedder, ...]) -> None:
         self._locator = locator
         self._given = given
         self._opened: dict[str, Embedder] = {}
         self._slots: dict[int, threading.BoundedSemaphore] = {}
         self._lock = threading.Lock()
 
+    def given(self) -> Embedder | None:
+        """Return the first object that was given to `open`."""
+        return self._given[0] if self._given else None
+
     def default(self) -> tuple[Embedder, str | None]:
         """Return the embedder new sources get, and its locator (None for an object given to `open`)."""
-        if self._given is not None:
-            return self._given, None
+        if self._given:
+            return self._given[0], None
         return self.named(self._locator), self._locator
 
     def named(self, locator: str) -> Embedder:
@@ -107,9 +115,9 @@ class Embedders:
             return self._opened[locator]
 
     def of(self, model: ModelIdentity, locator: str | None) -> Embedder:
-        """Return the embedder of a generation; EmbedderConfigurationError unless its identity is exactly that model's."""
-        if self._given is not None and self._given.identity == model:
-            return self._given
+        """Return the embedder of a generation; ModelDriftError unless its identity is exactly that model's."""
+        if (given := next((one for one in self._given if one.identity == model), None)) is not None:
+            return given
         if locator is None:
             raise EmbedderConfigurationError(
                 f"model {model.name}@{model.version} is an object of your program: pass it to seamark.open(…, embedder=…)"
@@ -119,10 +127,7 @@ class Embedders:
         except InvalidRequestError as error:  # another version of Seamark has stored it
             raise EmbedderConfigurationError(f"model {locator!r} of an index cannot be opened here: {error}") from error
         if found.identity != model:
-            raise EmbedderConfigurationError(
-                f"{locator!r} is now {_told(found.identity)}, but the index was made with {_told(model)}; "
-                f"their vectors cannot be mixed: bring the old model back, or detach and attach again"
-            )
+            raise ModelDriftError(_told(model), f"{locator!r} is now {_told(found.identity)}")
         return found
 
     def slot(self, embedder: Embedder) -> AbstractContextManager[object]:

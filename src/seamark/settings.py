@@ -5,16 +5,17 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from seamark.core.service import RETENTION_DAYS
 from seamark.errors import InvalidRequestError
 
 FILE = Path("seamark.toml")
 
 
 class Settings(BaseSettings):
-    """`SEAMARK_DB`, `SEAMARK_MODEL` in the environment; `db`, `model` in `seamark.toml` of the working directory."""
+    """`SEAMARK_DB` and so on in the environment; `db` and so on in `seamark.toml` of the working directory."""
 
     model_config = SettingsConfigDict(env_prefix="SEAMARK_", toml_file=FILE, extra="forbid", frozen=True)
 
@@ -22,6 +23,8 @@ class Settings(BaseSettings):
     """The database's URL: `sqlite:///app.db` or `postgresql://…`."""
     model: str = "static"
     """The embedder of new sources: `static`, `sentence-transformers:<name>`, `openai:<model>`, `ollama:<model>`."""
+    retention_days: float = Field(default=RETENTION_DAYS, ge=0)
+    """How long a retired generation keeps its vectors, so that it can be rolled back to."""
 
     @classmethod
     def settings_customise_sources(

@@ -66,10 +66,11 @@ def test_what_an_earlier_version_attached_is_found_by_the_same_words(backend, mo
     with seamark.open(backend.url, embedder=OracleEmbedder()) as service:
         with monkeypatch.context() as patched:
             patched.setattr(catalog, "Chunker", partial(Chunker, sections=False))
-            service.attach("notes", text="title")
+            service.attach("notes", text="title", chunk=1000)
         before = service.store.generations()
         assert all("sections" not in found.identity["chunker"] for found in before if found.kind == "vector")
         assert service.attach("notes", text="title").name == "notes"
+        assert service.attach("notes", text="title", chunk=1000).name == "notes"
         assert service.store.generations() == before
         service.work(until="current")
         assert service.source("notes").coverage().embedded == 1
@@ -92,4 +93,4 @@ def test_vectors_are_stored_as_precisely_as_asked_for(backend):
         [hit] = notes.search("a title", mode="vector")
         assert hit.score == pytest.approx(1, abs=1e-6)
         with pytest.raises(SourceConflictError, match="precision is float32, now asked for float16"):
-            service.attach("notes", text="title")
+            service.attach("notes", text="title", precision="float16")

@@ -140,7 +140,7 @@ def test_words_are_cut_as_the_language_of_the_index_cuts_them(backend, teardown)
     assert _keys(found) == [1]
     assert found.hits[0].passage == "Das alte Haus am Hafen"
     with pytest.raises(SourceConflictError, match="snowball-german"):
-        world.seamark.attach("notes", text="body")
+        world.seamark.attach("notes", text="body", language="english")
 
 
 def test_meaning_is_found_without_the_word(shelf):

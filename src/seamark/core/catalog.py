@@ -218,7 +218,10 @@ def generations_check(source: Source, generations: Sequence[Generation], specs: 
                 if there.get(name) != asked.get(name)
             ]
     if differences:
-        raise SourceConflictError(_conflict(source, differences))
+        raise SourceConflictError(
+            f"{source.name!r} is attached already, with other words: {'; '.join(differences)}. Attach with the same words, or "
+            f"have the new index built beside the old one: `seamark model swap {source.name}`, `source({source.name!r}).swap(…)`"
+        )
 
 
 def _conflict(source: Source, differences: Sequence[str]) -> str:

@@ -72,7 +72,7 @@ class Chunker:
         if identity.get("chunker") != chunker.identity():
             raise EmbedderConfigurationError(
                 f"the generation was made with chunker {identity.get('chunker')}, and this Seamark has {chunker.identity()}: "
-                f"install the version that made it, or detach and attach again"
+                f"install the version that made it, or swap it (`seamark model swap`)"
             )
         return chunker
 

@@ -10,7 +10,7 @@ from seamark.core.analysis import Analyzer
 from seamark.core.chunking import Chunker, render
 from seamark.core.fusion import convex, rrf
 from seamark.core.legs import Depth, LexicalLeg, Rows, VectorLeg
-from seamark.errors import EmbedderError, InvalidRequestError
+from seamark.errors import EmbedderError, InvalidRequestError, UnknownGenerationError
 from seamark.model import Hit, Leg
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Request:
     mode: Mode = "hybrid"
     where: Filter | None = None
     fusion: Fusion = "convex"
+    generation: int | None = None
+    """Which generation to read for its kind, whatever its state; None is the active one."""
 
     def __post_init__(self) -> None:
         if not self.query.strip():
@@ -99,9 +101,22 @@ def _first(reader: Reader, source: Source, request: Request, legs: _Legs) -> tup
     return ranking, rows
 
 
-def generation_read(generations: Sequence[Generation], kind: GenerationKind) -> Generation | None:
-    """Return the generation that search reads: the active one of the kind, or the oldest being built while none is active."""
+def generation_named(source: Source, generations: Iterable[Generation], generation_id: int) -> Generation:
+    """Return the source's generation of that id; UnknownGenerationError when there is none."""
+    known = {found.id: found for found in generations}
+    if generation_id not in known:
+        raise UnknownGenerationError(source.name, generation_id, tuple(known))
+    return known[generation_id]
+
+
+def generation_read(generations: Sequence[Generation], kind: GenerationKind, chosen: int | None = None) -> Generation | None:
+    """Return the generation that search reads: the active one of the kind, or the oldest being built while none is active.
+
+    One that is `chosen` by its id is read instead, if it is of that kind.
+    """
     ofkind = [generation for generation in generations if generation.kind == kind]
+    if (named := next((generation for generation in ofkind if generation.id == chosen), None)) is not None:
+        return named
     active = next((generation for generation in ofkind if generation.state == "active"), None)
     return active or next((generation for generation in ofkind if generation.state == "building"), None)
 
@@ -130,12 +145,21 @@ class _Legs:
             self.degraded.append(
                 f"{kind}: generation {generation.id} is still being built; rows it has not reached are missing"
             )
+        elif generation.state == "retired":
+            self.degraded.append(f"{kind}: generation {generation.id} is retired; rows changed since may be missing or old")
+        elif not generation.whole:
+            self.degraded.append(
+                f"{kind}: generation {generation.id} is catching up; rows it has not reached are missing or old"
+            )
         return generation is not None
 
 
 def _legs(reader: Reader, source: Source, request: Request, embed_query: QueryEmbedder) -> _Legs:
     generations = reader.generations(source.id)
-    vector, lexical = generation_read(generations, "vector"), generation_read(generations, "lexical")
+    if request.generation is not None:
+        generation_named(source, generations, request.generation)
+    vector = generation_read(generations, "vector", request.generation)
+    lexical = generation_read(generations, "lexical", request.generation)
     legs = _Legs(Chunker.like(vector.identity if vector else {}), Analyzer.like(lexical.identity if lexical else {}))
     if request.mode != "vector":
         _lexical_open(legs, reader, source, request, lexical)

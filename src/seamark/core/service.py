@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from seamark.core import catalog
-from seamark.core.analysis import LANGUAGE, Analyzer
-from seamark.core.chunking import CHUNK_CHARACTERS, Chunker
+from seamark.core import catalog, lifecycle
+from seamark.core.analysis import Analyzer
+from seamark.core.chunking import Chunker
+from seamark.core.registry import Registry
 from seamark.core.sync import Indexer, LexicalIndexer, VectorIndexer
 from seamark.core.tracked import Tracked
 from seamark.errors import (
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from seamark.embed.contract import Embedder
-    from seamark.model import Coverage, Generation, ModelIdentity, Rows, Source, Views, WorkerBeat
+    from seamark.core.registry import Embedders
+    from seamark.model import Coverage, Generation, Rows, Source, Views, WorkerBeat
     from seamark.store.contract import Store
 
 ENROLL_ROWS = 2000
@@ -34,27 +35,9 @@ ENROLL_ROWS = 2000
 WORKER_SILENT_SECONDS = 15.0
 """A worker not heard of for this long does not count in the rates."""
 STATUS_FAILURES = 5
+RETENTION_DAYS = 30.0
+"""How long a retired generation keeps its vectors, to be rolled back to."""
 SQL_SECONDS = 30.0
-
-
-class Embedders(Protocol):
-    """The embedders of this process, opened when first needed and kept."""
-
-    def default(self) -> tuple[Embedder, str | None]:
-        """Return the embedder new sources get, and its locator (None for an object given to `open`)."""
-        ...
-
-    def named(self, locator: str) -> Embedder:
-        """Open an embedder by its locator."""
-        ...
-
-    def of(self, model: ModelIdentity, locator: str | None) -> Embedder:
-        """Return the embedder of a generation; EmbedderConfigurationError unless its identity is exactly that model's."""
-        ...
-
-    def slot(self, embedder: Embedder) -> AbstractContextManager[object]:
-        """Return the semaphore that keeps calls under way within the embedder's concurrency."""
-        ...
 
 
 class Runner(Protocol):
@@ -99,9 +82,12 @@ class Seamark:
         runner: Runner,
         jitter: Callable[[], float],
         throttle: Callable[[], AbstractContextManager[None]],
+        retention_days: float = RETENTION_DAYS,
     ) -> None:
         self.store = store
         self.embedders = embedders
+        self.registry = Registry(store, embedders)
+        self._retention_days = retention_days
         self._runner = runner
         self._jitter = jitter
         self._throttle = throttle
@@ -125,9 +111,9 @@ class Seamark:
         text: str | Sequence[str],
         where: Mapping[str, object] | None = None,
         touch: Mapping[str, str | Sequence[str]] | None = None,
-        chunk: int = CHUNK_CHARACTERS,
-        language: str = LANGUAGE,
-        precision: str = catalog.PRECISION,
+        chunk: int | None = None,
+        language: str | None = None,
+        precision: str | None = None,
         model: str | None = None,
         stamp: str | Sequence[str] = (),
         progress: Callable[[Progress], None] | None = None,
@@ -140,16 +126,17 @@ class Seamark:
                 related table named in `touch`.
             where: which rows are live, in the words of a search filter; rows outside it are treated as if deleted.
             touch: related tables whose changes must touch the row: name → the column(s) in it that hold this table's key.
-            chunk: the size of a passage, in characters.
-            language: whose word endings are cut in the index of words: `english`, `german`, …, or `none`.
-            precision: how a vector's numbers are stored, `float16` or `float32`.
-            model: which embedder; the default one otherwise.
+            chunk: the size of a passage, in characters; 1,000 otherwise.
+            language: whose word endings are cut in the index of words: `english`, `german`, …, or `none`; English otherwise.
+            precision: how a vector's numbers are stored, `float16` or `float32`; float16 otherwise.
+            model: which embedder; the one given to `open`, or the default one, otherwise.
             stamp: columns of this table that say of each row what is embedded, made where they are not there; some of
                 `embedded_model_id`, `embedded_model_version`, `embedded_at`, `has_embedding`, `embed_gen` (docs/sql.md).
             progress: called with the rows entered into the journal so far.
 
         Existing rows enter the journal in batches; an interrupted attach goes on where it was when called again. With the same
-        words again, by whichever of the table's names, it changes nothing.
+        words again, by whichever of the table's names, it changes nothing. What is not said (chunk, language, precision,
+        model) is then as it is: a program that attaches at its start goes on with what `Tracked.swap` has made of it.
 
         Raises:
             TableUnusableError, UnknownColumnError: the table, its key or a column will not do.
@@ -158,14 +145,10 @@ class Seamark:
         """
         found = self.store.table_inspect(table)
         spec = catalog.source_spec(found, text, where, touch, self.store.table_inspect, stamp)
-        embedder, locator = (self.embedders.named(model), model) if model else self.embedders.default()
+        words = lifecycle.Words(model, chunk, language, precision)
         known = catalog.source_find(self.store.sources(), table, found)
         there = self.store.generations(known.id) if known is not None else ()
-        chunker = catalog.chunker(there, chunk)
-        specs = (
-            catalog.lexical_spec(spec, Analyzer(language).identity()),
-            catalog.vector_spec(spec, embedder.identity, locator, chunker.identity(), catalog.precision_check(precision)),
-        )
+        specs = words.specs(spec, there, self.embedders)
         if known is not None:
             catalog.source_check(known, spec)
             if known.state == "ready" and (problems := self.source_problems(known)):
@@ -177,6 +160,9 @@ class Seamark:
         catalog.generations_check(source, begun, specs)
         if known is None and source.spec.stamp:
             self._stamps_compare(begun)
+        for generation in begun:
+            if generation.model is not None and generation.state == "building":
+                self.registry.register(self.embedders.of(generation.model, generation.locator))
         return self.source(source.name)
 
     def _stamps_compare(self, begun: Sequence[Generation]) -> None:
@@ -262,17 +248,21 @@ class Seamark:
             raise InvalidRequestError(f"{threads} worker threads: at least one is wanted")
         return self._runner(self, until=until, threads=threads, progress=progress, stop=stop)
 
-    def indexer(self, generation: Generation) -> Indexer:
-        """Return what turns rows into this generation's index; EmbedderConfigurationError when its model is not here."""
+    def indexer(self, generation: Generation, *, recording: bool = True) -> Indexer:
+        """Return what turns rows into this generation's index; EmbedderConfigurationError when its model is not here.
+
+        The model is compared with what was registered, once in the life of this process: ModelDriftError when it is another one
+        by now, and `recording`, that is recorded, and holds all workers of that model.
+        """
         if generation.model is None:
             analyzer = Analyzer.like(generation.identity)
             if generation.identity.get("analyzer") != analyzer.identity():
                 raise EmbedderConfigurationError(
                     f"generation {generation.id} was made with analyzer {generation.identity.get('analyzer')}, and this "
-                    f"Seamark has {analyzer.identity()}: run the version that made it, or detach and attach again"
+                    f"Seamark has {analyzer.identity()}: run the version that made it, or swap it (`seamark model swap`)"
                 )
             return LexicalIndexer(analyzer)
-        embedder = self.embedders.of(generation.model, generation.locator)
+        embedder = self.registry.embedder(generation, recording=recording)
         chunker = Chunker.of(generation.identity)
         known = partial(self.store.vectors_known, generation.id)
         slot, stored = self.embedders.slot(embedder), precision(generation.identity)
@@ -298,6 +288,10 @@ class Seamark:
     def views(self) -> Views:
         """Return the views for SQL users, and what another program's connection has to run to have them."""
         return self.store.views()
+
+    def generations_expire(self) -> tuple[int, ...]:
+        """Drop generations that were retired longer ago than they are to be kept; return their ids."""
+        return lifecycle.expire(self.store, self._retention_days)
 
     # --- how it stands ----------------------------------------------------------------------------------------
 
@@ -350,7 +344,7 @@ class Seamark:
     def _generation_check(self, generation: Generation) -> Check:
         name = f"generation {generation.id} ({generation.kind})"
         try:
-            self.indexer(generation)
+            self.indexer(generation, recording=False)
         except SeamarkError as error:
             return Check(name, ok=False, detail=str(error), remedy="install or configure the model, then run doctor again")
         if generation.backoff_error is not None:

@@ -5,11 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from seamark.core import lifecycle
 from seamark.core.filters import filter_parse
-from seamark.core.search import Request, SearchResult, generation_read, search
+from seamark.core.search import Request, SearchResult, generation_named, generation_read, search
 from seamark.embed.validation import embedder_errors, stored_vectors
-from seamark.errors import EmbedderError
-from seamark.model import SourceCoverage, precision
+from seamark.errors import (
+    EmbedderError,
+    ModelDriftError,
+    StoreError,
+    StoreIncompatibleError,
+    StorePermissionError,
+    StoreUnavailableError,
+)
+from seamark.model import SourceCoverage
+from seamark.model import precision as stored_precision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seamark.core.service import Seamark
-    from seamark.model import Failure, Generation, Key, KeyValue, Source
+    from seamark.model import Failure, Generation, GenerationKind, GenerationListing, Key, KeyValue, Source, SwapPlan
 
     QueryVector = tuple[NDArray[np.float32], float]
 
@@ -37,6 +46,8 @@ class _Question:
     def __call__(self, generation: Generation, query: str) -> QueryVector:  # noqa: ARG002 it was embedded ahead
         if generation.id != self.generation_id or self.answer is None:
             raise _GenerationSwappedError
+        if generation.drift is not None and generation.model is not None:
+            raise ModelDriftError(generation.model.name, generation.drift)
         if isinstance(self.answer, EmbedderError):
             raise self.answer
         return self.answer
@@ -63,6 +74,7 @@ class Tracked:
         mode: Literal["hybrid", "lexical", "vector"] = "hybrid",
         filter: Mapping[str, object] | None = None,  # noqa: A002 the word users of search tools expect
         fusion: Literal["convex", "rrf"] = "convex",
+        generation: int | None = None,
     ) -> SearchResult:
         """Find rows by meaning and by words; iterate over the result for the hits, best first.
 
@@ -73,12 +85,15 @@ class Tracked:
             filter: on the table's own columns: `{"org_id": 7, "created": {"$gte": "2026-01-01"}, "tag": {"$in": ["a", "b"]}}`;
                 also `$ne`, `$gt`, `$lt`, `$lte`, null, `$and`, `$or`, and members of JSON columns as `column.member`.
             fusion: how two legs become one list; see docs/architecture.md.
+            generation: the id of one that is to be read for its kind, whatever its state (`generations()` has them).
 
         Raises:
+            UnknownGenerationError: the table has none of that id.
             InvalidRequestError: an empty query, a limit below 1, a malformed filter; UnknownColumnError for its columns.
         """
         where = filter_parse(filter, self.source.table) if filter else None
-        request = Request(query, limit=limit, mode=mode, where=where, fusion=fusion)
+        request = Request(query, limit=limit, mode=mode, where=where, fusion=fusion, generation=generation)
+        again = True
         while True:
             question = self._question(request)
             try:
@@ -86,19 +101,32 @@ class Tracked:
                     return search(reader, self.source, request, question)
             except _GenerationSwappedError:
                 self._read = None
+            except (StoreUnavailableError, StorePermissionError, StoreIncompatibleError):
+                raise
+            except StoreError:  # its tables may have been dropped since it was looked up
+                if not again:
+                    raise
+                again, self._read = False, None
 
     def _question(self, request: Request) -> _Question:
         """Embed the query for the generation that search is about to read: before the snapshot, since a model may be slow."""
         if request.mode == "lexical":
             return _Question(None, None)
-        generation = self._read or generation_read(self._service.store.generations(self.source.id), "vector")
+        generation = self._vector_read(request.generation)
         if generation is None:
             return _Question(None, None)
-        self._read = generation
         try:
             return _Question(generation.id, self._query_vector(generation, request.query))
         except EmbedderError as error:
             return _Question(generation.id, error)
+
+    def _vector_read(self, chosen: int | None) -> Generation | None:
+        if self._read is not None and chosen is None:
+            return self._read
+        found = generation_read(self._service.store.generations(self.source.id), "vector", chosen)
+        if chosen is None:
+            self._read = found
+        return found
 
     def _query_vector(self, generation: Generation, query: str) -> QueryVector:
         """Embed a query with the generation's own model; also return that model's weight in a fusion."""
@@ -106,8 +134,94 @@ class Tracked:
         embedder = self._service.embedders.of(generation.model, generation.locator)
         with self._service.embedders.slot(embedder), embedder_errors(generation.model.name):
             answer = embedder.embed_queries([query])
-        stored = stored_vectors(answer, 1, generation.model, precision(generation.identity))
+        stored = stored_vectors(answer, 1, generation.model, stored_precision(generation.identity))
         return stored[0].astype("float32"), embedder.fusion_weight
+
+    # --- generations ------------------------------------------------------------------------------------------
+
+    def generations(self) -> tuple[GenerationListing, ...]:
+        """Return every generation, oldest first, in whatever state: what it holds, takes on disk, and how old it is."""
+        return lifecycle.listing(self._service.store, self.source)
+
+    def swap(
+        self,
+        model: str | None = None,
+        chunk: int | None = None,
+        language: str | None = None,
+        precision: str | None = None,
+        *,
+        manual: bool = False,
+    ) -> tuple[Generation, ...]:
+        """Begin indexes by another model, chunk size, precision or language beside those searched; return those being built.
+
+        Workers fill them while search goes on with the old ones, and index whatever is committed meanwhile for both. When
+        nothing that search finds would be missing a worker activates the new one and retires the old, unless it is `manual`:
+        then it is left to `activate`. An earlier swap that is not active yet is given up. A retired index of the same identity
+        is taken up again, with all that it holds. Nothing is begun where all is as it is asked for; called again after an
+        interruption it goes on.
+
+        Args:
+            model: which embedder; otherwise the object given to `open`, or the one that is in use.
+            chunk: the size of a passage, in characters; as it is otherwise.
+            language: of the index of words; as it is otherwise.
+            precision: how a vector's numbers are stored; as it is otherwise.
+            manual: to be activated by `activate` only.
+        """
+        service, words = self._service, lifecycle.Words(model, chunk, language, precision)
+        return lifecycle.swap(service.store, service.embedders, service.registry, self.source, words, manual=manual)
+
+    def swap_plan(
+        self,
+        model: str | None = None,
+        chunk: int | None = None,
+        language: str | None = None,
+        precision: str | None = None,
+    ) -> SwapPlan:
+        """Say what `swap` would begin with the same words; nothing is changed."""
+        service, words = self._service, lifecycle.Words(model, chunk, language, precision)
+        return lifecycle.swap_plan(service.store, service.embedders, self.source, words)
+
+    def activate(self, generation: int | None = None, *, force: bool = False) -> Generation:
+        """Make a generation, or the only one that is being built, the one that search reads, in one transaction.
+
+        A retired one is active at once, and catches up from the journal. With `force`, also one that is not whole; a leg that
+        reads it says so in `degraded`.
+
+        Raises:
+            GenerationIncompleteError: it is not whole; says how many rows would be missing.
+        """
+        return lifecycle.activate(self._service.store, self.source, generation, force=force)
+
+    def rollback(self, kind: GenerationKind = "vector") -> Generation:
+        """Go back, at once, to the generation that was active before; it catches up from the journal.
+
+        Raises:
+            NoRollbackError: there is none.
+        """
+        return lifecycle.rollback(self._service.store, self.source, kind)
+
+    def retire(self, generation: int, *, force: bool = False) -> Generation:
+        """Stop work on a generation and keep what it holds; the active one only with `force`: search is left without it.
+
+        Raises:
+            GenerationInUseError: it is the active one.
+        """
+        return lifecycle.retire(self._service.store, self.source, generation, force=force)
+
+    def drop(self, generation: int) -> None:
+        """Drop a generation with its vectors; the active one cannot be.
+
+        Raises:
+            GenerationInUseError: it is the active one.
+        """
+        lifecycle.drop(self._service.store, self.source, generation)
+
+    def accept(self, generation: int) -> None:
+        """Take the model of a generation, which is not what it was (`model_drift`), for the one that was registered."""
+        found = generation_named(self.source, self._service.store.generations(self.source.id), generation)
+        self._service.registry.accept(found)
+
+    # --- how it stands ----------------------------------------------------------------------------------------
 
     def coverage(self) -> SourceCoverage:
         """Return exact counts, per generation and for the one that vector search reads."""

@@ -10,7 +10,7 @@ from seamark.errors import SourceDriftError, SourceUnfinishedError
 
 if TYPE_CHECKING:
     from seamark.core.service import Seamark
-    from seamark.model import Source
+    from seamark.model import Generation, Source
 
 ATTACH_STALLED_SECONDS = 10.0
 """An attach enters some thousand rows in each second, unless somebody holds them."""
@@ -26,6 +26,8 @@ class Indexed:
 
     def whole(self) -> bool:
         """Say whether every generation is active, and has nothing missing, leased or to be tried again up to its journal's end.
+
+        One that is activated only when somebody asks for it need not be active.
 
         That is where the journal ended when its source was first seen attached: what is written later is not waited for, or
         there would be no end while others write. A source that is no longer as it was attached is not waited for either, nor
@@ -57,10 +59,21 @@ class Indexed:
 
     def _source_whole(self, source: Source, end: int) -> bool:
         store = self._service.store
+        generations = [generation for generation in store.generations(source.id) if generation.state != "retired"]
+        building = [generation for generation in generations if generation.state == "building"]
+        if any(not self._left(source, generation) for generation in building):
+            return False
+        given_up = {generation.kind for generation in building if not generation.manual}
         return not any(
-            generation.state == "building" or (generation.state == "active" and store.pending(source, generation.id, end))
-            for generation in store.generations(source.id)
+            store.pending(source, generation.id, end)
+            for generation in generations
+            if not (_out(generation) and generation.state == "active" and generation.kind in given_up)
         )
+
+    def _left(self, source: Source, generation: Generation) -> bool:
+        """Say whether it is left to somebody to activate a generation: as was asked for, or because rows failed in it."""
+        store = self._service.store
+        return generation.manual or store.coverage(source, [generation.id])[generation.id].failed > 0
 
     def _stalled(self, source: Source) -> bool:
         """Say whether the attach has not moved for so long that nobody can be at it."""
@@ -71,3 +84,8 @@ class Indexed:
             self._attaching[source.id] = (place, now)
             return False
         return now - since >= ATTACH_STALLED_SECONDS
+
+
+def _out(generation: Generation) -> bool:
+    """Say whether a generation's model is not to be had, so that what is pending in it cannot be waited for."""
+    return generation.backoff_error is not None or generation.drift is not None

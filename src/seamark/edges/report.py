@@ -81,4 +81,5 @@ def _problem(status: SourceStatus) -> str | None:
         return f"{status.source.name!r}: {status.problems[0]}"
     if status.unfinished:
         return f"{status.source.name!r} is still being attached; if nobody is at it, attach it again with the same words"
-    return next((each.generation.backoff_error for each in status.generations if each.generation.backoff_error), None)
+    waiting = (each.generation.drift or each.generation.backoff_error for each in status.generations)
+    return next((problem for problem in waiting if problem), None)

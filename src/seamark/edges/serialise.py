@@ -26,16 +26,20 @@ if TYPE_CHECKING:
         Coverage,
         Failure,
         Generation,
+        GenerationListing,
         GenerationStatus,
         Hit,
         Key,
         KeyValue,
         Leg,
+        ModelIdentity,
         Progress,
         Rows,
         Source,
         SourceCoverage,
         SourceStatus,
+        SwapPlan,
+        SwapStep,
         Views,
     )
 
@@ -86,15 +90,17 @@ def source(value: Source) -> Json:
 
 def generation(value: Generation) -> Json:
     """Return which index it is, of which model, and since when; its cursors are nobody else's business."""
-    model = value.model
     return {
         "id": value.id,
         "kind": value.kind,
         "state": value.state,
-        "model": None if model is None else {"name": model.name, "version": model.version, "dimension": model.dimension},
+        "model": _model(value.model),
         "fingerprint": value.fingerprint,
         "created_at": time(value.created_at),
         "activated_at": time(value.activated_at),
+        "retired_at": time(value.retired_at),
+        "manual": value.manual,
+        "model_drift": None if value.drift is None else text(value.drift),
         "problem": None if value.backoff_error is None else text(value.backoff_error),
     }
 
@@ -135,6 +141,29 @@ def generation_status(value: GenerationStatus) -> Json:
         "eta_seconds": number(value.eta_seconds),
         "failures": [failure(member) for member in value.failures],
     }
+
+
+def listing(value: GenerationListing) -> Json:
+    """Return a generation with what it holds, what it takes on disk, and its age."""
+    return {
+        **generation(value.generation),
+        "coverage": coverage(value.coverage),
+        "bytes": value.bytes,
+        "age_seconds": number(value.age_seconds),
+    }
+
+
+def swap_plan(value: SwapPlan) -> Json:
+    """Return what a swap would begin."""
+    return {"rows": value.rows, "steps": [_swap_step(step) for step in value.steps]}
+
+
+def _swap_step(value: SwapStep) -> Json:
+    return {"kind": value.kind, "model": _model(value.model), "generation": value.generation, "held": value.held}
+
+
+def _model(value: ModelIdentity | None) -> Json | None:
+    return None if value is None else {"name": value.name, "version": value.version, "dimension": value.dimension}
 
 
 def source_status(value: SourceStatus) -> Json:

@@ -26,6 +26,7 @@ from seamark.errors import (
     EmbedderConfigurationError,
     EmbedderError,
     EmbedderUnavailableError,
+    ModelDriftError,
     StoreError,
     StoreIncompatibleError,
     StorePermissionError,
@@ -290,7 +291,8 @@ class Worker:
             claim = store.lease_claim(generation.id, self.id, indexer.lease_rows, LEASE_SECONDS, first=first)
             idle = claim.lease is None and not claim.again
             whole = idle or (first == "backfill" and generation.backfill == 0)
-            if whole and generation.state == "building" and store.generation_activate(generation.id):
+            due = whole and generation.state == "building" and not generation.manual
+            if due and store.generation_activate(generation.id):
                 self._catalog.forget()
         return claim
 
@@ -354,6 +356,7 @@ class Worker:
                 pass
 
     def _trim(self, *, whole: bool) -> None:
+        self._service.generations_expire()
         self._service.store.donors_trim(DONOR_SECONDS)
         for source in self._service.store.sources():
             with self._unless_detached([known.id for known in self._service.store.generations(source.id)]):
@@ -403,7 +406,8 @@ class Worker:
 
     def _finish_indexes(self) -> None:
         for generation in self._service.store.generations():
-            self._maintain_all(generation, idle=True)
+            if generation.state != "retired":
+                self._maintain_all(generation, idle=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,14 +456,14 @@ class _Catalog:
         for source in self._service.store.sources():
             if self._drift.problems(source):
                 continue
-            for generation in self._service.store.generations(source.id):
-                if generation.state == "retired":
-                    continue
-                indexer = self._indexers.get(generation.id) or self._open(generation)
+            generations = [one for one in self._service.store.generations(source.id) if one.state != "retired"]
+            for generation in generations:
+                known = self._indexers.get(generation.id) if generation.drift is None else None
+                indexer = known or self._open(generation, replaced=_replaced(generation, generations))
                 if indexer is not None:
                     yield source, generation, indexer
 
-    def _open(self, generation: Generation) -> Indexer | None:
+    def _open(self, generation: Generation, *, replaced: bool) -> Indexer | None:
         """Return the generation's indexer; None, with the reason where `status` shows it, when it is not to be had here."""
         shut = self._shut.get(generation.id, _Shut(0, -math.inf))
         if time.monotonic() < shut.until:
@@ -467,13 +471,14 @@ class _Catalog:
         try:
             indexer = self._service.indexer(generation)
         except EmbedderError as error:
-            if self._strict and isinstance(error, EmbedderConfigurationError):
+            if self._strict and isinstance(error, EmbedderConfigurationError) and not replaced:
                 raise
             delay = CONFIGURATION_DELAY_SECONDS
             if not isinstance(error, EmbedderConfigurationError):
                 asked = error.retry_after_seconds if isinstance(error, EmbedderUnavailableError) else None
                 delay = outage_delay(shut.tries + 1, asked)
-            self._service.store.generation_backoff(generation.id, delay, str(error))
+            if not isinstance(error, ModelDriftError):  # which is recorded, and holds all workers
+                self._service.store.generation_backoff(generation.id, delay, str(error))
             self._shut[generation.id] = _Shut(shut.tries + 1, time.monotonic() + delay)
             return None
         self._shut.pop(generation.id, None)
@@ -482,3 +487,10 @@ class _Catalog:
     def threads(self) -> int:
         """Return a number of threads that keeps the embedder busy while others read and write."""
         return min(THREADS_MAX, max((indexer.concurrency for _, _, indexer in self.current()), default=1) + 1)
+
+
+def _replaced(generation: Generation, generations: Sequence[Generation]) -> bool:
+    """Say whether another generation is being built to take the place of an active one, whose model may be gone already."""
+    return generation.state == "active" and any(
+        other.kind == generation.kind and other.state == "building" and not other.manual for other in generations
+    )

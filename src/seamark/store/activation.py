@@ -46,6 +46,10 @@ class Activating(Protocol):
         """Say whether a live row has failed at its present version."""
         ...
 
+    def searchable(self) -> bool:
+        """Say whether the index that makes a search fast is there, where it takes one."""
+        ...
+
     def swap(self) -> None:
         """Retire the active generation of the kind, if there is one, and activate this one."""
         ...
@@ -67,7 +71,9 @@ def _allowed(work: Activating, at: Standing, *, asked: bool, force: bool) -> boo
         return True
     if not at.filled or not (asked or (at.state == "building" and not at.manual)):
         return False
-    return at.state == "retired" or not at.replaces or (_caught_up(work, at) and not work.failing())
+    if at.state == "retired" or not at.replaces:
+        return True
+    return _caught_up(work, at) and not work.failing() and work.searchable()
 
 
 def _caught_up(work: Activating, at: Standing) -> bool:

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from seamark import __version__
-from seamark.edges.cli import demo, doctor, failures, search, sources, sql, status, work
+from seamark.edges.cli import demo, doctor, failures, model, search, sources, sql, status, work
 from seamark.edges.cli.session import CALLED_WRONGLY, INTERRUPTED, READER_LEFT, error_document
 from seamark.edges.cli.text import line, masked
 
@@ -61,6 +61,7 @@ HELP = """Keep the embeddings of a database's rows complete, current and attribu
   seamark attach notes --text title          track a table
   seamark work                               keep it embedded
   seamark search notes "rotate the keys"     find rows by meaning and by words
+  seamark reembed notes --model ollama:NAME  put another model in the place of this one
 
 \b
 Exit codes:
@@ -72,7 +73,7 @@ Exit codes:
 """
 
 app = typer.Typer(name="seamark", cls=Program, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-for group in (sources, work, status, search, failures, sql, doctor, demo):
+for group in (sources, work, status, search, model, failures, sql, doctor, demo):
     group.register(app)
 
 

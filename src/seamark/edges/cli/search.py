@@ -42,6 +42,9 @@ def search(
         typer.Option("--filter", metavar="JSON", parser=json_object, help="Which rows, by the table's own columns."),
     ] = None,
     fusion: Annotated[Fusion, typer.Option(help="How the two ranked lists become one.")] = "convex",
+    generation: Annotated[
+        int | None, typer.Option(metavar="N", help="Read this index for its kind, whatever its state.", show_default=False)
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Show each list's rank and score.")] = False,
 ) -> None:
     """Find rows by meaning and by words, best first, each with the passage that matches.
@@ -50,7 +53,8 @@ def search(
     after two of them: seamark search notes -- "-v for verbose".
     """
     with session.service() as service:
-        found = service.source(source).search(query, limit=limit, mode=mode, filter=only, fusion=fusion)
+        tracked = service.source(source)
+        found = tracked.search(query, limit=limit, mode=mode, filter=only, fusion=fusion, generation=generation)
     for reason in found.degraded:
         session.note(f"seamark: degraded: {reason}")
     document = {"source": source, "query": serialise.text(query), "mode": mode, **serialise.search_result(found)}

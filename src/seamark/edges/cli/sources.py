@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from seamark.core.analysis import LANGUAGE
-from seamark.core.catalog import PRECISION
 from seamark.core.chunking import CHUNK_CHARACTERS
 from seamark.core.service import Seamark
 from seamark.edges import serialise
@@ -24,6 +22,16 @@ Model = Annotated[
         help="static (no network, no key), sentence-transformers:NAME, openai:NAME, ollama:NAME; otherwise SEAMARK_MODEL.",
         show_default=False,
     ),
+]
+
+Language = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Whose word endings are cut; none to leave them. English at first.", show_default=False),
+]
+
+Precision = Annotated[
+    str | None,
+    typer.Option(metavar="TYPE", help="How vectors are stored: float16 or float32. float16 at first.", show_default=False),
 ]
 
 
@@ -57,9 +65,12 @@ def attach(
         list[str] | None,
         typer.Option(metavar="TABLE=COLUMN", help="A related table, and its column that holds this table's key."),
     ] = None,
-    chunk: Annotated[int, typer.Option(metavar="N", help="Characters in a passage.")] = CHUNK_CHARACTERS,
-    language: Annotated[str, typer.Option(metavar="NAME", help="Whose word endings are cut; none to leave them.")] = LANGUAGE,
-    precision: Annotated[str, typer.Option(metavar="TYPE", help="How vectors are stored: float16 or float32.")] = PRECISION,
+    chunk: Annotated[
+        int | None,
+        typer.Option(metavar="N", help=f"Characters in a passage; {CHUNK_CHARACTERS:,} at first.", show_default=False),
+    ] = None,
+    language: Language = None,
+    precision: Precision = None,
     model: Model = None,
     stamp: Annotated[
         list[str] | None,

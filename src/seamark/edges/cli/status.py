@@ -66,6 +66,8 @@ def _generation(status: GenerationStatus) -> Iterator[Text]:
         pace.append(f"{duration(status.eta_seconds)} to go")
     if any(pace):
         yield Text("    " + "  ".join(part for part in pace if part))
+    if generation.drift is not None:
+        yield Text(f"    model_drift: {shortened(generation.drift, ERROR_CHARACTERS)}; see seamark doctor", "red")
     if generation.backoff_error is not None:
         yield Text(f"    waiting: {shortened(generation.backoff_error, ERROR_CHARACTERS)}", "red")
     for failure in status.failures:

@@ -44,7 +44,7 @@ def work(
     Exit codes: 0 it is current, or SIGTERM told it to stop; 1 rows failed (see `seamark failures`) or a worker died;
     130 Ctrl-C; 143 SIGTERM with --until current, before it was.
     """
-    with session.service() as service, _stop_on_signals() as stop:
+    with session.service() as service, stop_on_signals() as stop:
         if lifeline:
             threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()
         if workers > 1:
@@ -120,7 +120,7 @@ class Stop:
 
 
 @contextmanager
-def _stop_on_signals() -> Generator[Stop]:
+def stop_on_signals() -> Generator[Stop]:
     """Turn the signals that end a program into a stop; leave those ignored that were ignored at the start (nohup)."""
     stop = Stop()
 

@@ -10,6 +10,7 @@ from psycopg import errors
 from seamark.errors import StoreUnavailableError
 from seamark.store.activation import Standing, activate
 from seamark.store.postgres.names import generation_words
+from seamark.store.postgres.upkeep import index_built
 from seamark.store.postgres.views import views_refresh
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ class _Activating:
         row = self._row("generation_failing")
         assert row is not None
         return row[0]
+
+    def searchable(self) -> bool:
+        return index_built(self._database, self._connection, self._values["generation"], self._words)
 
     def swap(self) -> None:
         self._row("generation_give_way")

@@ -89,15 +89,26 @@ def _analyze(database: Database, generation_id: int, words: Words) -> bool:
 # --- HNSW ---------------------------------------------------------------------------------------------------------
 
 
+def index_built(database: Database, connection: Connection, generation_id: int, words: Words) -> bool:
+    """Say whether a generation needs no HNSW index that it does not have: it is of words, has it, or is small."""
+    kind, _ = database.run(connection, "generation_upkeep", {}, {"generation": generation_id}).fetchone() or ("lexical", 0)
+    if kind == "lexical":
+        return True
+    valid = database.run(connection, "index_state", {}, {"name": _index_name(generation_id)}).fetchone()
+    if valid is not None and valid[0]:
+        return True
+    due = database.run(connection, "index_due", words, {"generation": generation_id, "enough": INDEX_CHUNKS}).fetchone()
+    return due is None or not due[0]
+
+
+def _index_name(generation_id: int) -> str:
+    return f"chunks_{generation_id}_hnsw"
+
+
 def _index_build(database: Database, generation_id: int, words: Words, dimension: int) -> bool:
-    name = f"chunks_{generation_id}_hnsw"
-    words = words | {"index": name}
+    words = words | {"index": _index_name(generation_id)}
     with database.connection() as connection:
-        valid = database.run(connection, "index_state", {}, {"name": name}).fetchone()
-        if valid is not None and valid[0]:
-            return False
-        due = database.run(connection, "index_due", words, {"generation": generation_id, "enough": INDEX_CHUNKS}).fetchone()
-        if due is None or not due[0]:
+        if index_built(database, connection, generation_id, words):
             return False
         [(chunks,)] = database.run(connection, "index_size", words).fetchall()
         number = 4 if words["stored"] == "vector" else 2

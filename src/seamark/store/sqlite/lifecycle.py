@@ -33,6 +33,10 @@ class _Activating:
     def failing(self) -> bool:
         return bool(self._connection.value(self._words["generation_failing"]))
 
+    def searchable(self) -> bool:
+        """What is outside the HNSW files is little, or scanned in memory: they are built while rows come in."""
+        return True
+
     def swap(self) -> None:
         at = {"generation": self._words.generation, "now": clock(self._connection)}
         self._connection.run(STATEMENTS["generation_give_way"], at)

@@ -1,0 +1,149 @@
+"""The embedders of this process, and whether the model behind a name is still the one that was registered.
+
+What a model makes of a few fixed sentences is kept when it is registered, and compared with what it makes of them now. They are
+embedded as questions: that is the same model, and no text of a row's is embedded but for its row.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from seamark.embed.validation import embedder_errors, stored_vectors
+from seamark.errors import EmbedderError, EmbedderInputError, ModelDriftError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from numpy.typing import NDArray
+
+    from seamark.embed.contract import Embedder
+    from seamark.model import Generation, ModelIdentity, RegisteredModel
+    from seamark.store.contract import Store
+
+PROBES = (
+    "The ship's cook counted forty-one oranges before the storm.",
+    "How do I rotate the signing keys of a production server?",
+    "def median(values): return sorted(values)[len(values) // 2]",
+    "Der Vertrag endet am 31. Dezember, sofern er nicht verlängert wird.",
+    "港の灯台は霧の夜にだけ鳴る。",
+    "no",
+)
+"""Prose, a question, code, two other languages, a word. What is stored was made of these: more may be added, none changed."""
+COSINE_MIN = 0.999
+"""How near a probe has to come to what was registered, the worst of them.
+
+Rounding to float16 takes some 10⁻⁶ away, another order of sums (another device, another batch) or arithmetic in fewer bits up
+to some 10⁻⁴, so that a server may jitter ten times as much. Other weights are far below this, most of all for the short probe.
+"""
+
+
+class Embedders(Protocol):
+    """The embedders of this process, opened when first needed and kept."""
+
+    def given(self) -> Embedder | None:
+        """Return the first object that was given to `open`."""
+        ...
+
+    def default(self) -> tuple[Embedder, str | None]:
+        """Return the embedder new sources get, and its locator (None for an object given to `open`)."""
+        ...
+
+    def named(self, locator: str) -> Embedder:
+        """Open an embedder by its locator."""
+        ...
+
+    def of(self, model: ModelIdentity, locator: str | None) -> Embedder:
+        """Return the embedder of a generation.
+
+        EmbedderConfigurationError when it is not to be had here, ModelDriftError when its identity is not exactly that model's.
+        """
+        ...
+
+    def slot(self, embedder: Embedder) -> AbstractContextManager[object]:
+        """Return the semaphore that keeps calls under way within the embedder's concurrency."""
+        ...
+
+
+class Registry:
+    """Compares models with what was registered, each once in the life of this process, and again after a drift."""
+
+    def __init__(self, store: Store, embedders: Embedders) -> None:
+        self._store = store
+        self._embedders = embedders
+        self._compared: set[ModelIdentity] = set()
+        self._lock = threading.Lock()
+
+    def register(self, embedder: Embedder) -> None:
+        """Keep what the model makes of the probes, unless it is known; a model that cannot be asked now is left to a worker."""
+        known = self._known(embedder.identity)
+        if known is None or known.probe is not None:
+            return
+        try:
+            self._store.model_probe(embedder.identity, self._probe(embedder))
+        except EmbedderError:
+            return
+
+    def embedder(self, generation: Generation, *, recording: bool) -> Embedder:
+        """Return a vector generation's embedder, after a comparison; ModelDriftError, and recorded, if it is another model.
+
+        Without `recording` nothing is written: for whoever only looks.
+        """
+        assert generation.model is not None
+        try:
+            embedder = self._embedders.of(generation.model, generation.locator)
+            if generation.drift is not None or not self._done(generation.model):
+                self._compare(generation.model, embedder, recording=recording)
+        except ModelDriftError as error:
+            if recording:
+                self._store.model_drift(generation.model, error.drift)
+            raise
+        return embedder
+
+    def accept(self, generation: Generation) -> None:
+        """Take the model as it is for what was registered: its vectors are mixed with those that are there."""
+        assert generation.model is not None
+        embedder = self._embedders.of(generation.model, generation.locator)
+        self._store.model_probe(generation.model, self._probe(embedder), replace=True)
+        self._store.model_drift(generation.model, None)
+
+    def _done(self, model: ModelIdentity) -> bool:
+        with self._lock:
+            return model in self._compared
+
+    def _compare(self, model: ModelIdentity, embedder: Embedder, *, recording: bool) -> None:
+        try:
+            found = self._probe(embedder)
+        except EmbedderInputError:  # a server that takes no such text has never been asked
+            return
+        known = self._known(model)
+        if known is not None and known.probe is not None and (drift := _drift(known.probe, found)) is not None:
+            raise ModelDriftError(f"{model.name}@{model.version}", drift)
+        if recording and known is not None:
+            if known.probe is None:
+                self._store.model_probe(model, found)
+            if known.drift is not None:
+                self._store.model_drift(model, None)
+        with self._lock:
+            self._compared.add(model)
+
+    def _probe(self, embedder: Embedder) -> NDArray[np.float32]:
+        with self._embedders.slot(embedder), embedder_errors(embedder.identity.name):
+            answer = embedder.embed_queries(PROBES)
+        return stored_vectors(answer, len(PROBES), embedder.identity).astype(np.float32)
+
+    def _known(self, model: ModelIdentity) -> RegisteredModel | None:
+        return next((known for known in self._store.models() if known.identity == model), None)
+
+
+def _drift(known: NDArray[np.float32], found: NDArray[np.float32]) -> str | None:
+    """Say which probe is farthest from what it was; None when all are near enough."""
+    count = min(len(known), len(found))
+    before, now = known[:count], found[:count]
+    cosines = (before * now).sum(1) / (np.linalg.norm(before, axis=1) * np.linalg.norm(now, axis=1))
+    worst = int(cosines.argmin())
+    if cosines[worst] >= COSINE_MIN:
+        return None
+    return f"what it makes of the sentence {PROBES[worst]!r} has a cosine of {cosines[worst]:.4f} with what it made of it then"

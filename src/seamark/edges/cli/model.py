@@ -1,0 +1,253 @@
+"""`model list|swap|activate|rollback|retire|drop|accept` and `reembed`: the generations of a table."""
+
+from collections.abc import Callable, Iterator
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from seamark.core.tracked import Tracked
+from seamark.edges import serialise
+from seamark.edges.cli.failures import ListedFirst
+from seamark.edges.cli.progress import duration, progress
+from seamark.edges.cli.session import FOUND_A_PROBLEM, INTERRUPTED, SIGNALLED, Session, command
+from seamark.edges.cli.sources import Language, Model, Precision
+from seamark.edges.cli.status import counts
+from seamark.edges.cli.text import counted, line
+from seamark.edges.cli.work import stop_on_signals
+from seamark.edges.reembed import Reembed
+from seamark.model import Generation, GenerationKind, GenerationListing, SwapPlan
+
+Table = Annotated[str, typer.Argument(metavar="TABLE", help="What was attached.")]
+Number = Annotated[int, typer.Argument(metavar="GENERATION", help="Its number; `seamark model list` has them.")]
+Chunk = Annotated[
+    int | None, typer.Option(metavar="N", help="Characters in a passage; as it is otherwise.", show_default=False)
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, on a terminal.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    group = typer.Typer(cls=ListedFirst, help="Show the models that a table is indexed by, and put others in their place.")
+    command(group, "list", "seamark model list notes", "seamark model list --json")(model_list)
+    command(
+        group,
+        "swap",
+        "seamark model swap notes --model openai:text-embedding-3-large",
+        "seamark model swap notes --chunk 500 --manual",
+    )(swap)
+    command(group, "activate", "seamark model activate notes", "seamark model activate notes 3 --force")(activate)
+    command(group, "rollback", "seamark model rollback notes")(rollback)
+    command(group, "retire", "seamark model retire notes 3")(retire)
+    command(group, "drop", "seamark model drop notes 2")(drop)
+    command(group, "accept", "seamark model accept notes 2")(accept)
+    app.add_typer(group, name="model")
+    command(
+        app,
+        "reembed",
+        "seamark reembed notes --model openai:text-embedding-3-large",
+        "seamark reembed notes --model static --dry-run",
+    )(reembed)
+
+
+def model_list(
+    session: Session,
+    table: Annotated[str | None, typer.Argument(metavar="TABLE", help="Only this one; all otherwise.")] = None,
+) -> None:
+    """Show every index of a table: its model, state, coverage, size on disk and age, retired ones included."""
+    with session.service() as service:
+        chosen = service.sources() if table is None else (service.source(table),)
+        found = [(tracked.name, tracked.generations()) for tracked in chosen]
+    document = {"sources": [{"source": name, "generations": list(map(serialise.listing, listed))} for name, listed in found]}
+    session.show(document, *(rendered for name, listed in found for rendered in _listed(name, listed)))
+
+
+def swap(
+    session: Session,
+    table: Table,
+    *,
+    model: Model = None,
+    chunk: Chunk = None,
+    language: Language = None,
+    precision: Precision = None,
+    manual: Annotated[bool, typer.Option("--manual", help="Leave it to `model activate` to have it searched.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take.")] = False,
+    yes: Yes = False,
+) -> None:
+    """Index a table by another model, chunk size or language, beside the index that is searched.
+
+    Workers fill it while search goes on, and put it in the place of the old one when nothing would be missing. Done again it
+    goes on where it was.
+    """
+    with session.service() as service:
+        tracked = service.source(table)
+        plan = tracked.swap_plan(model, chunk, language, precision)
+        _told(session, tracked, plan)
+        made: tuple[Generation, ...] = ()
+        if plan.steps and not dry_run:
+            _confirm(session, f"Index {line(table)} so?", yes=yes)
+            made = tracked.swap(model, chunk, language, precision, manual=manual)
+    begun = ", ".join(_named(one) for one in made)
+    session.show(
+        {"source": table, "plan": serialise.swap_plan(plan), "generations": [serialise.generation(one) for one in made]},
+        f"{line(table)}: {begun} is being built. Next: seamark work" if made else f"{line(table)}: nothing was begun",
+    )
+
+
+def reembed(
+    session: Session,
+    table: Table,
+    *,
+    model: Model = None,
+    chunk: Chunk = None,
+    language: Language = None,
+    precision: Precision = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take.")] = False,
+    yes: Yes = False,
+) -> int:
+    """Index a table by another model and have it searched: `model swap`, and a worker here until that is active.
+
+    Killed, and run again, it goes on where it was. Other workers help.
+
+    Exit codes: 0 it is active; 1 rows failed, so that it is not (see `seamark failures`, `seamark model activate --force`);
+    130 Ctrl-C; 143 SIGTERM.
+    """
+    with session.service() as service, stop_on_signals() as stop:
+        tracked = service.source(table)
+        plan = tracked.swap_plan(model, chunk, language, precision)
+        _told(session, tracked, plan)
+        made: tuple[Generation, ...] = ()
+        failed = 0
+        if plan.steps and not dry_run:
+            _confirm(session, f"Index {line(table)} so?", yes=yes)
+            made = tracked.swap(model, chunk, language, precision)
+            with progress(session, otherwise="json") as report:
+                failed = Reembed(service, tracked, made, report, stop).run()
+        numbers = {one.id for one in made}
+        now = [one.generation for one in tracked.generations() if one.generation.id in numbers]
+    active = bool(now) and all(one.state == "active" for one in now)
+    said = "nothing to be done" if not made else "it is searched now" if active else f"not searched yet, {failed:,} rows failed"
+    session.show(
+        {
+            "source": table,
+            "plan": serialise.swap_plan(plan),
+            "generations": [serialise.generation(one) for one in now],
+            "active": active,
+            "failed": failed,
+            "stopped": stop.signal,
+        },
+        f"{line(table)}: {said}",
+    )
+    if stop.signal is not None:
+        return INTERRUPTED if stop.signal == "SIGINT" else SIGNALLED + (stop.number or 0)
+    return 0 if active or not made else FOUND_A_PROBLEM
+
+
+def activate(
+    session: Session,
+    table: Table,
+    generation: Annotated[
+        int | None, typer.Argument(metavar="GENERATION", help="Its number; the only one being built otherwise.")
+    ] = None,
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Also when rows would be missing from search.")] = False,
+) -> None:
+    """Have another index searched from now on, in one step, and retire the one that was.
+
+    It must be whole; what would be missing is said, and `--force` does it all the same.
+    """
+    _changed(session, table, lambda tracked: tracked.activate(generation, force=force), "is searched now")
+
+
+def rollback(
+    session: Session,
+    table: Table,
+    *,
+    kind: Annotated[GenerationKind, typer.Option(help="Which index: of meaning or of words.")] = "vector",
+) -> None:
+    """Go back, at once, to the index that was searched before; what has changed since is caught up by the workers."""
+    _changed(session, table, lambda tracked: tracked.rollback(kind), "is searched again, and catches up")
+
+
+def retire(
+    session: Session,
+    table: Table,
+    generation: Number,
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Also the one that is searched: search is left without it.")] = False,
+) -> None:
+    """Stop work on an index; what it holds is kept, for `model activate` or a swap to the same model."""
+    _changed(session, table, lambda tracked: tracked.retire(generation, force=force), "is retired")
+
+
+def drop(session: Session, table: Table, generation: Number, *, yes: Yes = False) -> None:
+    """Drop an index with its vectors; never the one that is searched."""
+    with session.service() as service:
+        tracked = service.source(table)
+        held = next((one for one in tracked.generations() if one.generation.id == generation), None)
+        if held is not None:
+            rows = counted(held.coverage.embedded, "row")
+            _confirm(session, f"Drop generation {generation} of {line(table)}, with the vectors of {rows}?", yes=yes)
+        tracked.drop(generation)
+    session.show({"source": table, "dropped": generation}, f"{line(table)}: generation {generation} is dropped")
+
+
+def accept(session: Session, table: Table, generation: Number) -> None:
+    """Go on with a model that is not what it was (`model_drift`): what it is now is what it is compared with from now on."""
+    with session.service() as service:
+        tracked = service.source(table)
+        tracked.accept(generation)
+        [now] = [one.generation for one in tracked.generations() if one.generation.id == generation]
+    session.show({"source": table, "generation": serialise.generation(now)}, f"{line(table)}: {_named(now)} goes on")
+
+
+def _changed(session: Session, table: str, change: Callable[[Tracked], Generation], said: str) -> None:
+    with session.service() as service:
+        changed = change(service.source(table))
+    session.show({"source": table, "generation": serialise.generation(changed)}, f"{line(table)}: {_named(changed)} {said}")
+
+
+def _confirm(session: Session, question: str, *, yes: bool) -> None:
+    if session.err.is_terminal and not yes and not session.as_json:
+        typer.confirm(question, abort=True, err=True)
+
+
+def _told(session: Session, tracked: Tracked, plan: SwapPlan) -> None:
+    """Say what a swap takes before anything is spent."""
+    if session.as_json:
+        return
+    if not plan.steps:
+        session.note(f"{tracked.name}: it is indexed so already")
+    for step in plan.steps:
+        model = "words" if step.model is None else f"{step.model.name}@{step.model.version}, {step.model.dimension} dimensions"
+        kept = f", of which generation {step.generation} holds {step.held:,}" if step.generation is not None else ""
+        session.note(f"{tracked.name}: {counted(plan.rows, 'row')} to be indexed by {model}{kept}")
+
+
+def _named(generation: Generation) -> str:
+    model = "words" if generation.model is None else f"{generation.model.name}@{generation.model.version}"
+    return f"generation {generation.id} ({line(model)})"
+
+
+def _listed(name: str, listed: tuple[GenerationListing, ...]) -> Iterator[Text]:
+    yield Text(line(name), "bold")
+    for one in listed:
+        generation = one.generation
+        model = generation.model
+        told = "words (BM25)" if model is None else f"{model.name}@{model.version}, {model.dimension} dimensions"
+        colour = {"active": "green", "building": "yellow", "retired": "dim"}[generation.state]
+        manual = ", activated when asked for" if generation.manual and generation.state == "building" else ""
+        yield Text.assemble(f"  {generation.id} {generation.kind} ", (generation.state, colour), f"  {line(told)}{manual}")
+        yield Text.assemble("    ", *counts(one.coverage), f"  {size(one.bytes)}, {duration(one.age_seconds)} old")
+        if generation.drift is not None:
+            yield Text(f"    model_drift: {line(generation.drift)}", "red")
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in a unit that suits it."""
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if amount < 1024:  # noqa: PLR2004 the step of these units
+            return f"{amount:,.0f} {unit}"
+        amount /= 1024
+    return f"{amount:,.1f} GiB"

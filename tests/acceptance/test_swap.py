@@ -1,0 +1,324 @@
+"""Models come and go beneath a table that is searched and written to all the while, on both databases."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+import seamark
+from seamark.errors import (
+    GenerationIncompleteError,
+    GenerationInUseError,
+    InvalidRequestError,
+    NoRollbackError,
+    SourceConflictError,
+    UnknownGenerationError,
+)
+from seamark.testing.oracle import OracleEmbedder, oracle_proves
+
+ROWS = 300
+WAIT_SECONDS = 60.0
+
+
+@pytest.fixture
+def notes(backend):
+    application = backend.application()
+    integer, text = backend.type("integer"), backend.type("text")
+    application.run(f"CREATE TABLE notes(id {integer} PRIMARY KEY, body {text})")
+    application.many("INSERT INTO notes VALUES (?, ?)", [(n, f"the body of note {n}") for n in range(1, ROWS + 1)])
+    return application
+
+
+@pytest.fixture
+def opened(backend):
+    """Open services on the database that are closed at the end."""
+    with ExitStack() as stack:
+        yield lambda *embedders: stack.enter_context(seamark.open(backend.url, embedder=embedders or None))
+
+
+@pytest.fixture
+def old():
+    return OracleEmbedder("oracle-a")
+
+
+@pytest.fixture
+def new():
+    return OracleEmbedder("oracle-b", dimension=48)
+
+
+@contextmanager
+def beside(loop):
+    """Run a loop in a thread for the length of a block; whatever it raises is raised at the end."""
+    stop, failed = threading.Event(), []
+
+    def run():
+        try:
+            loop(stop)
+        except BaseException as error:  # noqa: BLE001 raised again in the test
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+def until(true):
+    end = time.monotonic() + WAIT_SECONDS
+    while not true():
+        assert time.monotonic() < end, "it does not come to pass"
+        time.sleep(0.02)
+
+
+def states(tracked, kind="vector"):
+    return [one.generation.state for one in tracked.generations() if one.generation.kind == kind]
+
+
+def proven(backend, application, tracked, generation, model):
+    """The generation's chunks are those of the present texts, each by that model."""
+    texts = {(key,): body for key, body in application.run("SELECT id, body FROM notes")}
+    chunks = backend.chunks(tracked.source, generation)
+    assert sorted(texts) == sorted(chunk.key for chunk in chunks)
+    assert [chunk.key for chunk in chunks if not oracle_proves(chunk.vector, texts[chunk.key], model)] == []
+
+
+def test_a_searcher_and_a_writer_notice_nothing_of_a_swap(backend, notes, opened, old, new):
+    """Never an error, never an empty answer, never a row less, never two generations in one; then one that is dropped."""
+    opened(old).attach("notes", text="body")
+    opened(old).work(until="current")
+    service, seen = opened(new, old), []
+    tracked = service.source("notes")
+    searcher = opened(new, old).source("notes")
+
+    def search(stop):
+        number = 0
+        while not stop.is_set():
+            number = number % ROWS + 1
+            found = searcher.search(f"the body of note {number}", limit=3)
+            assert found.degraded == ()
+            assert found.hits[0].key == number, f"note {number} is not found"
+            assert found.hits[0].vector is not None
+            assert found.hits[0].vector.score == pytest.approx(1.0, abs=2e-3)
+            assert len({hit.generation for hit in found.hits}) == 1
+            seen.append(found.hits[0].generation)
+
+    def write(stop):
+        application, number = backend.application(), ROWS
+        while not stop.wait(0.01):
+            number += 1
+            application.run("INSERT INTO notes VALUES (?, ?)", number, f"added {number}")
+            application.run("UPDATE notes SET body = body WHERE id = ?", number % ROWS + 1)
+
+    with beside(search), beside(lambda stop: service.work(stop=stop)), beside(write):
+        [first] = [one.generation for one in tracked.generations() if one.generation.kind == "vector"]
+        [second] = tracked.swap()
+        until(lambda: states(tracked) == ["retired", "active"])
+        until(lambda: seen and seen[-1] == second.id)
+        tracked.drop(first.id)
+        begun = len(seen)
+        until(lambda: len(seen) > begun + 20)
+        tracked.search("the body of note 7")
+    assert [first.id, second.id] == sorted(set(seen))
+    assert seen == sorted(seen)
+    service.work(until="current")
+    proven(backend, notes, tracked, second, "oracle-b")
+
+
+def test_live_writes_are_indexed_by_both_and_rollback_is_at_once(backend, notes, opened, old, new):
+    service = opened(new, old)
+    tracked = opened(old).attach("notes", text="body")
+    service.work(until="current")
+    tracked = service.source("notes")
+    [vector] = tracked.swap(manual=True)
+    notes.run("UPDATE notes SET body = 'written during the swap' WHERE id = 1")
+    service.work(until="current")
+    assert ["active", "building"] == states(tracked)
+    for found in (tracked.search("written during the swap", mode="vector", generation=one) for one in (2, vector.id)):
+        assert (1, pytest.approx(1.0, abs=2e-3)) == (found.hits[0].key, found.hits[0].score)
+    assert "active" == tracked.activate().state
+    notes.run("UPDATE notes SET body = 'written after the swap' WHERE id = 1")
+    service.work(until="current")
+    calls = old.texts.total()
+    back = tracked.rollback()
+    assert (2, "active") == (back.id, back.state)
+    found = tracked.search("written during the swap", mode="vector")
+    assert (1, True) == (found.hits[0].key, found.hits[0].stale)
+    assert ["vector: generation 2 is catching up; rows it has not reached are missing or old"] == list(found.degraded)
+    service.work(until="current")
+    assert calls + 1 == old.texts.total(), "the journal says which row is to be done"
+    assert () == tracked.search("written after the swap", mode="vector").degraded
+    proven(backend, notes, tracked, back, "oracle-a")
+
+
+def test_swapping_to_what_there_is_changes_nothing(notes, opened, old, new):
+    service = opened(old)
+    tracked = service.attach("notes", text="body")
+    assert tracked.swap() == (), "it is not active, but it is what search reads"
+
+
+def test_swapping_to_a_retired_model_pays_for_what_has_changed_only(notes, opened, old, new):
+    service = opened(old, new)
+    tracked = service.attach("notes", text="body")
+    service.work(until="current")
+    opened(new, old).source("notes").swap()
+    service.work(until="current")
+    notes.run("UPDATE notes SET body = 'edited' WHERE id = 9")
+    service.work(until="current")
+    calls = old.texts.total()
+    [again] = tracked.swap()
+    assert 2 == again.id
+    service.work(until="current")
+    assert calls + 1 == old.texts.total()
+    assert ["active", "retired"] == states(tracked)
+
+
+def test_the_newest_swap_counts(notes, opened, old, new):
+    """What an earlier one began would else be activated after it; it is kept, and can be taken up again."""
+    third = OracleEmbedder("oracle-c")
+    opened(old).attach("notes", text="body")
+    service = opened(third, new, old)
+    service.work(until="current")
+    [first] = opened(new).source("notes").swap()
+    tracked = service.source("notes")
+    assert 1 == len(tracked.swap())
+    assert ["active", "retired", "building"] == states(tracked)
+    service.work(until="current")
+    assert ["retired", "retired", "active"] == states(tracked)
+    [again] = opened(new).source("notes").swap()
+    assert first.id == again.id
+    assert () == opened(third).source("notes").swap(), "that is the active one"
+
+
+def test_other_chunks_and_another_language_are_swaps_too(notes, opened, old):
+    service = opened(old)
+    tracked = service.attach("notes", text="body")
+    service.work(until="current")
+    made = tracked.swap(chunk=200, language="german")
+    assert ["lexical", "vector"] == [one.kind for one in made]
+    service.work(until="current")
+    assert ["retired", "active"] == states(tracked) == states(tracked, "lexical")
+    assert () == tracked.swap()
+    assert tracked.search("body of note 3").degraded == ()
+
+
+def test_attaching_at_the_start_of_a_program_goes_on_with_what_was_swapped_to(notes, opened, old, new):
+    """What it does not say is as it is; what it says is held against it, and points to swap."""
+    opened(old).attach("notes", text="body")
+    service = opened(new, old)
+    service.work(until="current")
+    tracked = service.source("notes")
+    tracked.swap(chunk=200)
+    service.work(until="current")
+    service.attach("notes", text="body")
+    service.attach("notes", text="body", chunk=200)
+    with pytest.raises(SourceConflictError, match="model swap notes"):
+        service.attach("notes", text="body", chunk=300)
+    with pytest.raises(SourceConflictError, match="model swap notes"):
+        service.attach("notes", text="body", language="german")
+
+
+def test_activating_what_is_not_whole_says_what_would_be_missing(notes, opened, old, new):
+    opened(old).attach("notes", text="body")
+    service = opened(new, old)
+    opened(old).work(until="current")
+    tracked = service.source("notes")
+    with pytest.raises(InvalidRequestError, match="being built: none"):
+        tracked.activate()
+    [vector] = tracked.swap(manual=True)
+    with pytest.raises(GenerationIncompleteError) as raised:
+        tracked.activate()
+    assert (ROWS, 0) == (raised.value.missing, raised.value.failed)
+    assert f"{ROWS} rows are not indexed yet" in str(raised.value)
+    assert "active" == tracked.activate(vector.id, force=True).state
+    found = tracked.search("the body of note 7")
+    assert ["vector: generation 3 is catching up; rows it has not reached are missing or old"] == list(found.degraded)
+    service.work(until="current")
+    assert () == tracked.search("the body of note 7").degraded
+
+
+def test_rows_that_failed_keep_a_swap_from_being_activated_until_it_is_forced(notes, opened, old):
+    opened(old).attach("notes", text="body")
+    opened(old).work(until="current")
+    refusing = OracleEmbedder("oracle-b", refused={"the body of note 5"})
+    service = opened(refusing, old)
+    tracked = service.source("notes")
+    [vector] = tracked.swap()
+    service.work(until="current")
+    assert ["active", "building"] == states(tracked)
+    with pytest.raises(GenerationIncompleteError) as raised:
+        tracked.activate()
+    assert (0, 1) == (raised.value.missing, raised.value.failed)
+    tracked.activate(force=True)
+    assert ["retired", "active"] == states(tracked)
+    assert vector.id == tracked.coverage().generation
+
+
+def test_retire_drop_and_rollback_say_when_they_cannot(notes, opened, old, new):
+    service = opened(old)
+    tracked = service.attach("notes", text="body")
+    service.work(until="current")
+    with pytest.raises(NoRollbackError):
+        tracked.rollback()
+    with pytest.raises(UnknownGenerationError, match="it has 1, 2"):
+        tracked.drop(77)
+    with pytest.raises(UnknownGenerationError):
+        tracked.search("note", generation=77)
+    for refused in (tracked.retire, tracked.drop):
+        with pytest.raises(GenerationInUseError):
+            refused(2)
+    assert "retired" == tracked.retire(2, force=True).state
+    assert ["vector: there is no vector index"] == list(tracked.search("note").degraded)
+    assert "active" == tracked.rollback().state
+
+
+def test_a_model_that_is_gone_can_be_swapped_away_from(notes, opened, old, new):
+    """Its worker is not here; the swap is filled and activated all the same."""
+    opened(old).attach("notes", text="body")
+    opened(old).work(until="current")
+    notes.run("INSERT INTO notes VALUES (1000, 'a late one')")
+    service = opened(new)
+    tracked = service.source("notes")
+    tracked.swap()
+    service.work(until="current")
+    assert ["retired", "active"] == states(tracked)
+    assert 1000 == tracked.search("a late one", mode="vector").hits[0].key
+
+
+def test_retired_generations_are_dropped_when_their_time_has_come(backend, notes, old, new, monkeypatch):
+    with seamark.open(backend.url, embedder=[old, new]) as service:
+        tracked = service.attach("notes", text="body")
+        service.work(until="current")
+    monkeypatch.setenv("SEAMARK_RETENTION_DAYS", "30")
+    with seamark.open(backend.url, embedder=[new, old]) as service:
+        service.source("notes").swap()
+        service.work(until="current")
+        assert () == service.generations_expire()
+    monkeypatch.setenv("SEAMARK_RETENTION_DAYS", "0")
+    with seamark.open(backend.url, embedder=[new, old]) as service:
+        assert (2,) == service.generations_expire()
+        tracked = service.source("notes")
+        assert ["active"] == states(tracked)
+        assert 7 == tracked.search("the body of note 7", mode="vector").hits[0].key
+
+
+def test_the_listing_has_all_generations_and_what_they_take(notes, opened, old, new):
+    service = opened(old, new)
+    tracked = service.attach("notes", text="body")
+    service.work(until="current")
+    opened(new).source("notes").swap()
+    service.work(until="current")
+    notes.run("INSERT INTO notes VALUES (1000, 'a late one')")
+    listed = tracked.generations()
+    assert ["active", "retired", "active"] == [one.generation.state for one in listed]
+    assert [ROWS, ROWS, ROWS] == [one.coverage.embedded for one in listed]
+    assert [1, 1, 1] == [one.coverage.missing for one in listed]
+    assert all(one.bytes > ROWS * 16 for one in listed)
+    assert all(0 <= one.age_seconds < 600 for one in listed)

@@ -1,0 +1,201 @@
+"""`model …` and `reembed`: another model in the place of the one that a table is searched by."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+
+import pytest
+
+from seamark.testing.embedding_server import EmbeddingServer, Fault
+
+OLD = "static:seamark-static-256"
+
+
+@pytest.fixture
+def server():
+    with EmbeddingServer(dimension=48) as serving:
+        yield serving
+
+
+@pytest.fixture
+def model(server):
+    return f"openai:new?base_url={server.openai_url}"
+
+
+@pytest.fixture
+def seamark(cli, backend, attached):
+    """Run a command on the attached and embedded notes, and return its document."""
+
+    def run(*words, code=0, **environment):
+        ran = cli(*words, "--json", db=backend.url, **environment)
+        assert ran.code == code, ran.err
+        return ran.json()
+
+    return run
+
+
+def states(document, kind="vector"):
+    return [one["state"] for one in document["sources"][0]["generations"] if one["kind"] == kind]
+
+
+def test_a_swap_step_by_step(seamark, model):
+    planned = seamark("model", "swap", "notes", "--model", model, "--dry-run")
+    assert planned["generations"] == []
+    [step] = planned["plan"]["steps"]
+    assert (planned["plan"]["rows"], step["kind"], step["generation"], step["held"]) == (3, "vector", None, 0)
+    assert step["model"]["dimension"] == 48
+
+    [begun] = seamark("model", "swap", "notes", "--model", model)["generations"]
+    assert (begun["kind"], begun["state"], begun["manual"], begun["retired_at"]) == ("vector", "building", False, None)
+    listed = seamark("model", "list", "notes")
+    assert states(listed) == ["active", "building"]
+    assert [one["coverage"]["missing"] for one in listed["sources"][0]["generations"]] == [0, 0, 3]
+    seamark("work", "--until", "current")
+    listed = seamark("model", "list", "notes")
+    assert states(listed) == ["retired", "active"]
+    assert all(one["bytes"] > 0 and one["age_seconds"] >= 0 for one in listed["sources"][0]["generations"])
+    assert seamark("search", "notes", "keys")["generations"] == [1, 3]
+
+    back = seamark("model", "rollback", "notes")["generation"]
+    assert (back["id"], back["state"]) == (2, "active")
+    assert back["model"]["name"] == OLD
+    assert seamark("search", "notes", "keys", "--generation", "3", "--mode", "vector")["degraded"] != []
+    assert seamark("model", "activate", "notes", "3")["generation"]["state"] == "active"
+    assert seamark("model", "drop", "notes", "2") == {"source": "notes", "dropped": 2}
+    assert states(seamark("model", "list")) == ["active"]
+
+
+def test_swapping_to_what_there_is_begins_nothing(seamark):
+    assert seamark("model", "swap", "notes", "--model", "static")["plan"]["steps"] == []
+
+
+def test_manual_waits_for_activate(seamark, model):
+    seamark("model", "swap", "notes", "--model", model, "--manual")
+    refused = seamark("model", "activate", "notes", code=1)
+    assert refused["error"]["type"] == "GenerationIncompleteError"
+    assert "3 rows are not indexed yet" in refused["error"]["message"]
+    seamark("work", "--until", "current")
+    assert states(seamark("model", "list", "notes")) == ["active", "building"]
+    assert seamark("model", "activate", "notes")["generation"]["id"] == 3
+
+
+def test_force_does_what_would_leave_rows_out(seamark, model):
+    seamark("model", "swap", "notes", "--model", model)
+    assert seamark("model", "activate", "notes", "--force")["generation"]["state"] == "active"
+    assert seamark("search", "notes", "keys")["degraded"] != []
+
+
+def test_retire_is_undone_by_a_swap_to_the_same(seamark, model):
+    seamark("model", "swap", "notes", "--model", model)
+    assert seamark("model", "retire", "notes", "3")["generation"]["state"] == "retired"
+    [step] = seamark("model", "swap", "notes", "--model", model)["plan"]["steps"]
+    assert step["generation"] == 3
+    assert states(seamark("model", "list", "notes")) == ["active", "building"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "error"),
+    [
+        (("retire", "notes", "2"), 1, "GenerationInUseError"),
+        (("drop", "notes", "2"), 1, "GenerationInUseError"),
+        (("drop", "notes", "9"), 2, "UnknownGenerationError"),
+        (("rollback", "notes"), 1, "NoRollbackError"),
+        (("activate", "notes"), 2, "InvalidRequestError"),
+        (("list", "letters"), 1, "UnknownSourceError"),
+        (("swap", "notes", "--model", "nonsense:x"), 2, "InvalidRequestError"),
+    ],
+)
+def test_what_cannot_be_is_said_with_what_to_do(seamark, words, code, error):
+    assert seamark("model", *words, code=code)["error"]["type"] == error
+
+
+def test_reembed_is_the_whole_of_it(seamark, server, model):
+    dry = seamark("reembed", "notes", "--model", model, "--dry-run")
+    assert (dry["generations"], dry["active"], len(dry["plan"]["steps"])) == ([], False, 1)
+    assert not [call for call in server.calls if len(call.texts) > 1]
+    done = seamark("reembed", "notes", "--model", model)
+    assert (done["active"], done["failed"], done["stopped"]) == (True, 0, None)
+    assert states(seamark("model", "list", "notes")) == ["retired", "active"]
+    again = seamark("reembed", "notes", "--model", model)
+    assert (again["generations"], again["plan"]["steps"]) == ([], [])
+
+
+def test_reembed_ends_when_rows_fail_and_leaves_the_rest_to_the_user(seamark, server, model):
+    server.fail(Fault("status", times=None, text="Canteen", status=400))
+    done = seamark("reembed", "notes", "--model", model, code=1)
+    assert (done["active"], done["failed"]) == (False, 1)
+    assert seamark("model", "activate", "notes", code=1)["error"]["type"] == "GenerationIncompleteError"
+    seamark("model", "activate", "notes", "--force")
+    assert states(seamark("model", "list", "notes")) == ["retired", "active"]
+
+
+def test_reembed_with_a_model_that_refuses_us_says_so(seamark, server, model):
+    server.fail(Fault("status", times=None, status=401))
+    assert seamark("reembed", "notes", "--model", model, code=1)["error"]["type"] == "EmbedderConfigurationError"
+
+
+def test_reembed_killed_and_run_again_goes_on(seamark, program, ran, backend, attached, server, model):
+    attached.many("INSERT INTO notes VALUES (?, 7, ?, NULL, NULL)", [(n, f"title {n}") for n in range(100, 1000)])
+    seamark("work", "--until", "current")
+    server.fail(Fault("delay", times=None, seconds=0.3))
+    begun = len(server.calls)
+    process = program("reembed", "notes", "--model", model, db=backend.url)
+    deadline = time.monotonic() + 60
+    while not any(len(call.texts) > 6 for call in server.calls[begun:]):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    listed = seamark("model", "list", "notes")
+    assert states(listed) == ["active", "building"]
+    held = listed["sources"][0]["generations"][2]["coverage"]["embedded"]
+    server.heal()
+    backend.leases_expire()
+    begun = len(server.calls)
+    again = ran("reembed", "notes", "--model", model, "--json", db=backend.url)
+    assert again.code == 0, again.err
+    assert states(seamark("model", "list", "notes")) == ["retired", "active"]
+    embedded = [text for call in server.calls[begun:] for text in call.texts if text.startswith("title")]
+    assert 0 < len(embedded) <= 903 - held
+
+
+def test_a_provider_that_changed_its_model_is_reported_and_held(seamark, cli, backend, attached, server, model, monkeypatch):
+    seamark("reembed", "notes", "--model", model)
+    vectors = server.vector
+    monkeypatch.setattr(server, "vector", lambda text, *rest: vectors(text + " otherwise", *rest))
+    attached.run("INSERT INTO notes VALUES (50, 7, 'Later', 'A note that comes later.', NULL)")
+    refused = seamark("work", "--until", "current", code=1)
+    assert refused["error"]["type"] == "ModelDriftError"
+    assert "model_drift" in refused["error"]["message"]
+    [source] = seamark("status")["sources"]
+    assert [one["coverage"]["missing"] for one in source["generations"] if one["kind"] == "vector"] == [1]
+    assert "cosine" in source["generations"][1]["model_drift"]
+    assert "model_drift" in cli("status", db=backend.url).out
+    assert "model_drift" in json.dumps(seamark("doctor", code=1))
+    found = seamark("search", "notes", "keys")
+    assert any("model_drift" in reason for reason in found["degraded"])
+
+    monkeypatch.undo()
+    assert seamark("work", "--until", "current")["missing"] == 0
+    assert seamark("search", "notes", "keys")["degraded"] == []
+
+
+def test_a_changed_model_can_be_accepted(seamark, attached, server, model, monkeypatch):
+    seamark("reembed", "notes", "--model", model)
+    vectors = server.vector
+    monkeypatch.setattr(server, "vector", lambda text, *rest: vectors(text + " otherwise", *rest))
+    attached.run("INSERT INTO notes VALUES (50, 7, 'Later', 'A note that comes later.', NULL)")
+    seamark("work", "--until", "current", code=1)
+    assert seamark("model", "accept", "notes", "3")["generation"]["model_drift"] is None
+    assert seamark("work", "--until", "current")["missing"] == 0
+
+
+def test_the_list_is_readable(cli, backend, attached):
+    shown = cli("model", "list", db=backend.url).out.splitlines()
+    assert shown[0] == "notes"
+    assert shown[3].startswith("  2 vector active  static:seamark-static-256@")
+    assert "3 live = 3 embedded + 0 blank + 0 missing + 0 failed" in shown[4]
+    assert shown[4].endswith(" old")
