@@ -23,6 +23,7 @@ from seamark.errors import (
     StoreUnavailableError,
 )
 from seamark.model import Lease, SourceSpec, TextColumn
+from seamark.store.postgres import upkeep
 from seamark.testing.oracle import OracleEmbedder
 
 ROWS = 100
@@ -97,6 +98,25 @@ def until(reached):
 def vector_work(service, tracked):
     generation = next(known for known in service.store.generations(tracked.source.id) if known.kind == "vector")
     return tracked.source, generation, service.indexer(generation)
+
+
+def test_a_stop_does_not_wait_for_a_graph_that_is_being_built(postgres_backend, working, monkeypatch):
+    """It is broken off, and the next worker builds it: here it would wait for a writer who does not end."""
+    monkeypatch.setattr(upkeep, "INDEX_CHUNKS", 50)
+    application, writer = with_tables(postgres_backend), postgres_backend.application()
+    valid = "SELECT indisvalid FROM pg_index WHERE indexrelid::regclass::text LIKE '%hnsw'"
+    with seamark.open(postgres_backend.url, embedder=OracleEmbedder()) as service:
+        tracked = service.attach("notes", text="body")
+        _, generation, _ = vector_work(service, tracked)
+        with writer.transaction():
+            writer.run(f"LOCK TABLE seamark.chunks_{generation.id} IN ROW EXCLUSIVE MODE")
+            end = working(service, threading.Event(), threads=2)
+            until(lambda: application.run(valid) == [(False,)])
+            assert tracked.coverage().embedded == ROWS
+            end()
+            assert application.run(valid) == [(False,)], "the writer has not ended, so nobody has waited for it"
+        service.work(until="current")
+        assert application.run(valid) == [(True,)]
 
 
 # --- leases -------------------------------------------------------------------------------------------------------

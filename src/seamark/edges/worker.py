@@ -326,6 +326,8 @@ class Worker:
         renewed = beaten = -math.inf
         while not self._left.wait(KEEPER_LOOK_SECONDS):
             now = time.monotonic()
+            if self._stop.is_set():
+                self._service.store.upkeep_cancel()
             if now - renewed >= KEEPER_SECONDS:
                 self._keeper.renew()
                 renewed = now

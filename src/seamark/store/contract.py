@@ -297,6 +297,13 @@ class Store(Protocol):
         """
         ...
 
+    def upkeep_cancel(self) -> None:
+        """Break off what a `generation_maintain` of this store is at, where that could take longer than some seconds.
+
+        It raises StoreUnavailableError then, and nothing is lost but its work. Where nothing is under way nothing happens.
+        """
+        ...
+
     # --- work -------------------------------------------------------------------------------------------------
 
     def lease_claim(self, generation_id: int, worker: str, limit: int, seconds: float, *, first: Lane = "fresh") -> Claim:

@@ -66,6 +66,7 @@ class Database:
         )
         self._url, self._settings = url, settings
         self._away = False
+        self._cancellable: set[Connection] = set()
 
     def open(self) -> None:
         """Begin to pool connections."""
@@ -94,6 +95,21 @@ class Database:
                 self._away = isinstance(exc, PoolTimeout)
                 self._pool.check()  # where one connection was cut the others may have been, too
                 raise
+
+    @contextmanager
+    def cancellable(self, connection: Connection) -> Generator[None]:
+        """Let `cancel` break off what runs on the connection in this block."""
+        self._cancellable.add(connection)
+        try:
+            yield
+        finally:
+            self._cancellable.discard(connection)
+
+    def cancel(self) -> None:
+        """Break off what may be: from another thread than the one that waits for it."""
+        for connection in tuple(self._cancellable):
+            with translated():
+                connection.cancel_safe(timeout=CONNECT_SECONDS)
 
     @contextmanager
     def transaction(self) -> Generator[Connection]:

@@ -200,6 +200,10 @@ class PostgresStore:
         """See the contract."""
         return upkeep.generation_maintain(self._database, self._catalog, generation_id, idle=idle)
 
+    def upkeep_cancel(self) -> None:
+        """See the contract."""
+        self._database.cancel()
+
     # --- work
 
     def lease_claim(self, generation_id: int, worker: str, limit: int, seconds: float, *, first: Lane = "fresh") -> Claim:

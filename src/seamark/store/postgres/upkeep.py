@@ -115,7 +115,8 @@ def _index_build(database: Database, generation_id: int, words: Words, dimension
         memory = min(max(chunks * (number * dimension + INDEX_CHUNK_BYTES) // 1024, INDEX_MEMORY_MIN_KB), INDEX_MEMORY_MAX_KB)
         try:
             connection.execute(f"SET maintenance_work_mem = '{memory}kB'".encode())
-            _index_build_now(database, connection, words)
+            with database.cancellable(connection):
+                _index_build_now(database, connection, words)
         finally:
             if not connection.closed:
                 connection.execute(b"RESET maintenance_work_mem")

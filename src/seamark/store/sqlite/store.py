@@ -233,6 +233,9 @@ class SqliteStore:
             return True
         return upkeep.vector_maintain(self._connections, words, self._shards, found.model.dimension, idle=idle)
 
+    def upkeep_cancel(self) -> None:
+        """Do nothing: every piece of upkeep is short."""
+
     # --- work -------------------------------------------------------------------------------------------------
 
     def lease_claim(self, generation_id: int, worker: str, limit: int, seconds: float, *, first: Lane = "fresh") -> Claim:
