@@ -220,7 +220,7 @@ def generations_check(source: Source, generations: Sequence[Generation], specs: 
     if differences:
         raise SourceConflictError(
             f"{source.name!r} is attached already, with other words: {'; '.join(differences)}. Attach with the same words, or "
-            f"have the new index built beside the old one: `seamark model swap {source.name}`, `source({source.name!r}).swap(…)`"
+            f"have a new index built beside the old one: `seamark model swap {source.name}`, `source({source.name!r}).swap(…)`"
         )
 
 
