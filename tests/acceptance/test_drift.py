@@ -31,7 +31,7 @@ def service(backend, application):
 
 def drop_again(application):
     application.run("DROP TABLE notes")
-    application.run("CREATE TABLE notes(id INTEGER PRIMARY KEY, body TEXT, live INTEGER)")
+    application.run("CREATE TABLE notes(id BIGINT PRIMARY KEY, body TEXT, live INTEGER)")
     application.run("INSERT INTO notes VALUES (4, 'a bird', 1)")
 
 

@@ -182,6 +182,7 @@ def source_drift(source: Source, inspect: Callable[[str], Table]) -> tuple[str, 
             problems.append(str(error))
             continue
         problems += [f"table {name!r} has no column {column!r} any more" for column in columns if table.column(column) is None]
+        problems += _retyped(source, name, table)
         if name == source.name and table.key != source.table.key and not problems:
             problems.append(f"the key of table {name!r} is {list(table.key)} and was {list(source.table.key)}")
     return tuple(dict.fromkeys(problems))
@@ -203,6 +204,23 @@ def chunker(generations: Sequence[Generation], characters: int) -> Chunker:
     live = (found.identity for found in generations if found.kind == "vector" and found.state != "retired")
     kinds = [kind for identity in live if "chunker" in identity and (kind := Chunker.like(identity)).characters == characters]
     return kinds[-1] if kinds else Chunker(characters)
+
+
+def _retyped(source: Source, name: str, table: Table) -> Iterable[str]:
+    """Say which columns have another type: one of text that is none now, one of the key, or one that the triggers compare.
+
+    The length of a key must not change either, since the journal has it; on SQLite the value has the type, and not the
+    column, and the type is always that of now.
+    """
+    for text in source.spec.text:
+        column = table.column(text.column) if (text.table or source.name) == name else None
+        if column is not None and column.kind != "text":
+            yield f"column {column.name!r} of table {name!r} is of type {column.type} now, not text"
+    for other in (*source.table.key, *filter_columns(source.spec.where)) if name == source.name else ():
+        was, now = source.table.column(other), table.column(other)
+        parts = slice(None) if other in source.table.key else slice(1)
+        if was is not None and now is not None and was.type.split("(")[parts] != now.type.split("(")[parts]:
+            yield f"column {other!r} of table {name!r} is of type {now.type} and was of type {was.type}"
 
 
 def generations_check(source: Source, generations: Sequence[Generation], specs: Sequence[GenerationSpec]) -> None:

@@ -16,6 +16,9 @@ from seamark.errors import (
     InvalidRequestError,
     SeamarkError,
     SourceDriftError,
+    StoreError,
+    StorePermissionError,
+    StoreUnavailableError,
     UnknownSourceError,
 )
 from seamark.model import Check, GenerationStatus, Progress, SourceStatus, precision
@@ -38,6 +41,7 @@ STATUS_FAILURES = 5
 RETENTION_DAYS = 30.0
 """How long a retired generation keeps its vectors, to be rolled back to."""
 SQL_SECONDS = 30.0
+MEND = "`seamark verify {} --repair` mends what can be mended; otherwise detach it, then attach it again"
 
 
 class Runner(Protocol):
@@ -306,8 +310,13 @@ class Seamark:
 
     def _source_status(self, source: Source, workers: Sequence[WorkerBeat], problems: tuple[str, ...]) -> SourceStatus:
         generations = [found for found in self.store.generations(source.id) if found.state != "retired"]
-        counts = self.store.coverage(source, [found.id for found in generations])
-        counted = tuple(self._generation_status(source, found, counts[found.id], workers) for found in generations)
+        counted: tuple[GenerationStatus, ...] = ()
+        try:
+            counts = self.store.coverage(source, [found.id for found in generations])
+            counted = tuple(self._generation_status(source, found, counts[found.id], workers) for found in generations)
+        except StoreError as error:
+            if not problems or isinstance(error, StoreUnavailableError | StorePermissionError):
+                raise  # else it cannot be counted, with tables of ours gone
         return SourceStatus(source, counted, problems, unfinished=not catalog.attached(source, generations))
 
     def source_problems(self, source: Source) -> tuple[str, ...]:
@@ -334,7 +343,7 @@ class Seamark:
     def _source_check(self, source: Source) -> Check:
         name = f"source {source.name}"
         if problems := self.source_problems(source):
-            return Check(name, ok=False, detail="; ".join(problems), remedy="detach it, then attach it again")
+            return Check(name, ok=False, detail=f"broken: {'; '.join(problems)}", remedy=MEND.format(source.name))
         if not catalog.attached(source, self.store.generations(source.id)):
             detail = "an attach of it is under way, or was cut short"
             remedy = "if nobody is at it, attach it again with the same words"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from seamark.core import lifecycle
+from seamark.core.audit import verify
 from seamark.core.filters import filter_parse
 from seamark.core.search import Request, SearchResult, generation_named, generation_read, search
 from seamark.embed.validation import embedder_errors, stored_vectors
@@ -21,13 +22,14 @@ from seamark.model import SourceCoverage
 from seamark.model import precision as stored_precision
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from seamark.core.service import Seamark
-    from seamark.model import Failure, Generation, GenerationKind, GenerationListing, Key, KeyValue, Source, SwapPlan
+    from seamark.findings import Finding, Findings
+    from seamark.model import Failure, Generation, GenerationKind, GenerationListing, Key, KeyValue, Progress, Source, SwapPlan
 
     QueryVector = tuple[NDArray[np.float32], float]
 
@@ -240,6 +242,24 @@ class Tracked:
             generation=read.id if read else None,
             generations=counts,
         )
+
+    def verify(
+        self,
+        *,
+        repair: bool = False,
+        progress: Callable[[Progress], None] | None = None,
+        found: Callable[[Finding], None] | None = None,
+    ) -> Findings:
+        """Compare the table, its journal and what the indexes hold of it, row by row and by content.
+
+        Workers and writers may go on meanwhile: what they have under way is no finding. Takes bounded memory.
+
+        Args:
+            repair: make good what feeds the journal, and give rows that are wrong a new version; `work` then indexes them anew.
+            progress: called with the rows compared so far.
+            found: called with every finding; the first thousand are returned, too.
+        """
+        return verify(self._service.store, self.source, repair=repair, progress=progress, found=found)
 
     def failures(self, limit: int = 100) -> tuple[Failure, ...]:
         """Return the rows that could not be indexed: which, why, how often, and when they are tried again.

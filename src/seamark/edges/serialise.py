@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from seamark.core.search import SearchResult
+    from seamark.findings import Finding, Findings
     from seamark.model import (
         Check,
         Coverage,
@@ -132,6 +133,29 @@ def failure(value: Failure) -> Json:
     }
 
 
+def finding(value: Finding) -> Json:
+    """Return a row that is not as it should be, and why."""
+    return {"key": key(value.key), "reason": value.reason.value, "generation": value.generation}
+
+
+def findings(value: Findings, every: Sequence[Finding]) -> Json:
+    """Return what a verification came to, with all of its findings."""
+    counts = [
+        {"reason": reason.value, "generation": generation, "rows": rows} for (reason, generation), rows in value.counts.items()
+    ]
+    return {
+        "source": value.source,
+        "clean": value.clean,
+        "rows": value.rows,
+        "counts": counts,
+        "findings": [finding(one) for one in every],
+        "problems": [text(problem) for problem in value.problems],
+        "mended": list(value.mended),
+        "unmended": [text(problem) for problem in value.unmended],
+        "repaired": value.repaired,
+    }
+
+
 def generation_status(value: GenerationStatus) -> Json:
     """Return how a generation stands."""
     return {
@@ -171,6 +195,7 @@ def source_status(value: SourceStatus) -> Json:
     generations = [generation_status(member) for member in value.generations]
     return {
         **source(value.source),
+        **({"state": "broken"} if value.problems else {}),
         "problems": list(value.problems),
         "unfinished": value.unfinished,
         "generations": generations,

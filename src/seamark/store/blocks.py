@@ -1,4 +1,4 @@
-"""Blocks of postings: how the lexical index's blobs are made and merged, the same on both databases.
+"""Blocks of postings: how the lexical index's blobs are made, merged and summed up, the same on both databases.
 
 A block is a run of one term's postings, ascending by document number. Settling a lease adds small blocks; upkeep merges them
 and leaves out the postings of versions that are no longer current.
@@ -7,14 +7,16 @@ and leaves out the postings of versions that are no longer current.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from seamark.findings import AuditPostings
 from seamark.model import POSTING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -22,6 +24,8 @@ BLOCK_POSTINGS = 8192
 """Postings in a full block, 64 KiB: search reads a common term in few pieces, and a merge rewrites little."""
 BLOCKS_LOOSE = 4
 """So many blocks may a term have beyond the full ones before a merge is worth its writes."""
+SUM_BYTES = 2**20
+"""Blobs are summed up together until there are so many bytes of them: most have a posting or two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +79,44 @@ def _contained(docs: NDArray[np.uint32], live: NDArray[np.uint32]) -> NDArray[np
 def _block(postings: NDArray[np.void]) -> Block:
     lengths = int(postings["length"].sum(dtype=np.int64))
     return Block(int(postings["doc"][0]), len(postings), lengths, postings.tobytes())
+
+
+# --- sums ---------------------------------------------------------------------------------------------------------
+
+
+def term_weight(term: str) -> int:
+    """Return a number of 64 bits that stands for the term: sums of them tell different bags of words apart."""
+    return int.from_bytes(blake2b(term.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def postings_sum(blocks: Iterable[tuple[str, bytes]], first: int, documents: int) -> AuditPostings:
+    """Sum up the postings of a range of documents, given all blocks (term, data) of the index."""
+    weights, counts, lengths = np.zeros(documents, np.uint64), np.zeros(documents, np.uint32), np.zeros(documents, np.uint32)
+    for terms, sizes, postings in _gathered(blocks):
+        places = postings["doc"].astype(np.int64) - first
+        within = (places >= 0) & (places < documents)
+        empty = np.repeat(np.fromiter((not term for term in terms), np.bool_, len(terms)), sizes)
+        named = within & ~empty
+        frequencies = postings["frequency"][named]
+        of_terms = np.repeat(np.fromiter(map(term_weight, terms), np.uint64, len(terms)), sizes)[named]
+        np.add.at(weights, places[named], of_terms * frequencies.astype(np.uint64))
+        np.add.at(counts, places[named], frequencies)
+        np.add.at(lengths, places[within & empty], postings["length"][within & empty])
+    return AuditPostings(first, weights, counts, lengths)
+
+
+def _gathered(blocks: Iterable[tuple[str, bytes]]) -> Iterator[tuple[list[str], list[int], NDArray[np.void]]]:
+    """Put small blocks together: their terms, how many postings each has, and the postings. Half a posting is none."""
+    size = np.dtype(POSTING).itemsize
+    terms: list[str] = []
+    blobs: list[bytes] = []
+    total = 0
+    for term, data in blocks:
+        terms.append(term)
+        blobs.append(data if len(data) % size == 0 else data[: len(data) // size * size])
+        total += len(data)
+        if total >= SUM_BYTES:
+            yield terms, [len(blob) // size for blob in blobs], postings_load(blobs)
+            terms, blobs, total = [], [], 0
+    if blobs:
+        yield terms, [len(blob) // size for blob in blobs], postings_load(blobs)

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from seamark.store.auditing import Auditing
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from contextlib import AbstractContextManager
@@ -130,7 +132,7 @@ class Reader(Protocol):
         ...
 
 
-class Store(Protocol):
+class Store(Auditing, Protocol):
     """A database that Seamark keeps an eye on, and everything that Seamark keeps about it."""
 
     # --- the database itself ----------------------------------------------------------------------------------
@@ -204,7 +206,8 @@ class Store(Protocol):
 
         Its triggers are gone, switched off, or not as they were made; its journal is not the one that was indexed: restored
         from a backup, or its sequence set back, so that it gives out numbers that cursors have passed; writes were let pass
-        while a column had another name; partitions came with rows, or went with theirs. Of several kinds the gravest is told.
+        while a column had another name; partitions came with rows, or went with theirs; one of our own tables is gone. Of
+        several kinds the gravest is told.
         """
         ...
 

@@ -7,6 +7,7 @@ import typer
 from rich.text import Text
 
 from seamark.core.catalog import columns_write
+from seamark.core.service import MEND
 from seamark.edges import serialise
 from seamark.edges.cli.progress import duration
 from seamark.edges.cli.session import Session, command
@@ -45,7 +46,7 @@ def _source(status: SourceStatus) -> Iterator[Text]:
     state = " (not attached to the end: if nobody is at it, run the same attach again)" if status.unfinished else ""
     yield Text.assemble((line(status.source.name), "bold"), f"  text {line(columns)}{state}")
     for problem in status.problems:
-        yield Text(f"  no longer as attached: {shortened(problem, ERROR_CHARACTERS)}; detach it, then attach it again", "red")
+        yield Text(f"  broken: {shortened(problem, ERROR_CHARACTERS)}; {MEND.format(line(status.source.name))}", "red")
     for generation in status.generations:
         yield from _generation(generation)
 

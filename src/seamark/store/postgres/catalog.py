@@ -127,6 +127,7 @@ def source_words(tracked: Tracked, vector: str) -> Words:
         "where": filter_compile(source.spec.where, source.table, literal),
         "vector": identifier(vector),
         "k": ", ".join(ours),
+        "k_s_named": _each("{} AS {}", lists["s"], ours),
         "key_copies": _each("{}::{} AS {}", lists["s"], [key_type(column) for column in keys], ours),
         "key_arrays": _each("%({})s::{}[]", ours, arrays),
         "key_values": _each("%({})s::{}", ours, arrays),

@@ -35,10 +35,12 @@ AGAIN_SECONDS = 0.5
 RETRIES = 5
 """So often is a transaction run again that lost a deadlock; each loser was in the way of one that has gone on."""
 
-_KEYED = (
-    "BEGIN; SET LOCAL jit = off; SET LOCAL synchronous_commit = off; "
+_BY_KEY = (
+    "SET LOCAL jit = off; SET LOCAL synchronous_commit = off; "
     "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
 )
+_KEYED = f"BEGIN; {_BY_KEY}"
+_KEYED_SNAPSHOT = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_BY_KEY}"
 """For statements that look rows up by key or by a short range of `seq`: without statistics the planner would rather scan.
 
 A commit need not wait for the disk: a server that crashes loses the last ones whole and in order, the settle together with the
@@ -121,6 +123,12 @@ class Database:
     def keyed(self) -> Generator[Connection]:
         """Borrow a connection for one transaction of look-ups by key, READ COMMITTED."""
         with self.connection() as connection, _begun(connection, _KEYED):
+            yield connection
+
+    @contextmanager
+    def keyed_snapshot(self) -> Generator[Connection]:
+        """Borrow a connection for one read-only transaction of look-ups by key, on one snapshot."""
+        with self.connection() as connection, _begun(connection, _KEYED_SNAPSHOT):
             yield connection
 
     @contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from seamark.store.postgres.names import identifier, qualified
+from seamark.store.postgres.generations import generations
+from seamark.store.postgres.names import generation_words, identifier, qualified
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,6 +28,10 @@ def source_faults(database: Database, catalog: Catalog, source: Source) -> Seque
         "root": qualified(source.table).replace("%%", "%"),
     }
     with database.connection() as connection:
+        if gone := tables_gone(database, connection, source.id):
+            return [f"tables of ours are gone: {', '.join(gone)}"]
+        if not database.run(connection, "functions", {}, values).fetchall():
+            return ["triggers are gone, with their functions; rows written since are missing"]
         if off := database.run(connection, "triggers_off", {}, values).fetchall():
             return [_off(table, [name for name, _ in names]) for table, names in groupby(off, key=lambda row: row[1])]
         if parted := _partitions(database, connection, catalog, source, values):
@@ -35,6 +40,17 @@ def source_faults(database: Database, catalog: Catalog, source: Source) -> Seque
     if missed:
         return [_MISSED]
     return ["its sequence was set back behind what is indexed"] if behind else []
+
+
+def tables_gone(database: Database, connection: Connection, source_id: int, *, retired: bool = False) -> list[str]:
+    """Return the names of the source's tables and sequences that are not there, maybe also of retired generations."""
+    names = [f"seamark.{kind}_{source_id}" for kind in ("journal", "seq", "missed")]
+    for one in generations(database, connection, source_id):
+        if retired or one.state != "retired":
+            words = generation_words(one.id)
+            kinds = ("rows", "postings", "documents", "failures") if one.model is None else ("rows", "chunks", "failures")
+            names += [words[kind] for kind in kinds]
+    return [name for (name,) in database.run(connection, "tables_gone", {}, {"names": names}).fetchall()]
 
 
 def _off(table: str | None, names: Sequence[str]) -> str:

@@ -158,6 +158,7 @@ def _tables_create(database: Database, connection: Connection, generation_id: in
         database.run(connection, "kept_create", words)
         database.run(connection, "kept_index", words)
     else:
+        database.run(connection, "documents_index", words)
         database.run(connection, "documents_create", words)
         database.run(connection, "postings_create", words)
         database.run(connection, "postings_upkeep_create", {}, {"generation": generation_id})

@@ -8,7 +8,10 @@
 -- schema_lock, schema_state, schema_version, schema_version_write: other processes do the same at the same time; SQLite's
 -- transaction has the file to itself, and its version is a pragma.
 
--- Differs by necessity: sequence_create, journal_state, documents_create: numbers are drawn from sequences.
+-- Differs by necessity: sequence_create, missed_create, journal_state, documents_create, documents_index, sequence_floor,
+-- sequence_forward, documents_forward, missed_reset: numbers are drawn from sequences.
+
+-- Differs by necessity: audit_damaged: pgvector measures vectors; SQLite's are read and looked at here.
 
 -- Differs by necessity: journal_order, rows_create_vector, rows_create_lexical, rows_index, chunks_create, chunks_index,
 -- postings_create, failures_create, failures_index: one statement at a time, with types; SQLite runs a script.
@@ -157,9 +160,12 @@ CREATE UNIQUE INDEX ON {journal} (seq);
 CREATE INDEX ON {journal} (seq) WHERE deleted;
 
 -- name: sequence_create
--- Make the sequence that `seq` is drawn from. It caches nothing, so that a later draw is a higher number. The other one is
--- drawn from where a trigger had to let a write pass.
-CREATE SEQUENCE {sequence} AS bigint CACHE 1; CREATE SEQUENCE {missed} AS bigint CACHE 1;
+-- Make the sequence that `seq` is drawn from. It caches nothing, so that a later draw is a higher number.
+CREATE SEQUENCE {sequence} AS bigint CACHE 1;
+
+-- name: missed_create
+-- Make the sequence that is drawn from where a trigger had to let a write pass.
+CREATE SEQUENCE {missed} AS bigint CACHE 1;
 
 -- name: enroll_lock_timeout
 -- Wait only for an instant for a writer who has entered one of the rows.
@@ -281,9 +287,12 @@ ALTER TABLE {rows} ADD PRIMARY KEY ({k}), ALTER seq SET NOT NULL, ALTER embedded
 CREATE INDEX ON {rows} ({k}) WHERE chunks <= 0;
 CREATE INDEX ON {rows} ({k}) WHERE truncated;
 
--- name: documents_create
--- Index the document numbers, and make the sequence that they are drawn from.
+-- name: documents_index
+-- Index the document numbers.
 CREATE UNIQUE INDEX ON {rows} (doc);
+
+-- name: documents_create
+-- Make the sequence that document numbers are drawn from.
 CREATE SEQUENCE {documents} AS bigint CACHE 1;
 
 -- name: chunks_create
@@ -1257,6 +1266,137 @@ SET TRANSACTION READ ONLY;
 SELECT set_config('statement_timeout', %(milliseconds)s, true),
     set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), 'seamark'), true);
 
+-- ===== audit ======================================================================================================
+
+-- name: audit_page
+-- Give rows of the user's table in key order up to the budget, with their journal's entries.
+WITH page AS MATERIALIZED (
+    SELECT {k_s_named}, ({where}) IS TRUE AS live, {texts_named} FROM {source} s WHERE {after} ORDER BY {k_s} LIMIT %(limit)s
+), b AS (
+    SELECT *, count(*) OVER () AS total, sum({size}) OVER (ORDER BY {k}) - {size} AS before FROM page
+)
+SELECT b.total, b.live, j.seq, coalesce(j.deleted, true), {texts_read}, {k_b}
+FROM b LEFT JOIN {journal} j ON {j_is_b}
+WHERE before < %(characters)s OR before = 0 ORDER BY {k_b};
+
+-- name: audit_held_vector
+-- Give what a vector generation holds of the rows of a page: the first chunk with it, since most have only one.
+WITH b AS MATERIALIZED (SELECT {k_s_named} FROM {source} s WHERE {after} AND {until})
+SELECT r.seq, coalesce(r.chunks, -1), coalesce(r.truncated, false), c.start, c.stop, c.digest, {damaged}
+FROM b LEFT JOIN {rows} r ON {r_is_b} LEFT JOIN {chunks} c ON {c_is_b} AND c.ordinal = 0 AND r.chunks > 0
+ORDER BY {k_b};
+
+-- name: audit_damaged
+-- Part of the two above and below: whether a vector is none of that dimension.
+NOT (coalesce({vector}.vector_dims(c.embedding) = {dimension}, false) AND {vector}.{norm}(c.embedding) > 0
+     AND {vector}.{norm}(c.embedding) < 'Infinity');
+
+-- name: audit_held_lexical
+-- Give what a lexical generation holds of the rows of a page.
+WITH b AS MATERIALIZED (SELECT {k_s_named} FROM {source} s WHERE {after} AND {until})
+SELECT r.seq, coalesce(r.chunks, -1), coalesce(r.truncated, false), r.doc
+FROM b LEFT JOIN {rows} r ON {r_is_b} ORDER BY {k_b};
+
+-- name: audit_passages
+-- Give the further chunks of the rows of a page.
+WITH b AS MATERIALIZED (SELECT {k_s_named} FROM {source} s WHERE {after} AND {until})
+SELECT c.start, c.stop, c.digest, {damaged}, {k_b}
+FROM b JOIN {rows} r ON {r_is_b} AND r.chunks > 1 JOIN {chunks} c ON {c_is_b} AND c.ordinal > 0 AND c.ordinal < r.chunks
+ORDER BY {k_b}, c.ordinal;
+
+-- name: audit_gone
+-- Give live entries of a range whose row is not live.
+SELECT {k_j} FROM {journal} j
+WHERE j.seq > %(lo)s AND j.seq <= %(hi)s AND NOT j.deleted
+  AND NOT EXISTS (SELECT FROM {source} s WHERE {j_is_s} AND ({where})) ORDER BY j.seq;
+
+-- name: audit_missing
+-- Give entries of a range that a generation has neither done nor failed, behind its cursors and sweeps, and under no lease.
+SELECT {k_j} FROM seamark.generation g JOIN {journal} j ON j.seq > %(lo)s AND j.seq <= %(hi)s
+WHERE g.id = %(generation)s
+  AND CASE WHEN j.seq > g.origin THEN j.seq <= g.confirmed ELSE j.seq > g.backfill AND j.seq <= g.swept END
+  AND NOT EXISTS (SELECT FROM {rows} r WHERE {j_is_r} AND r.seq = j.seq)
+  AND NOT EXISTS (SELECT FROM {failures} f WHERE {j_is_f} AND f.seq = j.seq)
+  AND NOT EXISTS (SELECT FROM seamark.lease l WHERE l.generation_id = g.id AND j.seq > l.lo AND j.seq <= l.hi)
+ORDER BY j.seq;
+
+-- name: audit_rows_end
+-- Give the key of the so-many-th row beyond one.
+SELECT {k_r} FROM {rows} r WHERE {after} ORDER BY {k_r} OFFSET %(limit)s - 1 LIMIT 1;
+
+-- name: audit_rows
+-- Give rows held of which the journal has no entry.
+SELECT {k_r} FROM {rows} r
+WHERE {after} AND {until} AND r.chunks >= 0 AND NOT EXISTS (SELECT FROM {journal} j WHERE {j_is_r}) ORDER BY {k_r};
+
+-- name: audit_chunks_end
+-- Give the key of the so-many-th chunk beyond one.
+SELECT {k_c} FROM {chunks} c WHERE {after} ORDER BY {k_c} OFFSET %(limit)s - 1 LIMIT 1;
+
+-- name: audit_chunks
+-- Give chunks of rows that are not held, or held with fewer.
+SELECT DISTINCT {k_c} FROM {chunks} c
+WHERE {after} AND {until} AND NOT EXISTS (SELECT FROM {rows} r WHERE {r_is_c} AND c.ordinal < r.chunks) ORDER BY {k_c};
+
+-- name: audit_postings
+-- Give all postings, by term.
+SELECT term, data FROM {postings} ORDER BY term;
+
+-- name: audit_documents
+-- Give the highest document that is current.
+SELECT coalesce(max(doc), 0) FROM {rows};
+
+-- name: journal_renew_lock
+-- Lock entries, but for those that somebody is writing just now: they get a new `seq` by it.
+-- Differs by necessity: there are other writers.
+SELECT {k_j} FROM {journal} j JOIN unnest({key_arrays}) AS b ({k}) ON {j_is_b} ORDER BY {k_j} FOR UPDATE OF j SKIP LOCKED;
+
+-- name: journal_renew
+-- Give entries that are locked a new `seq`, and say whether their row is live.
+UPDATE {journal} j SET seq = nextval('{sequence}'::regclass), changed_at = seamark.clock(),
+    deleted = NOT EXISTS (SELECT FROM {source} s WHERE {j_is_s} AND ({where}))
+FROM unnest({key_arrays}) AS b ({k}) WHERE {j_is_b};
+
+-- name: journal_enter
+-- Enter live rows that the journal does not have.
+INSERT INTO {journal} ({k}, seq, deleted, changed_at)
+SELECT {k_s}, nextval('{sequence}'::regclass), false, seamark.clock()
+FROM unnest({key_arrays}) AS b ({k}) JOIN {source} s ON {s_is_b}
+WHERE ({where}) AND NOT EXISTS (SELECT FROM {journal} j WHERE {j_is_s}) ORDER BY {k_s}
+ON CONFLICT ({k}) DO NOTHING;
+
+-- name: strays_drop_rows
+-- Drop what is held of rows that the journal has no entry of.
+DELETE FROM {rows} r USING unnest({key_arrays}) AS b ({k})
+WHERE {r_is_b} AND NOT EXISTS (SELECT FROM {journal} j WHERE {j_is_r});
+
+-- name: strays_drop_chunks
+-- Drop rows' chunks too many.
+DELETE FROM {chunks} c USING unnest({key_arrays}) AS b ({k})
+WHERE {c_is_b} AND NOT EXISTS (SELECT FROM {rows} r WHERE {r_is_c} AND c.ordinal < r.chunks);
+
+-- name: tables_gone
+-- Give those of our tables and sequences that are not there.
+SELECT name FROM unnest(%(names)s::text[]) AS b (name) WHERE to_regclass(name) IS NULL;
+
+-- name: sequence_floor
+-- Give the highest `seq` that was given out, as far as the journal and the cursors tell, and the last of the sequence.
+SELECT greatest((SELECT max(seq) FROM {journal}), (
+    SELECT max(greatest(fresh, origin)) FROM seamark.generation WHERE source_id = %(source)s
+), 0), (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {sequence});
+
+-- name: sequence_forward
+-- Set the sequence forward.
+SELECT setval('{sequence}'::regclass, %(seq)s);
+
+-- name: documents_forward
+-- Set the sequence of document numbers to where they are.
+SELECT setval('{documents}'::regclass, max(doc)) FROM {rows} HAVING max(doc) > 0;
+
+-- name: missed_reset
+-- Forget that writes were let pass.
+SELECT setval('{missed}'::regclass, 1, false);
+
 -- ===== the database itself ========================================================================================
 
 -- name: schema_state
@@ -1309,8 +1449,9 @@ SELECT current_user, has_database_privilege(current_database(), 'CREATE'), n.oid
 FROM (SELECT) one LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = 'seamark';
 
 -- name: journal_state
--- Say whether writes were not entered, and whether the journal's sequence would give out numbers that a cursor has passed.
-SELECT (SELECT is_called FROM {missed}), (SELECT last_value FROM {sequence}) < coalesce(max(greatest(fresh, origin)), 0)
+-- Say whether writes were not entered, and whether the journal's sequence would give out numbers that it has given out before.
+SELECT (SELECT is_called FROM {missed}),
+    (SELECT last_value FROM {sequence}) < greatest(max(greatest(fresh, origin)), (SELECT max(seq) FROM {journal}), 0)
 FROM seamark.generation WHERE source_id = %(source)s;
 
 -- name: triggers_off

@@ -64,15 +64,15 @@ def source_create(database: Database, name: str, spec: SourceSpec, table: Table)
         words = source_words(tracked, vector_schema(database, connection))
         _text_check(connection, tracked, words)
         database.run(connection, "journal_create", words)
-        for statement in ("journal_key", "journal_order", "sequence_create"):
+        for statement in ("journal_key", "journal_order", "sequence_create", "missed_create"):
             database.run(connection, statement, words)
-        _triggers_create(database, connection, tracked, words)
+        triggers_create(database, connection, tracked, words)
         if spec.stamp:
             stamps_create(database, connection, tracked, words)
         views_refresh(database, connection)
         return tracked.source
 
-    return _locking(database, create, table.name)
+    return locking(database, create, table.name)
 
 
 def _text_check(connection: Connection, tracked: Tracked, words: Words) -> None:
@@ -84,7 +84,8 @@ def _text_check(connection: Connection, tracked: Tracked, words: Words) -> None:
         raise TableUnusableError(f"table {tracked.source.table.name!r} cannot be read so: {exc.diag.message_primary}") from exc
 
 
-def _triggers_create(database: Database, connection: Connection, tracked: Tracked, words: Words) -> None:
+def triggers_create(database: Database, connection: Connection, tracked: Tracked, words: Words) -> None:
+    """Make the functions and triggers of a source, as its tables stand."""
     row_wise: set[str] = set()
     roots: list[str] = []
     deferrable = False
@@ -112,7 +113,7 @@ def _triggers_create(database: Database, connection: Connection, tracked: Tracke
             connection.execute(statement.encode(), {})
 
 
-def _locking(database: Database, work: Callable[[Connection], T], table: str) -> T:
+def locking(database: Database, work: Callable[[Connection], T], table: str) -> T:
     """Run a transaction that locks the user's table, trying again rather than queueing, since writers queue behind us."""
     for _ in range(LOCK_TRIES):
         try:
@@ -201,8 +202,7 @@ def source_drop(database: Database, source_id: int, *, keep_vectors: bool, stamp
         donors_write(database, connection, source.table, left)
         if not keep_vectors:
             donors_forget(database, connection, source.table)
-        for (function,) in database.run(connection, "functions", {}, {"pattern": f"track\\_{source_id}\\_%"}).fetchall():
-            connection.execute(f"DROP FUNCTION seamark.{identifier(function)} CASCADE".encode(), {})
+        triggers_drop(database, connection, source_id)
         if stamps:
             stamps_drop(database, connection, source)
         owed_drop(database, connection, source)
@@ -216,7 +216,13 @@ def source_drop(database: Database, source_id: int, *, keep_vectors: bool, stamp
         journal, sequence, missed = (f"seamark.{name}_{source_id}" for name in ours)
         database.run(connection, "journal_drop", {"journal": journal, "sequence": sequence, "missed": missed})
 
-    _locking(database, drop, str(source_id))
+    locking(database, drop, str(source_id))
+
+
+def triggers_drop(database: Database, connection: Connection, source_id: int) -> None:
+    """Drop the functions of a source, and the triggers with them wherever they are by now."""
+    for (function,) in database.run(connection, "functions", {}, {"pattern": f"track\\_{source_id}\\_%"}).fetchall():
+        connection.execute(f"DROP FUNCTION seamark.{identifier(function)} CASCADE".encode(), {})
 
 
 # --- collections --------------------------------------------------------------------------------------------------

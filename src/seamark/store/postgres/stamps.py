@@ -53,9 +53,14 @@ def stamps_create(database: Database, connection: Connection, tracked: Tracked, 
             f"table {source.table.name!r}: the stamp column {unfit[0]!r} is generated, or NOT NULL; let it be empty"
         )
     database.run(connection, "owed_create", words | _owed(source))
-    for statement in _triggers(tracked):
-        connection.execute(statement.encode(), {})
+    stamps_follow(connection, tracked)
     _types_check(database, connection, source, words)
+
+
+def stamps_follow(connection: Connection, tracked: Tracked) -> None:
+    """Make the triggers that empty them, where there are any."""
+    for statement in _triggers(tracked) if tracked.source.spec.stamp else ():
+        connection.execute(statement.encode(), {})
 
 
 def stamps_drop(database: Database, connection: Connection, source: Source) -> None:

@@ -9,7 +9,19 @@ from psycopg.types.json import Jsonb
 
 from seamark.errors import StoreError
 from seamark.model import Coverage, Failure, Views, WorkerBeat
-from seamark.store.postgres import codec, faults, generations, lifecycle, models, schema, settle, upkeep, vectors
+from seamark.store.postgres import (
+    audit,
+    codec,
+    faults,
+    generations,
+    lifecycle,
+    mend,
+    models,
+    schema,
+    settle,
+    upkeep,
+    vectors,
+)
 from seamark.store.postgres import leases as work
 from seamark.store.postgres import source as sources
 from seamark.store.postgres.catalog import Catalog
@@ -26,6 +38,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from seamark.findings import AuditEntries, AuditPage, AuditPostings, AuditStrays
     from seamark.model import (
         Check,
         Claim,
@@ -261,6 +274,60 @@ class PostgresStore:
                 return self._database.run(connection, name, self._words(source, generation_id), values).rowcount
 
         return self._database.retried(retry)
+
+    # --- audit
+
+    def audit_page(
+        self, source: Source, generation_ids: Sequence[int], after: Key | None, limit: int, characters: int
+    ) -> AuditPage:
+        """See the contract."""
+        known = {one.id: one for one in self.generations(source.id)}
+        asked = [(known[number], self._words(source, number)) for number in generation_ids if number in known]
+        words = self._catalog.words(source.id)
+        return audit.audit_page(self._database, words, source, asked, after, limit, characters)
+
+    def audit_journal(self, source: Source, generation_ids: Sequence[int], after: int, limit: int) -> AuditEntries:
+        """See the contract."""
+        asked = [(number, self._words(source, number)) for number in generation_ids]
+        return audit.audit_journal(self._database, self._catalog.words(source.id), asked, after, limit)
+
+    def audit_rows(self, source: Source, generation_id: int, after: Key | None, limit: int) -> AuditStrays:
+        """See the contract."""
+        return audit.audit_rows(self._database, self._words(source, generation_id), after, limit)
+
+    def audit_chunks(self, source: Source, generation_id: int, after: Key | None, limit: int) -> AuditStrays:
+        """See the contract."""
+        return audit.audit_chunks(self._database, self._words(source, generation_id), after, limit)
+
+    def audit_postings(self, generation_id: int, first: int, documents: int) -> AuditPostings:
+        """See the contract."""
+        return audit.audit_postings(self._database, generation_words(generation_id), first, documents)
+
+    def audit_documents(self, generation_id: int) -> int:
+        """See the contract."""
+        return audit.audit_documents(self._database, generation_words(generation_id))
+
+    def journal_renew(self, source: Source, keys: Sequence[Key]) -> int:
+        """See the contract."""
+        return mend.journal_renew(self._database, self._catalog.words(source.id), keys)
+
+    def strays_drop(self, source: Source, generation_id: int, keys: Sequence[Key]) -> int:
+        """See the contract."""
+        vector = any(one.model for one in self.generations(source.id) if one.id == generation_id)
+        width = len(source.table.key)
+        return audit.strays_drop(self._database, self._words(source, generation_id), keys, width, vector=vector)
+
+    def chunks_drop(self, source: Source, generation_id: int, keys: Sequence[Key]) -> int:
+        """See the contract."""
+        return audit.chunks_drop(self._database, self._words(source, generation_id), keys)
+
+    def source_mend(self, source: Source) -> Sequence[str]:
+        """See the contract."""
+        return mend.source_mend(self._database, self._catalog, source)
+
+    def source_trust(self, source: Source) -> None:
+        """See the contract."""
+        mend.source_trust(self._database, self._catalog.words(source.id))
 
     # --- what there is
 

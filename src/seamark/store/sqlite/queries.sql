@@ -34,6 +34,9 @@
 -- Differs by necessity: views_attach, journal_there, view_none, view_group: a view cannot look into another file unless it is the connection's
 -- own, without types; and a statement has 500 parts at most.
 
+-- Differs by necessity: journal_floor, journal_lift, journal_lift_empty, shards_forget: `seq` is the journal's row id, and the
+-- HNSW index is files.
+
 -- Differs by necessity: witness_write, witness_broken: the journal and what was indexed of it are two files, and a backup may
 -- bring back one alone.
 
@@ -306,11 +309,11 @@ UPDATE generation SET backoff_until = ?, backoff_error = ? WHERE id = ?
 
 -- name: vector_tables
 -- The tables of a vector generation: which version of a row is indexed, and its chunks.
-CREATE TABLE {rows} ({keys}, seq INTEGER NOT NULL, chunks INTEGER NOT NULL, truncated INTEGER NOT NULL,
+CREATE TABLE IF NOT EXISTS {rows} ({keys}, seq INTEGER NOT NULL, chunks INTEGER NOT NULL, truncated INTEGER NOT NULL,
     embedded_at INTEGER NOT NULL, worker TEXT NOT NULL, PRIMARY KEY ({keys})) WITHOUT ROWID;
-CREATE TABLE {chunks} (id INTEGER PRIMARY KEY, {keys}, ordinal INTEGER NOT NULL, start INTEGER NOT NULL,
+CREATE TABLE IF NOT EXISTS {chunks} (id INTEGER PRIMARY KEY, {keys}, ordinal INTEGER NOT NULL, start INTEGER NOT NULL,
     stop INTEGER NOT NULL, digest BLOB NOT NULL, embedding BLOB NOT NULL);
-CREATE UNIQUE INDEX {chunks_key} ON {chunks} ({keys}, ordinal)
+CREATE UNIQUE INDEX IF NOT EXISTS {chunks_key} ON {chunks} ({keys}, ordinal)
 
 -- name: kept_create
 -- The vectors of rows that are outside the source's `where`, and in the table all the same.
@@ -322,20 +325,20 @@ SELECT g.id, s.key FROM generation g JOIN source s ON s.id = g.source_id WHERE g
 
 -- name: lexical_tables
 -- The tables of a lexical generation: which version of a row is indexed as which document, and the postings.
-CREATE TABLE {rows} ({keys}, seq INTEGER NOT NULL, chunks INTEGER NOT NULL, truncated INTEGER NOT NULL,
+CREATE TABLE IF NOT EXISTS {rows} ({keys}, seq INTEGER NOT NULL, chunks INTEGER NOT NULL, truncated INTEGER NOT NULL,
     embedded_at INTEGER NOT NULL, worker TEXT NOT NULL, doc INTEGER, PRIMARY KEY ({keys})) WITHOUT ROWID;
-CREATE UNIQUE INDEX {rows_doc} ON {rows} (doc);
-CREATE TABLE {postings} (term TEXT NOT NULL, block INTEGER NOT NULL, docs INTEGER NOT NULL, lengths INTEGER NOT NULL,
+CREATE UNIQUE INDEX IF NOT EXISTS {rows_doc} ON {rows} (doc);
+CREATE TABLE IF NOT EXISTS {postings} (term TEXT NOT NULL, block INTEGER NOT NULL, docs INTEGER NOT NULL, lengths INTEGER NOT NULL,
     data BLOB NOT NULL, PRIMARY KEY (term, block)) WITHOUT ROWID
 
 -- name: common_tables
 -- What both kinds have: the rows without chunks and the truncated ones by index, and the failures.
-CREATE INDEX {rows_empty} ON {rows} (chunks) WHERE chunks <= 0;
-CREATE INDEX {rows_truncated} ON {rows} (truncated) WHERE truncated;
-CREATE TABLE {failures} ({keys}, seq INTEGER NOT NULL, attempts INTEGER NOT NULL, kind TEXT NOT NULL, error TEXT NOT NULL,
+CREATE INDEX IF NOT EXISTS {rows_empty} ON {rows} (chunks) WHERE chunks <= 0;
+CREATE INDEX IF NOT EXISTS {rows_truncated} ON {rows} (truncated) WHERE truncated;
+CREATE TABLE IF NOT EXISTS {failures} ({keys}, seq INTEGER NOT NULL, attempts INTEGER NOT NULL, kind TEXT NOT NULL, error TEXT NOT NULL,
     retry_at INTEGER, failed_at INTEGER NOT NULL, lease INTEGER, PRIMARY KEY ({keys})) WITHOUT ROWID;
-CREATE INDEX {failures_due} ON {failures} (retry_at) WHERE retry_at IS NOT NULL AND lease IS NULL;
-CREATE INDEX {failures_lease} ON {failures} (lease) WHERE lease IS NOT NULL
+CREATE INDEX IF NOT EXISTS {failures_due} ON {failures} (retry_at) WHERE retry_at IS NOT NULL AND lease IS NULL;
+CREATE INDEX IF NOT EXISTS {failures_lease} ON {failures} (lease) WHERE lease IS NOT NULL
 
 -- name: generation_tables_drop
 -- All tables of a generation, whichever kind it is of; in the sidecar only, for where it has no table of such a name, the user's
@@ -582,8 +585,8 @@ DELETE FROM {kept} WHERE {keys_given}
 DELETE FROM {kept} WHERE {keys_given} AND NOT EXISTS (SELECT 1 FROM {table} t WHERE {t_is_given})
 
 -- name: chunks_insert
--- One chunk.
-INSERT INTO {chunks} (id, {keys}, ordinal, start, stop, digest, embedding) VALUES (?, {marks}, ?, ?, ?, ?, ?)
+-- One chunk, in the place of a stray one of a row that the generation did not hold.
+INSERT OR REPLACE INTO {chunks} (id, {keys}, ordinal, start, stop, digest, embedding) VALUES (?, {marks}, ?, ?, ?, ?, ?)
 
 -- name: generation_precision
 -- In which precision a generation's vectors are stored.
@@ -1086,3 +1089,121 @@ SELECT doc FROM {rows} WHERE doc IS NOT NULL ORDER BY doc
 -- name: next_id
 -- The next id to be given out.
 SELECT next_id FROM generation WHERE id = ?
+
+-- === audit =========================================================================================================
+
+-- name: audit_page
+-- Rows of the user's table in key order, with their journal's entries.
+SELECT {live}, j.seq, coalesce(j.deleted, 1), {keys_read}, {texts}
+FROM {table} t LEFT JOIN {journal} j ON {j_is_t}
+WHERE {after} AND {keys_present} ORDER BY {table_keys} LIMIT ?
+
+-- name: audit_held_vector
+-- What a vector generation holds of the rows of a page: the first chunk with it, since most have only one.
+SELECT r.seq, coalesce(r.chunks, -1), coalesce(r.truncated, 0), c.start, c.stop, c.digest, c.embedding
+FROM {table} t LEFT JOIN {rows} r ON {r_is_t} LEFT JOIN {chunks} c ON {c_is_t} AND c.ordinal = 0 AND r.chunks > 0
+WHERE {after} AND {until} AND {keys_present} ORDER BY {table_keys}
+
+-- name: audit_held_lexical
+-- What a lexical generation holds of the rows of a page.
+SELECT r.seq, coalesce(r.chunks, -1), coalesce(r.truncated, 0), r.doc
+FROM {table} t LEFT JOIN {rows} r ON {r_is_t}
+WHERE {after} AND {until} AND {keys_present} ORDER BY {table_keys}
+
+-- name: audit_passages
+-- The further chunks of the rows of a page.
+SELECT c.start, c.stop, c.digest, c.embedding, {ckeys}
+FROM {table} t CROSS JOIN {rows} r ON {r_is_t} AND r.chunks > 1
+CROSS JOIN {chunks} c ON {c_is_t} AND c.ordinal > 0 AND c.ordinal < r.chunks
+WHERE {after} AND {until} AND {keys_present} ORDER BY {table_keys}, c.ordinal
+
+-- name: audit_gone
+-- Live entries of a range whose row is not live.
+SELECT {jkeys_raw} FROM {journal} j LEFT JOIN {table} t ON {t_is_j} AND ({live})
+WHERE j.seq > ? AND j.seq <= ? AND NOT j.deleted AND NOT ({t_found}) ORDER BY j.seq
+
+-- name: audit_missing
+-- Entries of a range that a generation has neither done nor failed, behind its cursors and sweeps, and under no lease.
+SELECT {jkeys_raw} FROM generation g CROSS JOIN {journal} j
+LEFT JOIN {rows} r ON {r_is_j}
+LEFT JOIN {failures} f ON {f_is_j}
+WHERE g.id = {generation} AND j.seq > ? AND j.seq <= ? AND r.seq IS NOT j.seq AND f.seq IS NOT j.seq
+  AND CASE WHEN j.seq > g.origin THEN j.seq <= g.confirmed ELSE j.seq > g.backfill AND j.seq <= g.swept END
+  AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.generation_id = g.id AND j.seq > l.lo AND j.seq <= l.hi)
+ORDER BY j.seq
+
+-- name: audit_rows_end
+-- The key of the n-th row beyond one.
+SELECT {rkeys_raw} FROM {rows} r WHERE {after} ORDER BY {rkeys} LIMIT 1 OFFSET ?
+
+-- name: audit_rows
+-- Rows held of which the journal has no entry.
+SELECT {rkeys_raw} FROM {rows} r
+WHERE {after} AND {until} AND r.chunks >= 0 AND NOT EXISTS (SELECT 1 FROM {journal} j WHERE {j_is_r}) ORDER BY {rkeys}
+
+-- name: audit_chunks_end
+-- The key of the n-th chunk beyond one.
+SELECT {ckeys_raw} FROM {chunks} c WHERE {after} ORDER BY {ckeys} LIMIT 1 OFFSET ?
+
+-- name: audit_chunks
+-- Chunks of rows that are not held, or held with fewer.
+SELECT DISTINCT {ckeys_raw} FROM {chunks} c LEFT JOIN {rows} r ON {r_is_c}
+WHERE {after} AND {until} AND (r.seq IS NULL OR c.ordinal >= r.chunks) ORDER BY {ckeys}
+
+-- name: audit_postings
+-- All postings, by term.
+SELECT term, data FROM {postings} ORDER BY term
+
+-- name: audit_documents
+-- The highest document that is current.
+SELECT coalesce(max(doc), 0) FROM {rows}
+
+-- name: journal_floor
+-- The highest seq that a generation has met with, as far as the cursors tell.
+SELECT coalesce(max(max(fresh, origin)), 0) FROM generation WHERE source_id = ?
+
+-- name: journal_renew
+-- Give an entry a new seq, and say whether its row is live.
+UPDATE {journal_here} SET seq = max((SELECT max(seq) FROM {journal_here}), {floor}) + 1,
+    deleted = NOT EXISTS (SELECT 1 FROM {table_here} t WHERE {t_is_given} AND ({live})),
+    changed_at = CAST(strftime('%s', 'now') AS INTEGER)
+WHERE {j_is_given}
+RETURNING 1
+
+-- name: journal_enter
+-- Enter a live row that the journal does not have.
+INSERT INTO {journal_here} (seq, {keys}, deleted, changed_at)
+SELECT max(coalesce((SELECT max(seq) FROM {journal_here}), 0), {floor}) + 1, {given}, 0, CAST(strftime('%s', 'now') AS INTEGER)
+WHERE EXISTS (SELECT 1 FROM {table_here} t WHERE {t_is_given} AND ({live}))
+  AND NOT EXISTS (SELECT 1 FROM {journal_here} WHERE {j_is_given})
+RETURNING 1
+
+-- name: journal_lift
+-- Give the last entry a seq above what a generation has met with, so that whatever comes is above it, too.
+UPDATE {journal_here} SET seq = :floor + 1, changed_at = CAST(strftime('%s', 'now') AS INTEGER)
+WHERE seq = (SELECT max(seq) FROM {journal_here}) AND seq < :floor
+
+-- name: journal_lift_empty
+-- Do the same where there is no entry, with the tombstone of no row.
+INSERT INTO {journal_here} (seq, {keys}, deleted, changed_at)
+SELECT :floor, {nothing}, 1, CAST(strftime('%s', 'now') AS INTEGER)
+WHERE :floor > 0 AND NOT EXISTS (SELECT 1 FROM {journal_here})
+
+-- name: strays_drop_rows
+-- What is held of a row that the journal has no entry of.
+DELETE FROM {rows} AS r
+WHERE {keys_given} AND NOT EXISTS (SELECT 1 FROM {journal} j WHERE {j_is_r}) RETURNING 1
+
+-- name: strays_drop_chunks
+-- A row's chunks too many.
+DELETE FROM {chunks} AS c
+WHERE {keys_given} AND NOT EXISTS (SELECT 1 FROM {rows} r WHERE {r_is_c} AND c.ordinal < r.chunks) RETURNING id
+
+-- name: tables_gone
+-- Those of our tables that are not there.
+SELECT a.value FROM json_each(?) a
+WHERE NOT EXISTS (SELECT 1 FROM {schema}.sqlite_master m WHERE m.type = 'table' AND m.name = a.value)
+
+-- name: shards_forget
+-- Shards of chunks that are gone with their table.
+DELETE FROM ann_shard WHERE generation_id = ?

@@ -7,6 +7,7 @@ each finds the row that says what to complete.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,12 @@ from seamark.store.sqlite.filters import filter_literal
 from seamark.store.sqlite.keys import key_dump, key_marks, key_read
 from seamark.store.sqlite.stamps import stamp_empty, stamps_drop, stamps_made, stamps_make, stamps_plan
 from seamark.store.sqlite.tables import columns_generated, key_collations
-from seamark.store.sqlite.words import STATEMENTS, quoted, table_words
+from seamark.store.sqlite.words import STATEMENTS, generation_words, journal_name, quoted, table_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from seamark.model import Source, SourceSpec, Table, Touch
+    from seamark.model import Generation, Source, SourceSpec, Table, Touch
     from seamark.store.sqlite.connection import Connection, Connections
     from seamark.store.sqlite.words import Words
 
@@ -104,6 +105,20 @@ def collection_put(connections: Connections, name: str, documents: Sequence[tupl
         return len(connection.many_rows(statement, rows))
 
 
+def source_restore(connections: Connections, source: Source) -> list[str]:
+    """Make the journal, if it is gone, and triggers that are not as they were made; return the triggers' names.
+
+    The journal of a table that was dropped and made again is kept: an audit finds what is not true of it any more.
+    """
+    with connections.use() as connection:
+        shape = _shape(connection, source)
+        wanted = _triggers(source, shape)
+        standing = _standing(connection, wanted, "app")
+    with connections.user_transaction() as connection:
+        _follow(connection, source, shape, keep=True)
+    return sorted(name for name in wanted if standing.get(name) != wanted[name])
+
+
 @dataclass(frozen=True, slots=True)
 class _Shape:
     """What the triggers have to know of a table, but for its columns' names."""
@@ -144,16 +159,36 @@ def _follow(connection: Connection, source: Source, shape: _Shape, *, keep: bool
 
 
 def source_faults(connection: Connection, source: Source) -> list[str]:
-    """Say which triggers are not just as they were made, and whether the file is older than what was indexed of it."""
+    """Say which tables or triggers are not as they were made, and whether the file is older than what was indexed of it."""
+    gone = tables_gone(connection, source)
+    faults = [f"tables of ours are gone: {', '.join(gone)}"] if gone else []
     wanted = _triggers(source, _shape(connection, source))
     standing = _standing(connection, wanted, "app")
     missing = sorted(name for name in wanted if standing.get(name) != wanted[name])
     if missing:
-        return [f"triggers are gone or changed: {', '.join(missing)}"]
+        faults.append(f"triggers are gone or changed: {', '.join(missing)}")
+    if faults:
+        return faults
     statement = STATEMENTS["witness_broken"].format_map(table_words(source.table))
     if connection.value(statement, {"source": source.id}):
         return ["the file is older than what was indexed of it, as after a restored backup"]
     return []
+
+
+def tables_gone(connection: Connection, source: Source) -> list[str]:
+    """Return the names of the source's tables of ours that are not there: of its journal, and of generations not retired."""
+    ours = [name for one in generations_list(connection, source.id) if one.state != "retired" for name in _tables(one)]
+    looked = (("app", [journal_name(source.table.name)]), ("main", ours))
+    statement = STATEMENTS["tables_gone"]
+    return [
+        name for schema, names in looked for (name,) in connection.rows(statement.format(schema=schema), (json.dumps(names),))
+    ]
+
+
+def _tables(generation: Generation) -> list[str]:
+    words = generation_words(generation.id)
+    kinds = ("rows", "postings", "failures") if generation.model is None else ("rows", "chunks", "failures")
+    return [words[kind] for kind in kinds]
 
 
 def _standing(connection: Connection, wanted: Mapping[str, str], schema: str) -> dict[str, str]:

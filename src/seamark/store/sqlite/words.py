@@ -47,6 +47,10 @@ class Words:
             self._statements[name] = STATEMENTS[name].format_map(self._words)
         return self._statements[name]
 
+    def word(self, name: str) -> str:
+        """Return one of the words themselves."""
+        return self._words[name]
+
     def fill(self, name: str, **words: str) -> str:
         """Return a statement with further gaps filled."""
         return STATEMENTS[name].format_map(self._words | words)
@@ -81,17 +85,24 @@ def table_words(table: Table) -> dict[str, str]:
         "fkeys": _members("f", keys),
         "jkeys_raw": _raw([f"j.{key}" for key in keys]),
         "fkeys_raw": _raw([f"f.{key}" for key in keys]),
+        "rkeys_raw": _raw([f"r.{key}" for key in keys]),
+        "ckeys_raw": _raw([f"c.{key}" for key in keys]),
         "table_keys_raw": _raw(columns),
         "ckeys": _members("c", keys),
         "r_is_j": _equal("r", "j", keys),
         "j_is_r": _equal("j", "r", keys),
         "f_is_j": _equal("f", "j", keys),
+        "r_is_c": _equal("r", "c", keys),
         "j_is_t": _ours_is_theirs("j", keys, columns),
         "r_is_t": _ours_is_theirs("r", keys, columns),
         "c_is_t": _ours_is_theirs("c", keys, columns),
         "t_is_j": _theirs_is(table, [f"j.{key}" for key in keys]),
         "t_is_r": _theirs_is(table, [f"r.{key}" for key in keys]),
         "t_is_given": _theirs_is(table, [f"?{number}" for number in range(1, count + 1)]),
+        "j_is_given": " AND ".join(f"{key} = ?{number}" for number, key in enumerate(keys, 1)),
+        "given": ", ".join(f"?{number}" for number in range(1, count + 1)),
+        "floor": f"?{count + 1}",
+        "nothing": ", ".join(["x''"] * count),
         "witness": " || ' ' || ".join([*(f"quote(j.{key})" for key in keys), "j.changed_at", "j.deleted"]),
         "t_found": f"{columns[0]} IS NOT NULL" if columns else "0",
     }

@@ -5,6 +5,7 @@ database, subclass each class below under a name that begins with `Test`, and ca
 `pytest.register_assert_rewrite("seamark.testing")` before the import.
 """
 
+from seamark.testing.conformance.audit import AuditPages, AuditWalks, Mending
 from seamark.testing.conformance.claims import Claims, Expiry
 from seamark.testing.conformance.concurrency import Concurrency
 from seamark.testing.conformance.counting import Counting, Workers
@@ -27,6 +28,8 @@ from seamark.testing.conformance.views import Sql, Views
 
 __all__ = [
     "Activations",
+    "AuditPages",
+    "AuditWalks",
     "Claims",
     "Collections",
     "Concurrency",
@@ -38,6 +41,7 @@ __all__ = [
     "Filters",
     "Generations",
     "LexicalReading",
+    "Mending",
     "Models",
     "Names",
     "Reads",

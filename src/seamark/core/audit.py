@@ -1,0 +1,271 @@
+"""Audit: compare a table, its journal and what the indexes hold of it, row by row and by content, in bounded memory.
+
+Four walks: the table in key order, against journal, rows, chunks and postings; the journal in the order of `seq`, against the
+table and the cursors; and what each generation holds in key order, for what belongs to no row. Each look is one snapshot, and a
+row is compared with an index only where the index claims to hold the very version that the journal has. So what is written
+meanwhile is no finding: the index does not claim it yet.
+
+What does not fit the sums of an index of words is looked at again in newer ones, and reported if it is the same document still.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from seamark.core import catalog
+from seamark.core.chunking import render
+from seamark.core.comparison import ChunksComparison, WordsComparison
+from seamark.errors import EmbedderConfigurationError, StoreError, StorePermissionError, StoreUnavailableError
+from seamark.findings import Finding, Findings, Reason
+from seamark.model import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+
+    from seamark.core.comparison import Comparison
+    from seamark.findings import AuditPage, AuditStrays
+    from seamark.model import Generation, Key, Source
+    from seamark.store.contract import Store
+
+PAGE_ROWS = 2_000
+"""Rows of the table read at once, with their text: some ten milliseconds."""
+PAGE_CHARACTERS = 4_000_000
+ENTRIES = 20_000
+"""Entries of the journal, rows or chunks that are looked at in one statement, which returns only what is wrong."""
+SUSPECTS = 10_000
+"""Documents that do not fit their sums are looked at again together."""
+PAGES_AGAIN = 3
+"""A row is looked for again on the page that it was on, and the next ones, where rows have come in before it."""
+FINDINGS_KEPT = 1_000
+"""Findings that are returned; all of them are counted, and given to whoever asks for each."""
+
+
+def verify(
+    store: Store,
+    source: Source,
+    *,
+    repair: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    found: Callable[[Finding], None] | None = None,
+    throttle: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Findings:
+    """Compare everything of a source, and with `repair` give rows that are wrong a new version, to be indexed again.
+
+    Args:
+        store: where it is.
+        source: what was attached.
+        repair: also make good what feeds it, and drop what belongs to no row.
+        progress: called with the rows compared so far.
+        found: called with every finding.
+        throttle: entered around each piece of work.
+    """
+    generations = [one for one in store.generations(source.id) if one.state != "retired"]
+    audit = _Audit(store, source, generations, repair, progress, found, throttle)
+    drift = catalog.source_drift(source, store.table_inspect)
+    if not drift and not catalog.attached(source, generations):
+        drift = ("it was not attached to the end: attach it again with the same words",)
+    if drift:
+        return audit.findings(drift, unmended=drift)
+    faults = tuple(store.source_faults(source))
+    mended = tuple(store.source_mend(source)) if repair and faults else ()
+    try:
+        audit.walk()
+    except (StoreUnavailableError, StorePermissionError):
+        raise
+    except StoreError:
+        if repair or not faults:
+            raise
+        return audit.findings(faults)  # with tables of ours gone there is nothing to compare with
+    if repair:
+        store.source_trust(source)
+    unmended = tuple(store.source_faults(source)) if repair and faults else ()
+    return audit.findings(faults, mended, unmended, whole=True)
+
+
+class _Audit:
+    """One walk through a source."""
+
+    def __init__(
+        self,
+        store: Store,
+        source: Source,
+        generations: Sequence[Generation],
+        repair: bool,  # noqa: FBT001 handed on
+        progress: Callable[[Progress], None] | None,
+        found: Callable[[Finding], None] | None,
+        throttle: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._store, self._source, self._generations = store, source, generations
+        self._repair, self._progress, self._told, self._throttle = repair, progress, found, throttle
+        self._counts: Counter[tuple[Reason, int | None]] = Counter()
+        self._kept: list[Finding] = []
+        self._incomparable: list[str] = []
+        self._rows = self._repaired = 0
+
+    def findings(
+        self,
+        problems: Sequence[str],
+        mended: Sequence[str] = (),
+        unmended: Sequence[str] = (),
+        *,
+        whole: bool = False,
+    ) -> Findings:
+        """Return what was found so far."""
+        return Findings(
+            self._source.name,
+            self._rows,
+            dict(self._counts),
+            tuple(self._kept),
+            (*problems, *self._incomparable),
+            tuple(mended),
+            (*unmended, *self._incomparable),
+            self._repaired,
+            tuple(one.id for one in self._generations) if whole else (),
+        )
+
+    def walk(self) -> None:
+        """Walk through everything."""
+        comparisons = [comparison for one in self._generations if (comparison := self._comparison(one)) is not None]
+        first = True
+        while any([comparison.turn() for comparison in comparisons]) or first:  # noqa: C419 each of them turns
+            self._table(comparisons, first=first)
+            first = False
+        self._journal()
+        for generation in self._generations:
+            self._strays(generation, self._store.audit_rows)
+            if generation.model is not None:
+                self._strays(generation, self._store.audit_chunks)
+
+    def _comparison(self, generation: Generation) -> Comparison | None:
+        try:
+            if generation.model is not None:
+                return ChunksComparison(generation)
+            return WordsComparison(generation, self._store)
+        except EmbedderConfigurationError as error:
+            self._incomparable.append(f"index {generation.id} cannot be compared: {error}")
+            return None
+
+    # --- the walks --------------------------------------------------------------------------------------------
+
+    def _table(self, comparisons: Sequence[Comparison], *, first: bool) -> None:
+        active = [comparison for comparison in comparisons if comparison.active]
+        numbers = [comparison.generation.id for comparison in active]
+        after: Key | None = None
+        while True:
+            with self._throttle():
+                page = self._store.audit_page(self._source, numbers, after, PAGE_ROWS, PAGE_CHARACTERS)
+                self._page(page, active, after, first=first)
+            if page.last is None:
+                break
+            after = page.last
+            if self._progress is not None:
+                self._progress(Progress(f"verify {self._source.name}", self._rows, None, 0.0))
+        self._look_again(active)
+
+    def _page(self, page: AuditPage, active: Sequence[Comparison], after: Key | None, *, first: bool) -> None:
+        wrong: list[Finding] = []
+        if first:
+            self._rows += len(page.keys)
+            wrong += [
+                Finding(key, Reason.UNENTERED, None)
+                for key, live, deleted in zip(page.keys, page.live, page.deleted, strict=True)
+                if live and deleted
+            ]
+        texts = _rendered(page)
+        for comparison in active:
+            held = page.held.get(comparison.generation.id)
+            if held is not None:
+                for place, reason in comparison.compare(page, texts, held, after):
+                    wrong.append(Finding(page.keys[place], reason, comparison.generation.id))
+        self._report(wrong)
+        self._look_again(active, SUSPECTS)
+
+    def _look_again(self, active: Sequence[Comparison], enough: int = 1) -> None:
+        """Compare the rows that an index of words did not fit with all of its postings read anew, once they are so many."""
+        for comparison in active:
+            if isinstance(comparison, WordsComparison) and len(comparison.suspects) >= enough:
+                self._suspects(comparison)
+
+    def _suspects(self, comparison: WordsComparison) -> None:
+        suspects = comparison.suspects
+        comparison.refresh()
+        for after in dict.fromkeys(suspect.after for suspect in suspects.values()):
+            wanted = {key for key, suspect in suspects.items() if suspect.after == after}
+            place = after
+            for _ in range(PAGES_AGAIN):
+                page = self._page_again(comparison, place)
+                wanted.difference_update(page.keys)
+                if page.last is None or not wanted:
+                    break
+                place = page.last
+        suspects.clear()
+
+    def _page_again(self, comparison: WordsComparison, after: Key | None) -> AuditPage:
+        number = comparison.generation.id
+        with self._throttle():
+            page = self._store.audit_page(self._source, [number], after, PAGE_ROWS, PAGE_CHARACTERS)
+            if number in page.held:
+                wrong = comparison.confirm(page, _rendered(page), page.held[number])
+                self._report([Finding(page.keys[place], reason, number) for place, reason in wrong])
+        return page
+
+    def _journal(self) -> None:
+        numbers = [one.id for one in self._generations]
+        after: int | None = 0
+        while after is not None:
+            with self._throttle():
+                entries = self._store.audit_journal(self._source, numbers, after, ENTRIES)
+                wrong = [Finding(key, Reason.GONE, None) for key in entries.gone]
+                gone = set(entries.gone)
+                for number, keys in entries.missing.items():
+                    wrong += [Finding(key, Reason.MISSING, number) for key in keys if key not in gone]
+                self._report(wrong)
+            after = entries.upto
+
+    def _strays(self, generation: Generation, look: Callable[[Source, int, Key | None, int], AuditStrays]) -> None:
+        after: Key | None = None
+        while True:
+            with self._throttle():
+                strays = look(self._source, generation.id, after, ENTRIES)
+                if strays.keys:  # two files, or a row that comes and goes: what is a stray is one at the next look, too
+                    again = set(look(self._source, generation.id, after, ENTRIES).keys)
+                    keys = [key for key in strays.keys if key in again]
+                    self._report([Finding(key, Reason.ORPHAN, generation.id) for key in keys])
+            if strays.last is None:
+                return
+            after = strays.last
+
+    # --- what becomes of a finding ----------------------------------------------------------------------------
+
+    def _report(self, wrong: Sequence[Finding]) -> None:
+        if not wrong:
+            return
+        for finding in wrong:
+            self._counts[finding.reason, finding.generation] += 1
+            if len(self._kept) < FINDINGS_KEPT:
+                self._kept.append(finding)
+            if self._told is not None:
+                self._told(finding)
+        if self._repair:
+            self._mend(wrong)
+
+    def _mend(self, wrong: Sequence[Finding]) -> None:
+        """Drop what is nobody's, and what must not serve again; then have the rows indexed anew."""
+        for reason, drop in ((Reason.ORPHAN, self._store.strays_drop), (Reason.DAMAGED, self._store.chunks_drop)):
+            for generation in self._generations:
+                keys = [one.key for one in wrong if one.reason is reason and one.generation == generation.id]
+                if keys:
+                    drop(self._source, generation.id, keys)
+        keys = list(dict.fromkeys(one.key for one in wrong if one.reason is not Reason.ORPHAN))
+        if keys:
+            self._repaired += self._store.journal_renew(self._source, keys)
+
+
+def _rendered(page: AuditPage) -> list[str]:
+    """Return the rows' rendered texts; most tables have one text column, and no time is lost on it."""
+    if page.texts and len(page.texts[0]) == 1:
+        return [text if text and not text.isspace() else "" for (text,) in page.texts]
+    return [render(texts) for texts in page.texts]

@@ -1,0 +1,234 @@
+"""Comparing pages of a table with what one generation holds of it, for the audit.
+
+Chunks are compared with what the chunker makes of the present text. A vector is only looked at whether it is one: that it was
+replaced by another sound one is not noticed, since it is not known what it was.
+
+Of an index of words all postings are summed up by document, since nobody could look up each word of each row, and the sums are
+compared with those of the present text's words. They do not tell apart texts of the same words in another order, which are
+indexed alike, and say nothing of rows of more than 65,535 words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from seamark.core.analysis import CAP, STEMS_KEPT, TERM_CHARACTERS, Analyzer, words
+from seamark.core.chunking import Chunker
+from seamark.errors import EmbedderConfigurationError
+from seamark.findings import Reason
+from seamark.store.blocks import term_weight
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from seamark.findings import AuditHeld, AuditPage, AuditPostings, Passage
+    from seamark.model import Generation, Key
+    from seamark.store.contract import Store
+
+DOCUMENTS = 4_000_000
+"""Documents whose postings are summed up at once, in 64 MB; of an index of more the table is walked several times."""
+_MASK = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A document that does not fit its sums, and the page that its row is on."""
+
+    document: int | None
+    after: Key | None
+
+
+class Comparison(Protocol):
+    """Compares pages of a table with one generation."""
+
+    generation: Generation
+    active: bool
+
+    def turn(self) -> bool:
+        """Prepare for the next walk through the table; False, and not `active` in it, when there is nothing left to compare."""
+        ...
+
+    def compare(
+        self, page: AuditPage, texts: Sequence[str], held: AuditHeld, after: Key | None
+    ) -> Iterator[tuple[int, Reason]]:
+        """Return the places of rows that are wrong. `texts` are rendered; `after` is where the page began."""
+        ...
+
+
+def _claimed(page: AuditPage, held: AuditHeld) -> list[int]:
+    """Return the places of the live rows of which the index claims to hold the version that the journal has."""
+    columns = zip(page.live, page.deleted, page.seqs, held.seqs, strict=True)
+    return [place for place, (live, deleted, seq, claimed) in enumerate(columns) if claimed == seq and live and not deleted]
+
+
+class ChunksComparison:
+    """Compares chunks with what the chunker makes of the present text; a page is one snapshot, so that nothing is in doubt."""
+
+    def __init__(self, generation: Generation) -> None:
+        self.generation = generation
+        self.active = True
+        self._chunker = Chunker.of(generation.identity)
+        self._turned = False
+
+    def turn(self) -> bool:
+        """Compare everything in the first walk."""
+        self.active = not self._turned
+        self._turned = True
+        return self.active
+
+    def compare(
+        self,
+        page: AuditPage,
+        texts: Sequence[str],
+        held: AuditHeld,
+        after: Key | None,  # noqa: ARG002 there are no suspects
+    ) -> Iterator[tuple[int, Reason]]:
+        """Return the places of rows whose chunks are not those of their text."""
+        whole = self._chunker.characters
+        chunks, truncated, passages, damaged = held.chunks, held.truncated, held.passages, held.damaged
+        for place in _claimed(page, held):
+            text, stored = texts[place], passages[place]
+            if place in damaged:
+                yield place, Reason.DAMAGED
+            elif (
+                # A row of one chunk is its whole text; the chunker need not be asked.
+                len(stored) == chunks[place] == 1
+                and stored[0][1] == len(text) <= whole
+                and stored[0][0] == 0
+                and stored[0][2] == blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+                and not truncated[place]
+            ):
+                continue
+            elif (reason := self._reason(text, chunks[place], stored, truncated=truncated[place])) is not None:
+                yield place, reason
+
+    def _reason(self, text: str, chunks: int, stored: Sequence[Passage], *, truncated: bool) -> Reason | None:
+        if chunks < 0:
+            return Reason.OUTDATED
+        if len(stored) != chunks:
+            return Reason.INCOMPLETE
+        split = self._chunker.split(text)
+        wanted = [(chunk.start, chunk.stop, chunk.digest) for chunk in split.chunks]
+        if bool(truncated) != split.truncated:
+            return Reason.OUTDATED
+        if list(stored) == wanted or _refines(text, stored, wanted):
+            return None
+        return Reason.OUTDATED
+
+
+def _refines(text: str, stored: Sequence[Passage], wanted: Sequence[Passage]) -> bool:
+    """Say whether the chunks are those that are wanted, cut further, as is done where a model takes less than a passage.
+
+    They cover each of them but for white space, in order, and their digests are those of the text.
+    """
+    if not wanted or len(stored) < len(wanted):
+        return False
+    at = 0
+    for start, stop, _ in wanted:
+        place = start
+        while at < len(stored) and stored[at][1] <= stop:
+            begin, end, digest = stored[at]
+            passage = text[begin:end].encode("utf-8", "surrogatepass")
+            if begin < place or text[place:begin].strip() or digest != blake2b(passage, digest_size=16).digest():
+                return False
+            place = end
+            at += 1
+        if text[place:stop].strip():
+            return False
+    return at == len(stored)
+
+
+class _Weights(dict[str, int]):
+    """Word → what stands for its term in sums, remembered for as many words as stems are."""
+
+    def __init__(self, analyzer: Analyzer) -> None:
+        super().__init__()
+        self._analyzer = analyzer
+
+    def __missing__(self, word: str) -> int:
+        [term] = self._analyzer.stems([word])
+        weight = term_weight(term)
+        if len(word) <= TERM_CHARACTERS:
+            if len(self) >= STEMS_KEPT:
+                self.clear()
+            self[word] = weight
+        return weight
+
+
+@dataclass
+class WordsComparison:
+    """Compares the sums of a document's postings with the words of the present text."""
+
+    generation: Generation
+    store: Store
+    active: bool = False
+    suspects: dict[Key, Suspect] = field(default_factory=dict["Key", Suspect])
+
+    def __post_init__(self) -> None:
+        analyzer = Analyzer.like(self.generation.identity)
+        if self.generation.identity.get("analyzer") != analyzer.identity():
+            raise EmbedderConfigurationError(f"it was made with analyzer {self.generation.identity.get('analyzer')}")
+        self._weights = _Weights(analyzer)
+        self._first = 1 - DOCUMENTS
+        self._highest = 0
+        self._sums: AuditPostings | None = None
+
+    def turn(self) -> bool:
+        """Take the next range of documents."""
+        self._first += DOCUMENTS
+        self.active = self._first == 1 or self._first <= self._highest
+        if self.active:
+            self.refresh()
+        return self.active
+
+    def refresh(self) -> None:
+        """Sum up the postings as they are now."""
+        self._sums = None  # before the next ones are made
+        self._highest = self.store.audit_documents(self.generation.id)
+        documents = max(0, min(DOCUMENTS, self._highest + 1 - self._first))
+        self._sums = self.store.audit_postings(self.generation.id, self._first, documents)
+
+    def compare(
+        self, page: AuditPage, texts: Sequence[str], held: AuditHeld, after: Key | None
+    ) -> Iterator[tuple[int, Reason]]:
+        """Return the places of rows that are wrong for sure, and keep in `suspects` those that do not fit their sums."""
+        for place, reason in self._wrong(page, texts, held):
+            if held.chunks[place] <= 0 or not texts[place]:
+                yield place, reason
+            else:
+                self.suspects[page.keys[place]] = Suspect(held.documents[place], after)
+
+    def confirm(self, page: AuditPage, texts: Sequence[str], held: AuditHeld) -> list[tuple[int, Reason]]:
+        """Return the places of those suspects that do not fit newer sums either, and are the same document still."""
+        return [
+            (place, reason)
+            for place, reason in self._wrong(page, texts, held)
+            if (suspect := self.suspects.get(page.keys[place])) is not None and suspect.document == held.documents[place]
+        ]
+
+    def _wrong(self, page: AuditPage, texts: Sequence[str], held: AuditHeld) -> Iterator[tuple[int, Reason]]:
+        sums = self._sums
+        assert sums is not None
+        once = self._first == 1
+        summed: list[tuple[int, int]] = []
+        for place in _claimed(page, held):
+            chunks, document = held.chunks[place], held.documents[place]
+            if chunks < 0 or (chunks == 0) != (not texts[place]) or (chunks > 0 and document is None):
+                if once:
+                    yield place, Reason.OUTDATED
+            elif document is not None and 0 <= document - sums.first < len(sums.weights):
+                summed.append((place, document - sums.first))
+        if not summed:
+            return
+        documents = np.fromiter((document for _, document in summed), np.int64, len(summed))
+        columns: list[list[int]] = [column[documents].tolist() for column in (sums.weights, sums.counts, sums.lengths)]
+        weigh = self._weights.__getitem__
+        for at, (weight, count, length) in enumerate(zip(*columns, strict=True)):
+            place = summed[at][0]
+            found = words(texts[place])
+            if len(found) <= CAP and (length != len(found) or sum(map(weigh, found)) & _MASK != weight):
+                yield place, Reason.OUTDATED if count == length > 0 else Reason.INCOMPLETE

@@ -1,0 +1,92 @@
+"""The part of a store's contract that an audit uses: reading everything page by page, and mending what is wrong.
+
+The rules of `seamark.store.contract` hold here as well.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from seamark.findings import AuditEntries, AuditPage, AuditPostings, AuditStrays
+    from seamark.model import Key, Source
+
+
+class Auditing(Protocol):
+    """What an audit asks of a store."""
+
+    def audit_page(
+        self, source: Source, generation_ids: Sequence[int], after: Key | None, limit: int, characters: int
+    ) -> AuditPage:
+        """Read the next rows of the user's table in key order, after `after` (None: the first), in one snapshot.
+
+        Those outside the source's `where` are among them, with `live` false. The page is narrower than `limit` when the sum of
+        the rows' text passes `characters`, and has one row at least, if there are any. Rows whose key has a null, or is text
+        that is not well-formed, are left out. Of vectors it is said here whether each is one: finite, not zero, and of the
+        generation's dimension.
+        """
+        ...
+
+    def audit_journal(self, source: Source, generation_ids: Sequence[int], after: int, limit: int) -> AuditEntries:
+        """Look at the next `limit` entries of the journal above the `seq` `after`, in one snapshot.
+
+        An entry is `missing` in a generation that has neither done its `seq` nor recorded it as failed, though both cursors and
+        both sweeps have passed it and no lease, expired or not, covers it (I3 is broken).
+        """
+        ...
+
+    def audit_rows(self, source: Source, generation_id: int, after: Key | None, limit: int) -> AuditStrays:
+        """Look at the next `limit` rows that a generation holds, in key order: return those that the journal has no entry of.
+
+        Not those held as gone, which outlive their tombstone by an instant.
+        """
+        ...
+
+    def audit_chunks(self, source: Source, generation_id: int, after: Key | None, limit: int) -> AuditStrays:
+        """Look at the next `limit` chunks of a vector generation, in key order: return the keys of those too many.
+
+        The generation holds no such row, or holds the row with fewer chunks.
+        """
+        ...
+
+    def audit_postings(self, generation_id: int, first: int, documents: int) -> AuditPostings:
+        """Sum up all postings of a range of document numbers of a lexical generation, in one snapshot."""
+        ...
+
+    def audit_documents(self, generation_id: int) -> int:
+        """Return the highest number of a document that is current, 0 when there is none."""
+        ...
+
+    def journal_renew(self, source: Source, keys: Sequence[Key]) -> int:
+        """Give rows a new `seq`, higher than any that a generation has met with, and say in the journal whether each is live.
+
+        A key that is neither in the journal nor live is left out, as is, on PostgreSQL, an entry that somebody is writing at
+        that moment. Returns how many entries were written; in short transactions.
+        """
+        ...
+
+    def strays_drop(self, source: Source, generation_id: int, keys: Sequence[Key]) -> int:
+        """Drop what a generation holds of rows that the journal has no entry of, and chunks too many; return how many."""
+        ...
+
+    def chunks_drop(self, source: Source, generation_id: int, keys: Sequence[Key]) -> int:
+        """Drop all chunks that a vector generation holds of some rows, so that they serve nobody; return how many."""
+        ...
+
+    def source_mend(self, source: Source) -> Sequence[str]:
+        """Make good what can be of what feeds a source and of its tables; return what was done, nothing if all was well.
+
+        Triggers that are gone, switched off or changed are made anew; tables of ours that are gone are made again, empty; a
+        sequence that stands behind what was given out is set forward. Of rows that were written meanwhile nothing is known:
+        an audit has to compare everything afterwards, and then to call `source_trust`.
+        """
+        ...
+
+    def source_trust(self, source: Source) -> None:
+        """Take the journal as it stands for the one to go by: every row has been compared, and given a new `seq` if need be.
+
+        What `source_faults` told of writes let pass, or of a file older than what was indexed, is over.
+        """
+        ...

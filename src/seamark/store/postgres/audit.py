@@ -1,0 +1,209 @@
+"""Reading for an audit: pages of the user's table, of the journal and of what the generations hold, each in one snapshot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from seamark.findings import AuditEntries, AuditHeld, AuditPage, AuditPostings, AuditStrays
+from seamark.model import precision
+from seamark.store.blocks import postings_sum
+from seamark.store.postgres import codec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from seamark.findings import Passage
+    from seamark.model import Generation, Key, KeyValue, Source
+    from seamark.store.postgres.connection import Connection, Database, Row
+    from seamark.store.postgres.names import Words
+
+_LAST = 2**63 - 1
+POSTINGS_ROWS = 5_000
+"""Blocks fetched at a time: a few megabytes."""
+
+
+# --- the user's table ---------------------------------------------------------------------------------------------
+
+
+def audit_page(
+    database: Database,
+    words: Words,
+    source: Source,
+    generations: Sequence[tuple[Generation, Words]],
+    after: Key | None,
+    limit: int,
+    characters: int,
+) -> AuditPage:
+    """Read the next rows of the user's table; see the contract."""
+    texts = len(source.spec.text)
+    begin = _bound(words["k_s"], words, after, ">", "a")
+    values = {**begin.values, "limit": limit, "characters": characters}
+    with database.keyed_snapshot() as connection:
+        page = {**words, "after": begin.condition}
+        rows = database.run(connection, "audit_page", page, values).fetchall()
+        keys: list[Key] = [row[4 + texts :] for row in rows]
+        cut = bool(rows) and (len(rows) < rows[0][0] or len(rows) == limit)
+        end = _bound(words["k_s"], words, keys[-1] if keys else None, "<=", "u")
+        span = {"after": begin.condition, "until": end.condition}
+        reading = _Held(database, connection, keys, span, {**begin.values, **end.values})
+        held = {one.id: reading.held(one, {**words, **its}) for one, its in generations} if keys else {}
+    return AuditPage(
+        keys,
+        [row[1] for row in rows],
+        [row[4 : 4 + texts] for row in rows],
+        [row[2] for row in rows],
+        [row[3] for row in rows],
+        held,
+        keys[-1] if cut else None,
+    )
+
+
+class _Held:
+    """What generations hold of the rows of a page, within its snapshot."""
+
+    def __init__(
+        self, database: Database, connection: Connection, keys: Sequence[Key], span: Words, values: Mapping[str, KeyValue]
+    ) -> None:
+        self._database, self._connection, self._keys = database, connection, keys
+        self._span, self._values = span, values
+
+    def held(self, generation: Generation, words: Words) -> AuditHeld:
+        words = words | self._span
+        if generation.model is None:
+            seqs, chunks, truncated, documents = self._columns("audit_held_lexical", words)
+            return AuditHeld(seqs, chunks, truncated, documents=documents)
+        norm = {"float16": "l2_norm", "float32": "vector_norm"}[precision(generation.identity)]
+        vectors = words | {"dimension": str(generation.model.dimension), "norm": norm}
+        words |= {"damaged": self._database.compose("audit_damaged", vectors)}
+        rows = self._run("audit_held_vector", words)
+        passages: list[Sequence[Passage]] = [() if row[5] is None else (row[3:6],) for row in rows]
+        wrong = {place for place, row in enumerate(rows) if row[6] and row[5] is not None}
+        if any(row[1] > 1 for row in rows):
+            self._further(words, passages, wrong)
+        seqs, chunks, truncated, *_ = zip(*rows, strict=True)
+        return AuditHeld(seqs, chunks, truncated, passages, wrong)
+
+    def _further(self, words: Words, passages: list[Sequence[Passage]], wrong: set[int]) -> None:
+        places = {key: place for place, key in enumerate(self._keys)}
+        rows = self._run("audit_passages", words, binary=False)
+        for key, several in groupby(rows, key=lambda row: row[4:]):
+            place, chunks = places[key], list(several)
+            passages[place] = (*passages[place], *(chunk[:3] for chunk in chunks))
+            if any(chunk[3] for chunk in chunks):
+                wrong.add(place)
+
+    def _columns(self, name: str, words: Words) -> Sequence[Sequence[Any]]:
+        return list(zip(*self._run(name, words), strict=True))
+
+    def _run(self, name: str, words: Words, *, binary: bool = True) -> list[Row]:
+        """Run a statement. Keys are not asked for in binary: they may be of a type that the driver does not know."""
+        return self._database.run(self._connection, name, words, self._values, binary=binary).fetchall()
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """A comparison of a key's columns with a key, and its parameters."""
+
+    condition: str = "TRUE"
+    values: Mapping[str, KeyValue] = field(default_factory=dict[str, "KeyValue"])
+
+
+def _bound(columns: str, words: Words, key: Key | None, operator: str, prefix: str) -> _Bound:
+    """Compare with a key; anything will do where there is none."""
+    if not key:
+        return _Bound()
+    types = [one.rpartition("::")[2] for one in words["key_values"].split(", ")]
+    names = [f"{prefix}{place}" for place in range(1, len(key) + 1)]
+    marks = ", ".join(f"%({name})s::{type_}" for name, type_ in zip(names, types, strict=True))
+    return _Bound(f"({columns}) {operator} ({marks})", dict(zip(names, key, strict=True)))
+
+
+# --- the journal, and what is held of no row ----------------------------------------------------------------------
+
+
+def audit_journal(
+    database: Database, words: Words, generations: Sequence[tuple[int, Words]], after: int, limit: int
+) -> AuditEntries:
+    """Look at the next entries above a `seq`; see the contract."""
+    with database.keyed_snapshot() as connection:
+        [(upto,)] = database.run(connection, "journal_step", words, {"lo": after, "hi": _LAST, "rows": limit}).fetchall()
+        values = {"lo": after, "hi": upto}
+        gone = database.run(connection, "audit_gone", words, values).fetchall()
+        missing = {
+            number: database.run(connection, "audit_missing", {**words, **its}, {**values, "generation": number}).fetchall()
+            for number, its in generations
+        }
+    return AuditEntries(gone, missing, None if upto == _LAST else upto)
+
+
+def audit_rows(database: Database, words: Words, after: Key | None, limit: int) -> AuditStrays:
+    """Look at the next rows that a generation holds; see the contract."""
+    return _strays(database, words, words["k_r"], ("audit_rows_end", "audit_rows"), after, limit)
+
+
+def audit_chunks(database: Database, words: Words, after: Key | None, limit: int) -> AuditStrays:
+    """Look at the next chunks of a vector generation; see the contract."""
+    return _strays(database, words, words["k_c"], ("audit_chunks_end", "audit_chunks"), after, limit)
+
+
+def _strays(
+    database: Database, words: Words, columns: str, statements: tuple[str, str], after: Key | None, limit: int
+) -> AuditStrays:
+    """Find where the next so many end, and then what is astray among them."""
+    end, look = statements
+    begin = _bound(columns, words, after, ">", "a")
+    with database.keyed_snapshot() as connection:
+        bounded = {**words, "after": begin.condition}
+        found = database.run(connection, end, bounded, {**begin.values, "limit": limit}).fetchone()
+        until = _bound(columns, words, found, "<=", "u")
+        bounded["until"] = until.condition
+        keys = database.run(connection, look, bounded, {**begin.values, **until.values}).fetchall()
+    return AuditStrays(keys, found)
+
+
+# --- postings -----------------------------------------------------------------------------------------------------
+
+
+def audit_postings(database: Database, words: Words, first: int, documents: int) -> AuditPostings:
+    """Sum up all postings of a range of documents, fetched piece by piece."""
+    with database.transaction() as connection, connection.cursor(name="seamark_audit") as cursor:
+        cursor.itersize = POSTINGS_ROWS
+        cursor.execute(database.compose("audit_postings", words).encode(), {}, binary=True)
+        return postings_sum(((term, data) for term, data in cursor), first, documents)
+
+
+def audit_documents(database: Database, words: Words) -> int:
+    """Return the highest document that is current."""
+    with database.connection() as connection:
+        [(highest,)] = database.run(connection, "audit_documents", words).fetchall()
+        return highest
+
+
+# --- dropping -----------------------------------------------------------------------------------------------------
+
+
+def chunks_drop(database: Database, words: Words, keys: Sequence[Key]) -> int:
+    """Drop all chunks of some rows."""
+    values = codec.keys_columns(keys, len(keys[0]))
+
+    def drop() -> int:
+        with database.keyed() as connection:
+            return database.run(connection, "chunks_delete", words, values).rowcount
+
+    return database.retried(drop)
+
+
+def strays_drop(database: Database, words: Words, keys: Sequence[Key], width: int, *, vector: bool) -> int:
+    """Drop what a generation holds of rows that are not entered, and chunks too many."""
+    values = codec.keys_columns(keys, width)
+
+    def drop() -> int:
+        with database.keyed() as connection:
+            dropped = database.run(connection, "strays_drop_rows", words, values).rowcount
+            if vector:
+                dropped += database.run(connection, "strays_drop_chunks", words, values).rowcount
+            return dropped
+
+    return database.retried(drop)
