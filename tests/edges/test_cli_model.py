@@ -199,3 +199,19 @@ def test_the_list_is_readable(cli, backend, attached):
     assert shown[3].startswith("  2 vector active  static:seamark-static-256@")
     assert "3 live = 3 embedded + 0 blank + 0 missing + 0 failed" in shown[4]
     assert shown[4].endswith(" old")
+
+
+def test_the_list_tells_what_may_be_chosen(cli, backend, attached):
+    for words in (("--chunk", "500", "--precision", "float32"), ("--language", "german")):
+        assert cli("model", "swap", "notes", *words, db=backend.url).code == 0
+    listed = cli("model", "list", "notes", db=backend.url)
+    assert f"{OLD}@" in listed.out
+    for told in (
+        "float16, passages of 1,000 characters",
+        "float32, passages of 500 characters",
+        "language english",
+        "language german",
+    ):
+        assert told in listed.out
+    said = cli("reembed", "notes", "--chunk", "300", "--dry-run", db=backend.url)
+    assert (said.code, said.out.strip()) == (0, "notes: nothing was begun")

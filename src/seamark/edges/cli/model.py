@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from seamark.core.analysis import Analyzer
+from seamark.core.chunking import Chunker
 from seamark.core.tracked import Tracked
 from seamark.edges import serialise
 from seamark.edges.cli.failures import ListedFirst
@@ -17,6 +19,7 @@ from seamark.edges.cli.text import counted, line
 from seamark.edges.cli.work import stop_on_signals
 from seamark.edges.reembed import Reembed
 from seamark.model import Generation, GenerationKind, GenerationListing, SwapPlan
+from seamark.model import precision as stored_precision
 
 Table = Annotated[str, typer.Argument(metavar="TABLE", help="What was attached.")]
 Number = Annotated[int, typer.Argument(metavar="GENERATION", help="Its number; `seamark model list` has them.")]
@@ -126,7 +129,7 @@ def reembed(
         numbers = {one.id for one in made}
         now = [one.generation for one in tracked.generations() if one.generation.id in numbers]
     active = bool(now) and all(one.state == "active" for one in now)
-    said = "nothing to be done" if not made else "it is searched now" if active else f"not searched yet, {failed:,} rows failed"
+    said = "it is searched now" if active else f"not searched yet, {failed:,} rows failed" if made else "nothing was begun"
     session.show(
         {
             "source": table,
@@ -233,14 +236,23 @@ def _listed(name: str, listed: tuple[GenerationListing, ...]) -> Iterator[Text]:
     yield Text(line(name), "bold")
     for one in listed:
         generation = one.generation
-        model = generation.model
-        told = "words (BM25)" if model is None else f"{model.name}@{model.version}, {model.dimension} dimensions"
         colour = {"active": "green", "building": "yellow", "retired": "dim"}[generation.state]
         manual = ", activated when asked for" if generation.manual and generation.state == "building" else ""
-        yield Text.assemble(f"  {generation.id} {generation.kind} ", (generation.state, colour), f"  {line(told)}{manual}")
+        yield Text.assemble(
+            f"  {generation.id} {generation.kind} ", (generation.state, colour), f"  {line(_told_index(generation))}{manual}"
+        )
         yield Text.assemble("    ", *counts(one.coverage), f"  {size(one.bytes)}, {duration(one.age_seconds)} old")
         if generation.drift is not None:
             yield Text(f"    model_drift: {line(generation.drift)}", "red")
+
+
+def _told_index(generation: Generation) -> str:
+    """Say what an index is made by, as far as it is for the user to choose."""
+    model = generation.model
+    if model is None:
+        return f"words (BM25), language {Analyzer.like(generation.identity).language}"
+    passages = f"passages of {Chunker.like(generation.identity).characters:,} characters"
+    return f"{model.name}@{model.version}, {model.dimension} dimensions, {stored_precision(generation.identity)}, {passages}"
 
 
 def size(count: int) -> str:
