@@ -96,6 +96,17 @@ class NoRollbackError(SeamarkError):
         super().__init__(f"{name!r} has no retired {kind} generation that was once active; see `seamark model list`")
 
 
+class BudgetSpentError(SeamarkError):
+    """The next call of the model would cost more than is left of the budget."""
+
+    def __init__(self, spent: int, budget: int) -> None:
+        self.spent, self.budget = spent, budget
+        super().__init__(
+            f"the budget of {budget:,} tokens does not suffice for the next call ({spent:,} are spent). All that is paid for "
+            f"is kept; work on with another budget, or without one"
+        )
+
+
 # --- the database -------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 from uuid import UUID
 
+from seamark.cost import NOTHING_SPENT, Spent
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -526,6 +528,7 @@ class GenerationStatus:
     rows_per_second: float
     eta_seconds: float | None
     failures: tuple[Failure, ...]
+    spent: Spent = NOTHING_SPENT
 
 
 @dataclass(frozen=True, slots=True)

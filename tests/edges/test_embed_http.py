@@ -389,12 +389,12 @@ def test_a_gigabyte_is_not_read(server, embedder, monkeypatch):
 )
 def test_odd_bodies_are_transient(body):
     with pytest.raises(EmbedderTransientError):
-        http.openai_vectors(json.dumps(body).encode(), 1, "m")
+        http.openai_answer(json.dumps(body).encode(), 1, "m")
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[" * 100_000, b"9" * 10_000, b"{}", b'{"embeddings": {}}'])
 def test_odd_bytes_are_transient(body):
-    for parse in (http.openai_vectors, http.ollama_vectors):
+    for parse in (http.openai_answer, http.ollama_answer):
         with pytest.raises(EmbedderTransientError):
             parse(body, 1, "m")
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from seamark.core import catalog, lifecycle
 from seamark.core.analysis import Analyzer
+from seamark.core.budget import Budget
 from seamark.core.chunking import Chunker
 from seamark.core.registry import Registry
 from seamark.core.sync import Indexer, LexicalIndexer, VectorIndexer
 from seamark.core.tracked import Tracked
+from seamark.cost import NOTHING_SPENT
 from seamark.errors import (
     EmbedderConfigurationError,
     InvalidRequestError,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from seamark.core.registry import Embedders
+    from seamark.cost import Spent
     from seamark.model import Coverage, Generation, Rows, Source, Views, WorkerBeat
     from seamark.store.contract import Store
 
@@ -55,6 +58,7 @@ class Runner(Protocol):
         threads: int | None,
         progress: Callable[[Progress], None] | None,
         stop: StopSignal | None,
+        budget: Budget | None,
     ) -> int:
         """Return how many rows were settled."""
         ...
@@ -232,6 +236,7 @@ class Seamark:
         threads: int | None = None,
         progress: Callable[[Progress], None] | None = None,
         stop: StopSignal | None = None,
+        budget_tokens: int | None = None,
     ) -> int:
         """Index whatever is missing, in this process, beside any number of other workers; return the rows settled.
 
@@ -241,8 +246,10 @@ class Seamark:
             threads: worker threads; chosen by the embedder's concurrency otherwise.
             progress: called about once a second.
             stop: set it to end: work under way is finished or handed back, and no row's attempts are spent.
+            budget_tokens: how many tokens may be billed in this call; see `seamark.embed.tokens` for how they are known.
 
         Raises:
+            BudgetSpentError: the next call of a model would cost more than is left; work is handed back as with `stop`.
             EmbedderConfigurationError: with `until="current"`, when an embedder cannot work as configured.
             InvalidRequestError: no such `until`, or fewer threads than one.
         """
@@ -250,9 +257,10 @@ class Seamark:
             raise InvalidRequestError(f"work until {until!r}: there is 'current', or None to go on until told to stop")
         if threads is not None and threads < 1:
             raise InvalidRequestError(f"{threads} worker threads: at least one is wanted")
-        return self._runner(self, until=until, threads=threads, progress=progress, stop=stop)
+        budget = None if budget_tokens is None else Budget(budget_tokens)
+        return self._runner(self, until=until, threads=threads, progress=progress, stop=stop, budget=budget)
 
-    def indexer(self, generation: Generation, *, recording: bool = True) -> Indexer:
+    def indexer(self, generation: Generation, budget: Budget | None = None, *, recording: bool = True) -> Indexer:
         """Return what turns rows into this generation's index; EmbedderConfigurationError when its model is not here.
 
         The model is compared with what was registered, once in the life of this process: ModelDriftError when it is another one
@@ -270,7 +278,7 @@ class Seamark:
         chunker = Chunker.of(generation.identity)
         known = partial(self.store.vectors_known, generation.id)
         slot, stored = self.embedders.slot(embedder), precision(generation.identity)
-        return VectorIndexer(embedder, chunker, slot, self._jitter, known, stored)
+        return VectorIndexer(embedder, chunker, slot, self._jitter, known, stored, budget)
 
     # --- SQL --------------------------------------------------------------------------------------------------
 
@@ -294,7 +302,11 @@ class Seamark:
         return self.store.views()
 
     def generations_expire(self) -> tuple[int, ...]:
-        """Drop generations that were retired longer ago than they are to be kept; return their ids."""
+        """Drop generations that were retired longer ago than they are to be kept; return their ids.
+
+        What detaches have left is kept as long, unless it is of no use any more.
+        """
+        self.store.donors_trim(self._retention_days * 86_400)
         return lifecycle.expire(self.store, self._retention_days)
 
     # --- how it stands ----------------------------------------------------------------------------------------
@@ -313,7 +325,11 @@ class Seamark:
         counted: tuple[GenerationStatus, ...] = ()
         try:
             counts = self.store.coverage(source, [found.id for found in generations])
-            counted = tuple(self._generation_status(source, found, counts[found.id], workers) for found in generations)
+            spent = self.store.spends(source.id)
+            counted = tuple(
+                self._generation_status(source, found, counts[found.id], workers, spent.get(found.id, NOTHING_SPENT))
+                for found in generations
+            )
         except StoreError as error:
             if not problems or isinstance(error, StoreUnavailableError | StorePermissionError):
                 raise  # else it cannot be counted, with tables of ours gone
@@ -324,12 +340,12 @@ class Seamark:
         return catalog.source_drift(source, self.store.table_inspect) or tuple(self.store.source_faults(source))
 
     def _generation_status(
-        self, source: Source, generation: Generation, coverage: Coverage, workers: Sequence[WorkerBeat]
+        self, source: Source, generation: Generation, coverage: Coverage, workers: Sequence[WorkerBeat], spent: Spent
     ) -> GenerationStatus:
         rate = sum(worker.rates.get(generation.id, 0.0) for worker in workers)
         eta = 0.0 if coverage.missing == 0 else coverage.missing / rate if rate > 0 else None
         failures = self.store.failures(source, generation.id, STATUS_FAILURES) if coverage.failed else ()
-        return GenerationStatus(generation, coverage, rate, eta, tuple(failures))
+        return GenerationStatus(generation, coverage, rate, eta, tuple(failures), spent)
 
     def doctor(self) -> tuple[Check, ...]:
         """Return what was looked at in this database and for the models in use, each well or with how to mend it."""

@@ -7,14 +7,17 @@ to expire; none loses a row.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from seamark.core.analysis import lexical_batch
+from seamark.core.budget import Meter, Tally
 from seamark.core.chunking import render
 from seamark.core.retry import CONFIGURATION_DELAY_SECONDS, outage_delay, row_delay
 from seamark.core.reuse import Vectors, nothing_known
 from seamark.embed.validation import embedder_errors, stored_vectors
 from seamark.errors import (
+    BudgetSpentError,
     EmbedderConfigurationError,
     EmbedderError,
     EmbedderInputError,
@@ -31,11 +34,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seamark.core.analysis import Analyzer
+    from seamark.core.budget import Budget
     from seamark.core.chunking import Chunker
     from seamark.core.reuse import Known
     from seamark.embed.contract import Embedder
     from seamark.model import Chunk, FailureKind, Generation, Lease, LexicalBatch, Precision, Settled, Source, SourceRow
     from seamark.store.contract import Store
+
+    Call = Callable[[Sequence[str]], NDArray[np.float32]]
 
 LEASE_SECONDS = 30.0
 """A dead worker's rows are back within this time; a live one renews three times in it."""
@@ -68,10 +74,11 @@ class Indexer(Protocol):
         """How many threads can index at once to some use."""
         ...
 
-    def index(self, rows: Sequence[SourceRow], cancelled: Callable[[], bool]) -> Indexed:
-        """Index the rows; every one of them is in the batch or in the failures, exactly once.
+    def index(self, rows: Sequence[SourceRow], cancelled: Callable[[], bool], tally: Tally) -> Indexed:
+        """Index the rows; every one of them is in the batch or in the failures, exactly once. `tally` counts what it costs.
 
-        Raises EmbedderConfigurationError and EmbedderUnavailableError, which are not the rows' fault, and CancelledError.
+        Raises EmbedderConfigurationError, EmbedderUnavailableError and BudgetSpentError, which are not the rows' fault, and
+        CancelledError.
         """
         ...
 
@@ -85,8 +92,8 @@ class LexicalIndexer:
     def __init__(self, analyzer: Analyzer) -> None:
         self._analyzer = analyzer
 
-    def index(self, rows: Sequence[SourceRow], cancelled: Callable[[], bool]) -> Indexed:  # noqa: ARG002 quick enough
-        """Index the words of the rows' rendered text. Nothing can fail here."""
+    def index(self, rows: Sequence[SourceRow], cancelled: Callable[[], bool], tally: Tally) -> Indexed:  # noqa: ARG002
+        """Index the words of the rows' rendered text. Nothing can fail here, it is quick, and it costs nothing."""
         texts = [render(row.texts) if row.live else None for row in rows]
         outcomes = [_plain_row(row, text, 1) for row, text in zip(rows, texts, strict=True)]
         return Indexed(lexical_batch(self._analyzer, list(zip(outcomes, texts, strict=True))), ())
@@ -106,6 +113,7 @@ class VectorIndexer:
         jitter: Callable[[], float],
         known: Known = nothing_known,
         precision: Precision = "float16",
+        budget: Budget | None = None,
     ) -> None:
         self._embedder = embedder
         self._chunker = chunker
@@ -113,20 +121,22 @@ class VectorIndexer:
         self._jitter = jitter
         self._known = known
         self._precision: Precision = precision
+        self._meter = Meter(embedder, budget)
 
     @property
     def lease_rows(self) -> int:
         """As many rows as fill a good call, within bounds."""
-        return max(64, min(self._embedder.batch_items, 1024))
+        return lease_rows(self._embedder)
 
     @property
     def concurrency(self) -> int:
         """As many as the embedder takes."""
         return self._embedder.concurrency
 
-    def index(self, rows: Sequence[SourceRow], cancelled: Callable[[], bool]) -> Indexed:
+    def index(self, rows: Sequence[SourceRow], cancelled: Callable[[], bool], tally: Tally | None = None) -> Indexed:
         """Chunk the rows and embed what is not known of them, a call's worth at a time."""
         failed: list[FailedRow] = []
+        call = partial(self._call, cancelled, tally or Tally())
         work = [piece for row in rows if (piece := self._chunked(row, failed)) is not None]
         vectors = Vectors(self._embedder.identity.dimension, self._precision)
         if wanted := {chunk.digest for piece in work for chunk in piece.chunks}:
@@ -135,7 +145,7 @@ class VectorIndexer:
             vectors.add_stored(self._known(keys, held, wanted))
         done: list[_Work] = []
         for group in _groups(work, vectors, self._embedder.batch_items):
-            self._embed(group, vectors, done, failed, cancelled)
+            self._embed(group, vectors, done, failed, call)
         return Indexed(_batch(done, vectors), tuple(failed))
 
     def _chunked(self, row: SourceRow, failed: list[FailedRow]) -> _Work | None:
@@ -166,7 +176,7 @@ class VectorIndexer:
         vectors: Vectors,
         done: list[_Work],
         failed: list[FailedRow],
-        cancelled: Callable[[], bool],
+        call: Call,
     ) -> None:
         """Embed a group; halve it to find the rows to blame when the embedder refuses the texts.
 
@@ -176,39 +186,44 @@ class VectorIndexer:
         done.extend(work for work in group if not work.lacks(vectors))
         group = [work for work in group if work.lacks(vectors)]
         try:
-            self._add(group, vectors, cancelled)
+            self._add(group, vectors, call)
             done.extend(group)
         except (EmbedderInputError, EmbedderTransientError) as error:
             blamed = isinstance(error, EmbedderInputError) or any(work.row.attempts for work in group)
             if blamed and len(group) > 1:
                 middle = len(group) // 2
-                self._embed(group[:middle], vectors, done, failed, cancelled)
-                self._embed(group[middle:], vectors, done, failed, cancelled)
+                self._embed(group[:middle], vectors, done, failed, call)
+                self._embed(group[middle:], vectors, done, failed, call)
             else:
                 failed.extend(self._failed(work.row, error) for work in group)
 
-    def _add(self, group: Sequence[_Work], vectors: Vectors, cancelled: Callable[[], bool]) -> None:
+    def _add(self, group: Sequence[_Work], vectors: Vectors, call: Call) -> None:
         """Embed what the rows lack; equal passages once."""
         size = max(1, self._embedder.batch_items)
         lacking = {digest: passage for work in group for digest, passage in work.digests() if digest not in vectors}
         digests, passages = list(lacking), list(lacking.values())
         for start in range(0, len(digests), size):
             texts = passages[start : start + size]
-            answer = stored_vectors(self._answer(texts, cancelled), len(texts), self._embedder.identity, self._precision)
+            answer = stored_vectors(call(texts), len(texts), self._embedder.identity, self._precision)
             vectors.add(digests[start : start + size], answer)
 
-    def _answer(self, texts: Sequence[str], cancelled: Callable[[], bool]) -> NDArray[np.float32]:
+    def _call(self, cancelled: Callable[[], bool], tally: Tally, texts: Sequence[str]) -> NDArray[np.float32]:
         with self._slot:
             if cancelled():  # looked at here, since the wait for the slot may have been long
                 raise CancelledError
             with embedder_errors(self._embedder.identity.name):
-                return self._embedder.embed_documents(texts)
+                return self._meter.embed(texts, tally)
 
     def _failed(self, row: SourceRow, error: EmbedderError) -> FailedRow:
         attempts = row.attempts + 1
         refused = isinstance(error, EmbedderInputError)
         kind: FailureKind = "input" if refused else "transient"
         return FailedRow(row.key, row.seq, kind, str(error), attempts, None if refused else row_delay(attempts, self._jitter()))
+
+
+def lease_rows(embedder: Embedder) -> int:
+    """Return how many rows are embedded under one lease."""
+    return max(64, min(embedder.batch_items, 1024))
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,10 +276,11 @@ def _plain_row(row: SourceRow, text: str | None, chunks: int) -> IndexedRow:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How a step ended: `settled` is None when the lease was lost or given back."""
+    """How a step ended: `settled` is None when the lease was lost or given back, `spent` says that the budget was why."""
 
     settled: Settled | None = None
     outage: EmbedderError | None = None
+    spent: BudgetSpentError | None = None
 
 
 class LeaseKeeper(Protocol):
@@ -298,12 +314,15 @@ def step(
     try:
         reading = store.lease_read(source, lease, READ_CHARACTERS)
         lease = reading.lease
-        indexed = indexer.index(reading.rows, cancelled)
+        indexed = _indexed(store, generation, indexer, lease, reading.rows, cancelled)
         settled = store.lease_settle(source, lease, indexed.batch, indexed.failed)
         return Step(settled)
     except CancelledError:
         store.lease_release(lease)
         return Step()
+    except BudgetSpentError as error:
+        store.lease_release(lease)
+        return Step(spent=error)
     except EmbedderUnavailableError as error:
         store.lease_release(lease)
         store.generation_backoff(generation.id, outage_delay(outages + 1, error.retry_after_seconds), str(error))
@@ -314,3 +333,20 @@ def step(
         return Step(outage=error)
     finally:
         keeper.drop(lease)
+
+
+def _indexed(
+    store: Store,
+    generation: Generation,
+    indexer: Indexer,
+    lease: Lease,
+    rows: Sequence[SourceRow],
+    cancelled: Callable[[], bool],
+) -> Indexed:
+    """Index the rows; what the calls cost is recorded however that ends, for it is spent."""
+    tally = Tally()
+    try:
+        return indexer.index(rows, cancelled, tally)
+    finally:
+        if tally.spent.calls:
+            store.spend_add(generation.id, lease.worker, tally.spent)

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Literal
 
 from seamark.core import lifecycle
 from seamark.core.audit import verify
+from seamark.core.chunking import Chunker
+from seamark.core.estimate import estimate
 from seamark.core.filters import filter_parse
 from seamark.core.search import Request, SearchResult, generation_named, generation_read, search
+from seamark.core.sync import lease_rows
 from seamark.embed.validation import embedder_errors, stored_vectors
 from seamark.errors import (
     EmbedderError,
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seamark.core.service import Seamark
+    from seamark.cost import Estimate
     from seamark.findings import Finding, Findings
     from seamark.model import Failure, Generation, GenerationKind, GenerationListing, Key, KeyValue, Progress, Source, SwapPlan
 
@@ -242,6 +246,25 @@ class Tracked:
             generation=read.id if read else None,
             generations=counts,
         )
+
+    def estimate(self, model: str | None = None, chunk: int | None = None, *, calibrate: bool = True) -> Estimate:
+        """Estimate what it costs to embed the rows as they are now, less what is there already; see `seamark.cost.Estimate`.
+
+        Args:
+            model: which embedder; the one that search reads the vectors of, otherwise.
+            chunk: the size of a passage, in characters; as it is otherwise.
+            calibrate: ask a provider whose tokens are not known here for the vectors of up to 128 passages, for what it bills.
+        """
+        embedders = self._service.embedders
+        read = generation_read(self._service.store.generations(self.source.id), "vector")
+        if model is None and read is not None and read.model is not None:
+            embedder = embedders.of(read.model, read.locator)
+        else:
+            embedder = embedders.named(model) if model else embedders.default()[0]
+        chunker = Chunker(chunk) if chunk else Chunker.like(read.identity if read else {})
+        stored = stored_precision(read.identity if read else {})
+        slot, rows = embedders.slot(embedder), lease_rows(embedder)
+        return estimate(self._service.store, self.source, embedder, slot, chunker, stored, rows, calibrate=calibrate)
 
     def verify(
         self,

@@ -16,11 +16,13 @@ from uuid import UUID
 
 from seamark.core.catalog import columns_write
 from seamark.core.filters import filter_write
+from seamark.cost import price
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from seamark.core.search import SearchResult
+    from seamark.cost import Estimate
     from seamark.findings import Finding, Findings
     from seamark.model import (
         Check,
@@ -163,6 +165,7 @@ def generation_status(value: GenerationStatus) -> Json:
         "coverage": coverage(value.coverage),
         "rows_per_second": number(value.rows_per_second),
         "eta_seconds": number(value.eta_seconds),
+        "spent": asdict(value.spent),
         "failures": [failure(member) for member in value.failures],
     }
 
@@ -277,6 +280,12 @@ def checks(values: Sequence[Check]) -> Json:
 def healthy(values: Sequence[Check]) -> bool:
     """Say whether everything that must be well is."""
     return all(value.ok for value in values if value.required)
+
+
+def estimate(value: Estimate, usd_per_million: float | None) -> Json:
+    """Return what embedding would cost, in US dollars too where a million tokens has a price."""
+    usd = None if usd_per_million is None else round(price(value.tokens, usd_per_million), 6)
+    return {**asdict(value), "error": number(value.error), "usd_per_million": usd_per_million, "usd": usd}
 
 
 def progress(value: Progress) -> Json:

@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle
+from itertools import count, cycle
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
@@ -37,6 +37,7 @@ from seamark.model import Claim, WorkerBeat
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 
+    from seamark.core.budget import Budget
     from seamark.core.service import Seamark, StopSignal
     from seamark.core.sync import Indexer
     from seamark.model import Generation, Lane, Lease, Progress, Source
@@ -53,10 +54,8 @@ KEEPER_LOOK_SECONDS = 0.5
 BEAT_SECONDS = 2.0
 UPKEEP_SECONDS = 1.0
 TRIM_SECONDS = 30.0
-KEPT_TRIM_SECONDS = 3600.0
-"""Looking for rows that have left a table takes as long as there are rows outside the `where`."""
-DONOR_SECONDS = 30 * 86_400.0
-"""What a detach has left of a table is kept for a month."""
+KEPT_TRIMS = 120
+"""Every so many times rows are looked for that have left a table, which takes the longer the more are outside the `where`."""
 _FRESH: tuple[Lane, ...] = ("fresh",) * 3
 TURNS: tuple[Lane, ...] = (*_FRESH, "backfill", *_FRESH, "retry", *_FRESH, "sweep")
 """Which lane a turn looks into first. Not always the fresh one, or an endless stream of writes would stop all the others."""
@@ -78,9 +77,10 @@ def run(
     threads: int | None,
     progress: Callable[[Progress], None] | None,
     stop: StopSignal | None,
+    budget: Budget | None,
 ) -> int:
     """Run worker threads in this process until `stop` is set or, with `until="current"`, nothing is missing."""
-    worker = Worker(service, until=until, stop=stop or threading.Event())
+    worker = Worker(service, until=until, stop=stop or threading.Event(), budget=budget)
     return worker.run(threads, progress)
 
 
@@ -161,7 +161,9 @@ class _Turns:
 class Worker:
     """The threads of one worker process and what they share."""
 
-    def __init__(self, service: Seamark, *, until: Literal["current"] | None, stop: StopSignal) -> None:
+    def __init__(
+        self, service: Seamark, *, until: Literal["current"] | None, stop: StopSignal, budget: Budget | None = None
+    ) -> None:
         self.id = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._service = service
         self._until = until
@@ -171,13 +173,13 @@ class Worker:
         self._left = threading.Event()
         self._keeper = _Keeper(service)
         self._rates = _Rates()
-        self._catalog = _Catalog(service, strict=until == "current")
+        self._catalog = _Catalog(service, strict=until == "current", budget=budget)
         self._failure: BaseException | None = None
         self._outages: dict[int, int] = {}
         self._looking, self._upkeep = threading.Lock(), threading.Lock()
         self._turns = _Turns()
         self._indexed = Indexed(service)
-        self._worked_at = time.monotonic()
+        self._worked_at, self._trims = time.monotonic(), count(1)
         self._looked_at = self._look_at = -math.inf
 
     def run(self, threads: int | None, progress: Callable[[Progress], None] | None) -> int:
@@ -305,6 +307,8 @@ class Worker:
             self._outages[generation.id] = outages + 1
             if self._until == "current" and isinstance(outcome.outage, EmbedderConfigurationError):
                 raise outcome.outage
+        if outcome.spent is not None:
+            raise outcome.spent
         if outcome.settled is not None:
             self._rates.add(generation.id, outcome.settled.written)
             if self._outages.pop(generation.id, 0) or generation.backoff_error is not None:
@@ -340,26 +344,24 @@ class Worker:
         self._service.store.worker_beat(beat)
 
     def _maintain(self) -> None:
-        trimmed = kept_trimmed = time.monotonic()
+        trimmed = time.monotonic()
         while not self._done.wait(UPKEEP_SECONDS) and not self._stop.is_set():
             quiet = time.monotonic() - self._worked_at >= QUIET_SECONDS
             for _, generation, _ in self._catalog.current():
                 with self._unless_detached([generation.id]):
                     self._maintain_all(generation, idle=quiet)
             if time.monotonic() - trimmed >= TRIM_SECONDS:
-                whole = time.monotonic() - kept_trimmed >= KEPT_TRIM_SECONDS
-                self._trim(whole=whole)
+                self._trim()
                 trimmed = time.monotonic()
-                kept_trimmed = trimmed if whole else kept_trimmed
 
     def _maintain_all(self, generation: Generation, *, idle: bool) -> None:
         with self._upkeep:  # a store says that nothing is due where another thread is at it
             while not self._ended() and self._service.store.generation_maintain(generation.id, idle=idle):
                 pass
 
-    def _trim(self, *, whole: bool) -> None:
+    def _trim(self) -> None:
+        whole = next(self._trims) % KEPT_TRIMS == 0
         self._service.generations_expire()
-        self._service.store.donors_trim(DONOR_SECONDS)
         for source in self._service.store.sources():
             with self._unless_detached([known.id for known in self._service.store.generations(source.id)]):
                 self._service.store.journal_trim(source.id)
@@ -423,9 +425,8 @@ class _Shut:
 class _Catalog:
     """What there is to work on, looked up again every second."""
 
-    def __init__(self, service: Seamark, *, strict: bool) -> None:
-        self._service = service
-        self._strict = strict
+    def __init__(self, service: Seamark, *, strict: bool, budget: Budget | None = None) -> None:
+        self._service, self._budget, self._strict = service, budget, strict
         self._lock = threading.Lock()
         self._looked = -CATALOG_SECONDS
         self._work: tuple[Work, ...] = ()
@@ -471,7 +472,7 @@ class _Catalog:
         if time.monotonic() < shut.until:
             return None
         try:
-            indexer = self._service.indexer(generation)
+            indexer = self._service.indexer(generation, self._budget)
         except EmbedderError as error:
             if self._strict and isinstance(error, EmbedderConfigurationError) and not replaced:
                 raise

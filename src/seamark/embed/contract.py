@@ -20,6 +20,8 @@ class Embedder(Protocol):
     adds its own). Both return one row per text, in the order given: shape (len(texts), identity.dimension), float32.
     What they return is checked by `seamark.embed.validation` before anything is stored, so an implementation need not.
 
+    What an embedder may have besides, to tell what it costs, is in `seamark.embed.tokens`.
+
     Errors, and what the caller does about each:
     - EmbedderConfigurationError: the generation stops, visibly, until somebody acts;
     - EmbedderUnavailableError: the whole generation backs off; no row's attempts are spent;

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    Answer = tuple[NDArray[np.float32], int | None]
+    """Vectors, and the tokens that the server says it has counted for them."""
+
 _RETRY_AFTER_MAX_SECONDS = 3600.0
 """Looking again after an hour costs nothing, and a nonsensical Retry-After does not stop a fill for years."""
 _EXCERPT_CHARACTERS = 300
@@ -32,9 +35,10 @@ _OUT_FOR_NOW = frozenset({429, 503})
 _MAY_GO_AWAY = frozenset({408, 409, 425})
 
 
-def openai_vectors(body: bytes, count: int, name: str) -> NDArray[np.float32]:
-    """Return the vectors of an OpenAI-style reply in the order of the texts, whatever order they came in."""
-    items = _member(_parsed(body, name), "data", body, name)
+def openai_answer(body: bytes, count: int, name: str) -> Answer:
+    """Return the vectors of an OpenAI-style reply in the order of the texts, whatever order they came in, and the tokens."""
+    reply = _parsed(body, name)
+    items = _member(reply, "data", body, name)
     if len(items) != count:
         raise EmbedderTransientError(f"{name} returned {len(items)} vectors for {count} texts")
     placed: dict[int, Any] = {}
@@ -46,12 +50,22 @@ def openai_vectors(body: bytes, count: int, name: str) -> NDArray[np.float32]:
         if type(index) is not int or not 0 <= index < count or index in placed:
             raise EmbedderTransientError(f"{name} returned index {index!r}, among {count} texts, wrongly, twice or not at all")
         placed[index] = _numbers(found["embedding"], name)
-    return _checked([placed[index] for index in range(count)], count, name)
+    return _checked([placed[index] for index in range(count)], count, name), _tokens(reply)
 
 
-def ollama_vectors(body: bytes, count: int, name: str) -> NDArray[np.float32]:
-    """Return the vectors of a reply of Ollama's /api/embed, which come in the order of the texts."""
-    return _checked(_member(_parsed(body, name), "embeddings", body, name), count, name)
+def ollama_answer(body: bytes, count: int, name: str) -> Answer:
+    """Return the vectors of a reply of Ollama's /api/embed, which come in the order of the texts, and the tokens."""
+    reply = _parsed(body, name)
+    return _checked(_member(reply, "embeddings", body, name), count, name), _tokens(reply)
+
+
+def _tokens(reply: object) -> int | None:
+    """Return how many tokens a reply says it is for; what cannot be a number of them is not believed."""
+    match reply:
+        case {"usage": {"total_tokens": int(tokens)}} | {"prompt_eval_count": int(tokens)} if tokens > 0:
+            return tokens
+        case _:
+            return None
 
 
 def ollama_digest(body: bytes, model: str, name: str) -> str | None:

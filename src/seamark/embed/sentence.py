@@ -93,6 +93,13 @@ class SentenceEmbedder:
         """Say which passages have more tokens, those of the prefix and the model's own marks included, than the model reads."""
         return self._excess(texts, self.identity.document_prefix)
 
+    def tokens_count(self, texts: Sequence[str]) -> Sequence[int]:
+        """Return how many tokens the model reads of each passage, those of the prefix and its own marks included."""
+        if not texts:
+            return []
+        given = encodable_texts([self.identity.document_prefix + text for text in texts])
+        return [len(ids) for ids in self._counter(given, truncation=False, padding=False, verbose=False)["input_ids"]]
+
     def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed passages; EmbedderInputError if one of them would have to be cut."""
         prefix = self.identity.document_prefix

@@ -75,6 +75,10 @@ class StaticEmbedder:
         """Say that no text is too long: all its tokens count."""
         return [False] * len(texts)
 
+    def tokens_count(self, texts: Sequence[str]) -> Sequence[int]:
+        """Return how many tokens of each text have a vector; nobody bills them."""
+        return self._weights().counts(encodable_texts(texts))
+
     def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the texts' vectors, shape (len(texts), 256)."""
         sums = self._weights().sums(encodable_texts(texts))
@@ -108,10 +112,18 @@ class _Weights:
         sums = np.zeros((len(texts), DIMENSION), np.float32)
         first = 0
         for some in _slices(texts):
-            tokens = np.frombuffer(b"".join(map(self._words.__getitem__, _words(some))), np.uint16)
-            self._sum(tokens, sums[first : first + len(some)])
+            self._sum(self._tokens(some), sums[first : first + len(some)])
             first += len(some)
         return sums
+
+    def counts(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text."""
+        ends = (np.flatnonzero(self._tokens(some) == _END_TOKEN) for some in _slices(texts))
+        return [count for each in ends for count in (np.diff(each, prepend=-1) - 1).tolist()]
+
+    def _tokens(self, texts: Sequence[str]) -> NDArray[np.uint16]:
+        """Return the tokens of the texts, with an end mark after each text."""
+        return np.frombuffer(b"".join(map(self._words.__getitem__, _words(texts))), np.uint16)
 
     def _sum(self, tokens: NDArray[np.uint16], sums: NDArray[np.float32]) -> None:
         """Add the vectors of `tokens`, which has an end mark after each text, to the rows of `sums`."""

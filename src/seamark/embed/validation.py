@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seamark.errors import EmbedderConfigurationError, EmbedderError, EmbedderTransientError
+from seamark.errors import BudgetSpentError, EmbedderConfigurationError, EmbedderError, EmbedderTransientError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -32,7 +32,7 @@ def embedder_errors(name: str) -> Generator[None]:
     """Turn whatever an embedder raises into an EmbedderError: it is other people's code, and must stop no worker or search."""
     try:
         yield
-    except EmbedderError:
+    except (EmbedderError, BudgetSpentError):
         raise
     except Exception as error:
         raise EmbedderTransientError(f"embedder {name!r} raised {type(error).__name__}: {error}") from error

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from seamark.cost import Spent
     from seamark.model import (
         Check,
         ChunkHit,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         Rows,
         Settled,
         Source,
+        SourceRow,
         SourceSpec,
         StoredVectors,
         Table,
@@ -363,6 +365,14 @@ class Store(Auditing, Protocol):
         """
         ...
 
+    def spend_add(self, generation_id: int, worker: str, spent: Spent) -> None:
+        """Add to what indexing of a generation has cost. Nothing is added to one that is no more."""
+        ...
+
+    def spends(self, source_id: int) -> Mapping[int, Spent]:
+        """Return what each generation of a source has cost so far, by all workers there have been."""
+        ...
+
     def journal_trim(self, source_id: int) -> int:
         """Drop tombstones that every generation has settled and no open lease begins below; return how many.
 
@@ -381,6 +391,23 @@ class Store(Auditing, Protocol):
         ...
 
     # --- what there is ----------------------------------------------------------------------------------------
+
+    def rows_scan(self, source: Source, seq: int, limit: int, characters: int) -> Sequence[SourceRow]:
+        """Return the next rows by `seq`, above that one, with their text; none when there are no more.
+
+        At least one, and no more than `limit`, nor than pass `characters` together. Deleted ones are left out; one that is
+        outside the source's `where` is not `live`. `attempts` and `held` are 0.
+        """
+        ...
+
+    def digests_known(
+        self, source: Source, model: ModelIdentity, precision: str, keys: Sequence[Key], digests: Collection[bytes]
+    ) -> frozenset[bytes]:
+        """Return those of the digests of rows' passages that a generation of that model need not embed again.
+
+        It is what `vectors_known` would find for one that is made now; `keys` are the rows that the passages are of.
+        """
+        ...
 
     def journal_end(self, source: Source) -> int:
         """Return the highest `seq` that has been committed, 0 when none has."""

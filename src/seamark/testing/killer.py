@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from seamark.core.budget import Tally
     from seamark.core.service import Seamark
     from seamark.core.sync import Indexed, Indexer
     from seamark.model import Lease, SourceRow
@@ -162,8 +163,8 @@ class _Small:
     def __init__(self, indexer: Indexer) -> None:
         self._indexer = indexer
 
-    def index(self, rows: Sequence[SourceRow], cancelled: Callable[[], bool]) -> Indexed:
-        return self._indexer.index(rows, cancelled)
+    def index(self, rows: Sequence[SourceRow], cancelled: Callable[[], bool], tally: Tally) -> Indexed:
+        return self._indexer.index(rows, cancelled, tally)
 
 
 def _work(here: Seamark) -> None:

@@ -41,10 +41,14 @@ class _Member:
 class Crew:
     """Worker processes over one database."""
 
-    def __init__(self, session: Session, until: Literal["current"] | None, count: int) -> None:
+    def __init__(
+        self, session: Session, until: Literal["current"] | None, count: int, budget_tokens: int | None = None
+    ) -> None:
         self._session = session
         self._command = [sys.executable, "-P", "-m", "seamark", "work", "--json", "--lifeline"]
         self._command += ["--until", until] if until else []
+        # Each may spend its share: to agree on more would take a look at the database for each call.
+        self._command += ["--budget-tokens", str(budget_tokens // count)] if budget_tokens is not None else []
         # The URL may hold a password, and other users can read a command line.
         self._environment = {**os.environ, **({"SEAMARK_DB": session.url} if session.url else {})}
         self._count = count

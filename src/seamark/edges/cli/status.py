@@ -11,7 +11,7 @@ from seamark.core.service import MEND
 from seamark.edges import serialise
 from seamark.edges.cli.progress import duration
 from seamark.edges.cli.session import Session, command
-from seamark.edges.cli.text import line, shortened
+from seamark.edges.cli.text import counted, line, shortened
 from seamark.errors import UnknownSourceError
 from seamark.model import Coverage, Failure, GenerationStatus, SourceStatus
 
@@ -69,6 +69,10 @@ def _generation(status: GenerationStatus) -> Iterator[Text]:
         yield Text("    " + "  ".join(part for part in pace if part))
     if generation.drift is not None:
         yield Text(f"    model_drift: {shortened(generation.drift, ERROR_CHARACTERS)}; see seamark doctor", "red")
+    if status.spent.calls:
+        spent = status.spent
+        tokens = f", {counted(spent.tokens, 'token')} billed" if spent.tokens else ""
+        yield Text(f"    spent {counted(spent.calls, 'call')}, {counted(spent.texts, 'passage')}{tokens}")
     if generation.backoff_error is not None:
         yield Text(f"    waiting: {shortened(generation.backoff_error, ERROR_CHARACTERS)}", "red")
     for failure in status.failures:

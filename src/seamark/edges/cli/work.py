@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import typer
 
 from seamark.core.service import Seamark
+from seamark.edges.cli.budget import Budget, BudgetTokens, Price, tokens_of
 from seamark.edges.cli.crew import Crew
 from seamark.edges.cli.progress import progress
 from seamark.edges.cli.session import FOUND_A_PROBLEM, INTERRUPTED, SIGNALLED, Session, command
@@ -35,27 +36,33 @@ def work(
         typer.Option(metavar="current", help="Return once all is indexed that was there at the start; otherwise go on."),
     ] = None,
     workers: Annotated[int, typer.Option(metavar="N", min=1, max=WORKERS_MAX, help="Worker processes.")] = 1,
+    budget: Budget = None,
+    price: Price = None,
+    budget_tokens: BudgetTokens = None,
     lifeline: Annotated[bool, typer.Option("--lifeline", hidden=True)] = False,
 ) -> int:
     """Keep every attached table embedded, beside any number of other workers on any machines.
 
     Ctrl-C or SIGTERM hands unfinished work back and ends; a second one ends at once, and others get the work within 30 s.
 
-    Exit codes: 0 it is current, or SIGTERM told it to stop; 1 rows failed (see `seamark failures`) or a worker died;
-    130 Ctrl-C; 143 SIGTERM with --until current, before it was.
+    With a budget it ends before the call of a model that would cost more than is left; what was under way is handed back.
+
+    Exit codes: 0 it is current, or SIGTERM told it to stop; 1 rows failed (see `seamark failures`), a worker died, or the
+    budget does not suffice; 130 Ctrl-C; 143 SIGTERM with --until current, before it was.
     """
+    tokens = tokens_of(budget, price, budget_tokens)
     with session.service() as service, stop_on_signals() as stop:
         if lifeline:
             threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()
         if workers > 1:
             with progress(session, otherwise="json") as report:
-                done = Crew(session, until, workers).run(service, report, stop)
+                done = Crew(session, until, workers, tokens).run(service, report, stop)
             settled, died = done.settled, done.died
         elif lifeline:
-            settled, died = service.work(until=until, stop=stop), 0
+            settled, died = service.work(until=until, stop=stop, budget_tokens=tokens), 0
         else:
             with progress(session, otherwise="json") as report:
-                settled, died = service.work(until=until, progress=report, stop=stop), 0
+                settled, died = service.work(until=until, progress=report, stop=stop, budget_tokens=tokens), 0
         rows = _counted(service)
     document = {"settled": settled, "workers": workers, "died": died, **asdict(rows), "stopped": stop.signal}
     session.show(document, rows.told())

@@ -176,6 +176,15 @@ def lease_read(database: Database, catalog: Catalog, source: Source, lease: Leas
     return Reading(lease, rows)
 
 
+def rows_scan(database: Database, catalog: Catalog, source: Source, seq: int, limit: int, characters: int) -> list[SourceRow]:
+    """Read the next rows of the journal; see the contract."""
+    values = {"seq": seq, "limit": limit, "characters": characters}
+    with database.keyed() as connection:
+        found = database.run(connection, "rows_scan", catalog.words(source.id), values).fetchall()
+    width = len(source.table.key)
+    return [SourceRow(row[-width:], row[0], row[1], row[2:-width] if row[1] else ()) for row in found]
+
+
 def _source_row(row: Row, texts: int, width: int) -> SourceRow:
     _, seq, live, attempts, held, *_ = row
     return SourceRow(row[-width:], seq, live, row[5 : 5 + texts] if live else (), attempts, max(held, 0))

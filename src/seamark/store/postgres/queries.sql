@@ -397,6 +397,36 @@ SELECT id FROM (
     SELECT %(generation)s, true, 2 WHERE EXISTS (SELECT FROM {kept})
 ) d ORDER BY attached DESC, active DESC, id DESC;
 
+-- name: digests_donors
+-- Give whose vectors are of a model and a precision, over a source's table.
+WITH m AS (
+    SELECT id FROM seamark.model
+    WHERE name = %(name)s AND version = %(version)s AND dimension = %(dimension)s AND document_prefix = %(document_prefix)s
+      AND query_prefix = %(query_prefix)s AND normalised = %(normalised)s
+)
+SELECT g.id FROM seamark.generation g JOIN m ON m.id = g.model_id
+WHERE g.source_id = %(source)s AND g.identity ->> 'precision' = %(precision)s
+UNION ALL
+SELECT d.id FROM seamark.donor d JOIN m ON m.id = d.model_id
+WHERE d.schema_name = %(schema)s AND d.table_name = %(table)s AND d.key = %(key)s AND d.precision = %(precision)s;
+
+-- name: digests_find
+-- Give those of the digests that are among those of rows.
+SELECT c.digest FROM unnest({key_arrays}) AS b ({k}) JOIN {vectors} c ON {c_is_b}
+WHERE c.digest = ANY (%(digests)s::bytea[]);
+
+-- name: spend_add
+-- Add to what a generation has cost, if it is still there.
+INSERT INTO seamark.spend AS s (generation_id, worker, calls, texts, tokens)
+SELECT id, %(worker)s, %(calls)s, %(texts)s, %(tokens)s FROM seamark.generation WHERE id = %(generation)s
+ON CONFLICT (generation_id, worker) DO UPDATE
+SET calls = s.calls + EXCLUDED.calls, texts = s.texts + EXCLUDED.texts, tokens = s.tokens + EXCLUDED.tokens;
+
+-- name: spends
+-- Give what each generation of a source has cost.
+SELECT s.generation_id, sum(s.calls)::bigint, sum(s.texts)::bigint, sum(s.tokens)::bigint
+FROM seamark.spend s JOIN seamark.generation g ON g.id = s.generation_id WHERE g.source_id = %(source)s GROUP BY s.generation_id;
+
 -- name: vectors_find
 -- Give those of the digests that are among the vectors of rows, of their chunks or of what is put by of them.
 SELECT c.digest, c.embedding FROM unnest({key_arrays}) AS b ({k}) JOIN {vectors} c ON {c_is_b}
@@ -723,6 +753,17 @@ WITH todo AS MATERIALIZED (
 )
 SELECT total, seq, live, attempts, held, {texts_read}, {k_b} FROM b
 WHERE before < %(characters)s OR before = 0 ORDER BY seq;
+
+-- name: rows_scan
+-- Give the next rows of the journal, with their text, up to the budget.
+WITH todo AS MATERIALIZED (
+    SELECT {k_j}, j.seq, {live} AS live, {texts_named}
+    FROM (SELECT * FROM {journal} WHERE seq > %(seq)s AND NOT deleted ORDER BY seq LIMIT %(limit)s) j
+    LEFT JOIN {source} s ON {j_is_s} AND {where}
+), b AS (
+    SELECT *, sum({size}) OVER (ORDER BY seq) AS upto, {size} AS size FROM todo
+)
+SELECT seq, live, {texts_read}, {k_b} FROM b WHERE upto <= %(characters)s OR upto = size ORDER BY seq;
 
 -- name: lease_split
 -- Narrow a lease that is ours, and give the rest of its range back as a lease that has expired already.

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from seamark.cost import Spent
     from seamark.findings import AuditEntries, AuditPage, AuditPostings, AuditStrays
     from seamark.model import (
         Check,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         Rows,
         Settled,
         Source,
+        SourceRow,
         SourceSpec,
         StoredVectors,
         Table,
@@ -330,6 +332,24 @@ class PostgresStore:
         mend.source_trust(self._database, self._catalog.words(source.id))
 
     # --- what there is
+
+    def rows_scan(self, source: Source, seq: int, limit: int, characters: int) -> Sequence[SourceRow]:
+        """See the contract."""
+        return work.rows_scan(self._database, self._catalog, source, seq, limit, characters)
+
+    def digests_known(
+        self, source: Source, model: ModelIdentity, precision: str, keys: Sequence[Key], digests: Collection[bytes]
+    ) -> frozenset[bytes]:
+        """See the contract."""
+        return vectors.digests_known(self._database, self._catalog, source, model, precision, keys, digests)
+
+    def spend_add(self, generation_id: int, worker: str, spent: Spent) -> None:
+        """See the contract."""
+        vectors.spend_add(self._database, generation_id, worker, spent)
+
+    def spends(self, source_id: int) -> Mapping[int, Spent]:
+        """See the contract."""
+        return vectors.spends(self._database, source_id)
 
     def journal_end(self, source: Source) -> int:
         """See the contract."""

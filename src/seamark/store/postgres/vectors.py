@@ -1,16 +1,19 @@
 """Vectors that are there already: found for rows that are to be embedded, left by a detach, and dropped when of no more use.
 
-What is listed may be dropped before it is read: other processes do so. It is then as if it had not been listed.
+And what those have cost that had to be made. What is listed may be dropped before it is read: other processes do so. It is then
+as if it had not been listed.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from psycopg import errors
 from psycopg.types.json import Jsonb
 
+from seamark.cost import Spent
 from seamark.errors import StoreError
 from seamark.store.postgres import codec
 from seamark.store.postgres.names import generation_words, key_columns, key_type
@@ -18,9 +21,9 @@ from seamark.store.postgres.names import generation_words, key_columns, key_type
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from seamark.model import Key, StoredVectors, Table
+    from seamark.model import Key, ModelIdentity, Source, StoredVectors, Table
     from seamark.store.postgres.catalog import Catalog
-    from seamark.store.postgres.connection import Connection, Database
+    from seamark.store.postgres.connection import Connection, Database, Row
     from seamark.store.postgres.names import Words
 
 _HEADER_BYTES = 4
@@ -64,16 +67,58 @@ def _tables(database: Database, catalog: Catalog, generation_id: int, words: Wor
 def _find(
     database: Database, words: Words, table: str, keys: Sequence[Key], digests: Collection[bytes]
 ) -> dict[bytes, StoredVectors]:
+    rows = _rows(database, "vectors_find", words, table, keys, digests)
+    stored = np.dtype(np.float32 if words["stored"] == "vector" else np.float16)
+    return {digest: np.frombuffer(data[_HEADER_BYTES:], stored.newbyteorder(">")).astype(stored) for digest, data in rows}
+
+
+def _rows(
+    database: Database, name: str, words: Words, table: str, keys: Sequence[Key], digests: Collection[bytes]
+) -> Sequence[Row]:
+    """Look digests up in a table; none are found in one that has been dropped since."""
     values = {**codec.keys_columns(keys, len(keys[0])), "digests": codec.array(digests)}
     try:
         with database.keyed() as connection:
-            rows = database.run(connection, "vectors_find", words | {"vectors": table}, values, binary=True).fetchall()
+            return database.run(connection, name, words | {"vectors": table}, values, binary=True).fetchall()
     except StoreError as exc:
         if isinstance(exc.__cause__, errors.UndefinedTable):
-            return {}
+            return ()
         raise
-    stored = np.dtype(np.float32 if words["stored"] == "vector" else np.float16)
-    return {digest: np.frombuffer(data[_HEADER_BYTES:], stored.newbyteorder(">")).astype(stored) for digest, data in rows}
+
+
+def digests_known(
+    database: Database,
+    catalog: Catalog,
+    source: Source,
+    model: ModelIdentity,
+    precision: str,
+    keys: Sequence[Key],
+    digests: Collection[bytes],
+) -> frozenset[bytes]:
+    """Look for digests among what generations of a model hold of the rows."""
+    words = catalog.words(source.id)
+    values = {"source": source.id, "precision": precision, **asdict(model)}
+    with database.connection() as connection:
+        identity = _identity(catalog.tracked(source.id).source.table)
+        donors = database.run(connection, "digests_donors", {}, values | identity).fetchall()
+    found = set[bytes]()
+    for (donor,) in donors if keys else ():
+        for name in ("chunks", "kept"):
+            table = generation_words(donor)[name]
+            found.update(digest for (digest,) in _rows(database, "digests_find", words, table, keys, digests))
+    return frozenset(found)
+
+
+def spend_add(database: Database, generation_id: int, worker: str, spent: Spent) -> None:
+    """Add to what a generation has cost."""
+    with database.keyed() as connection:
+        database.run(connection, "spend_add", {}, {"generation": generation_id, "worker": worker, **asdict(spent)})
+
+
+def spends(database: Database, source_id: int) -> dict[int, Spent]:
+    """Return what each generation of a source has cost."""
+    with database.connection() as connection:
+        return {number: Spent(*found) for number, *found in database.run(connection, "spends", {}, {"source": source_id})}
 
 
 def donors_write(database: Database, connection: Connection, table: Table, generations: Sequence[int]) -> None:

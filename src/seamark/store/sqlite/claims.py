@@ -180,6 +180,20 @@ def _read(connections: Connections, words: Words, lease: Lease, characters: int)
     return Reading(lease, tuple(rows))
 
 
+def rows_scan(connections: Connections, words: Words, seq: int, limit: int, characters: int) -> list[SourceRow]:
+    """Read the next rows of the journal until their text passes the budget."""
+    rows: list[SourceRow] = []
+    width, codec = len(words.source.table.key), connections.codec
+    with connections.use() as connection, connection.stream(words["rows_scan"], {"seq": seq, "limit": limit}) as stream:
+        for number, present, *found in stream:
+            texts = text_decode(found[width:], codec) if present else ()
+            characters -= sum(len(text) for text in texts if text is not None)
+            if rows and characters < 0:
+                break
+            rows.append(SourceRow(tuple(found[:width]), number, bool(present), texts))
+    return rows
+
+
 def text_decode(values: Sequence[bytes | None], codec: str) -> tuple[str | None, ...]:
     """Return the texts of a row, with U+FFFD for what is not text."""
     return tuple(None if value is None else value.decode(codec, "replace").replace("\0", "\ufffd") for value in values)

@@ -6,7 +6,7 @@
 
 -- Differs by necessity: enroll_last, model_insert, model_find, failures_hold, lease_remainder, settle_compare,
 -- failures_any, failures_delete, kept_any, kept_delete, kept_forget, journal_trim_bound, journal_trim_find,
--- vectors_kept: there is one writer and no round trip, so that several
+-- vectors_kept, digests_kept: there is one writer and no round trip, so that several
 -- short statements do what one statement with its own compare must do on PostgreSQL.
 
 -- Differs by necessity: lease_keys, lease_keys_retry, rows_settle_gone, failures_forget, failures_park: a key may be text that
@@ -490,6 +490,13 @@ LEFT JOIN {table} t ON {t_is_j} AND NOT j.deleted
 WHERE f.lease = :lease
 ORDER BY j.seq
 
+-- name: rows_scan
+-- The next rows of the journal, with their text.
+SELECT j.seq, {t_found}, {jkeys}, {texts}
+FROM (SELECT * FROM {journal} WHERE seq > :seq AND NOT deleted ORDER BY seq LIMIT :limit) j
+LEFT JOIN {table} t ON {t_is_j}
+ORDER BY j.seq
+
 -- name: lease_keys
 -- The keys of the rows of a lease that its generation has not done.
 SELECT j.seq, j.deleted, {jkeys_raw} FROM {journal} j
@@ -613,6 +620,38 @@ SELECT id FROM (
     JOIN donor d ON d.table_name = s.table_name AND d."key" = s."key" AND d.model_id = g.model_id
     WHERE g.id = :generation AND d.precision IS g.identity ->> '$.precision'
 ) ORDER BY attached DESC, active DESC, id DESC
+
+-- name: digests_donors
+-- Whose vectors are of a model and a precision, over a source's table.
+SELECT g.id FROM generation g JOIN model m ON m.id = g.model_id
+WHERE g.source_id = :source AND g.identity ->> '$.precision' = :precision
+  AND m.name = :name AND m.version = :version AND m.dimension = :dimension AND m.document_prefix = :document_prefix
+  AND m.query_prefix = :query_prefix AND m.normalised = :normalised
+UNION ALL
+SELECT d.id FROM source s JOIN donor d ON d.table_name = s.table_name AND d."key" = s."key" JOIN model m ON m.id = d.model_id
+WHERE s.id = :source AND d.precision = :precision
+  AND m.name = :name AND m.version = :version AND m.dimension = :dimension AND m.document_prefix = :document_prefix
+  AND m.query_prefix = :query_prefix AND m.normalised = :normalised
+
+-- name: digests_find
+-- The digests of a row's chunks.
+SELECT digest FROM {chunks} WHERE {keys_given}
+
+-- name: digests_kept
+-- Those that are put by of a row.
+SELECT digest FROM {kept} WHERE {keys_given}
+
+-- name: spend_add
+-- Add to what a generation has cost, if it is still there.
+INSERT INTO spend (generation_id, worker, calls, texts, tokens)
+SELECT id, ?, ?, ?, ? FROM generation WHERE id = ?
+ON CONFLICT (generation_id, worker) DO UPDATE SET calls = calls + excluded.calls, texts = texts + excluded.texts,
+    tokens = tokens + excluded.tokens
+
+-- name: spends
+-- What each generation of a source has cost.
+SELECT s.generation_id, sum(s.calls), sum(s.texts), sum(s.tokens)
+FROM spend s JOIN generation g ON g.id = s.generation_id WHERE g.source_id = ? GROUP BY s.generation_id
 
 -- name: postings_insert
 -- One term's postings; small settles share a block, so that a trickle of writes does not leave one block for each.

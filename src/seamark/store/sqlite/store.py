@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from seamark.cost import Spent
     from seamark.findings import AuditEntries, AuditPage, AuditPostings, AuditStrays
     from seamark.model import (
         Check,
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
         Rows,
         Settled,
         Source,
+        SourceRow,
         SourceSpec,
         StoredVectors,
         Table,
@@ -365,6 +367,24 @@ class SqliteStore:
         mend.source_trust(self._connections, self._words_for(source))
 
     # --- what there is ----------------------------------------------------------------------------------------
+
+    def rows_scan(self, source: Source, seq: int, limit: int, characters: int) -> Sequence[SourceRow]:
+        """Return the next rows by `seq`, with their text."""
+        return claims.rows_scan(self._connections, self._words_for(source), seq, limit, characters)
+
+    def digests_known(
+        self, source: Source, model: ModelIdentity, precision: str, keys: Sequence[Key], digests: Collection[bytes]
+    ) -> frozenset[bytes]:
+        """Return those of the digests that a generation of that model need not embed again."""
+        return vectors.digests_known(self._connections, self._words_for(source), model, precision, keys, digests)
+
+    def spend_add(self, generation_id: int, worker: str, spent: Spent) -> None:
+        """Add to what indexing of a generation has cost."""
+        vectors.spend_add(self._connections, generation_id, worker, spent)
+
+    def spends(self, source_id: int) -> Mapping[int, Spent]:
+        """Return what each generation of a source has cost so far."""
+        return vectors.spends(self._connections, source_id)
 
     def journal_end(self, source: Source) -> int:
         """Return the highest `seq`, 0 when there is none."""

@@ -1,18 +1,23 @@
-"""Vectors that are there already: found for rows that are to be embedded, left by a detach, and dropped when of no more use."""
+"""Vectors that are there already: found for rows that are to be embedded, left by a detach, and dropped when of no more use.
+
+And what those have cost that had to be made.
+"""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from seamark.cost import Spent
 from seamark.store.sqlite.claims import MICROSECONDS, clock
 from seamark.store.sqlite.words import STATEMENTS, generation_words
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from seamark.model import Key, StoredVectors
+    from seamark.model import Key, ModelIdentity, StoredVectors
     from seamark.store.sqlite.connection import Connection, Connections, Row
     from seamark.store.sqlite.words import Words
 
@@ -41,6 +46,39 @@ def vectors_known(
                 look("vectors_find", keys, **generation_words(donor))
                 look("vectors_kept", keys, **generation_words(donor))
     return found
+
+
+def digests_known(
+    connections: Connections,
+    words: Words,
+    model: ModelIdentity,
+    precision: str,
+    keys: Sequence[Key],
+    digests: Collection[bytes],
+) -> frozenset[bytes]:
+    """Look for digests among what generations of a model hold of the rows."""
+    wanted, found = set(digests), set[bytes]()
+    with connections.use() as connection, connection.transaction("BEGIN"):
+        donors = connection.rows(
+            STATEMENTS["digests_donors"], {"source": words.source.id, "precision": precision, **asdict(model)}
+        )
+        for (donor,) in donors:
+            for name in ("digests_find", "digests_kept"):
+                rows = connection.many_rows(words.fill(name, **generation_words(donor)), keys)
+                found |= wanted.intersection(digest for (digest,) in rows)
+    return frozenset(found)
+
+
+def spend_add(connections: Connections, generation: int, worker: str, spent: Spent) -> None:
+    """Add to what a generation has cost."""
+    with connections.transaction() as connection:
+        connection.run(STATEMENTS["spend_add"], (worker, spent.calls, spent.texts, spent.tokens, generation))
+
+
+def spends(connections: Connections, source_id: int) -> dict[int, Spent]:
+    """Return what each generation of a source has cost."""
+    with connections.use() as connection:
+        return {number: Spent(*found) for number, *found in connection.rows(STATEMENTS["spends"], (source_id,))}
 
 
 def donors_drop(connections: Connections, table: str) -> int:

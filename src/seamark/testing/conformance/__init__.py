@@ -8,6 +8,7 @@ database, subclass each class below under a name that begins with `Test`, and ca
 from seamark.testing.conformance.audit import AuditPages, AuditWalks, Mending
 from seamark.testing.conformance.claims import Claims, Expiry
 from seamark.testing.conformance.concurrency import Concurrency
+from seamark.testing.conformance.costs import Costs
 from seamark.testing.conformance.counting import Counting, Workers
 from seamark.testing.conformance.failures import Failures
 from seamark.testing.conformance.filters import Filters
@@ -33,6 +34,7 @@ __all__ = [
     "Claims",
     "Collections",
     "Concurrency",
+    "Costs",
     "Counting",
     "Drops",
     "Enrolments",

@@ -1,0 +1,67 @@
+"""`estimate`: what embedding a table costs, before anything is spent."""
+
+from typing import Annotated
+
+import typer
+
+from seamark.cost import Estimate, price
+from seamark.edges import serialise
+from seamark.edges.cli.session import Session, command
+from seamark.edges.cli.sources import Model
+from seamark.edges.cli.text import counted, line
+
+MEASURES = {
+    "exact": "counted by the model's own tokenizer",
+    "calibrated": "estimated from what the provider billed for a few passages",
+    "rough": "estimated, rather too many",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    command(
+        app,
+        "estimate",
+        "seamark estimate notes",
+        "seamark estimate notes --model openai:text-embedding-3-large --price 0.13",
+    )(estimate)
+
+
+def estimate(
+    session: Session,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="What was attached.")],
+    *,
+    model: Model = None,
+    chunk: Annotated[
+        int | None, typer.Option(metavar="N", help="Characters in a passage; as it is otherwise.", show_default=False)
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option(metavar="USD", min=0, help="US dollars for a million tokens.", show_default=False)
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option(help="Ask a provider for the vectors of up to 128 passages, for what it bills.")
+    ] = True,
+) -> None:
+    """Say what embedding a table costs: rows, passages, tokens, and money where a price is given. Nothing is embedded.
+
+    What need not be embedded again is left out. Of a large table a sample is looked at, and the error is told. A provider that
+    counts in a way that is not known here is asked for the vectors of a few passages: that much is spent.
+    """
+    with session.service() as service:
+        found = service.source(source).estimate(model, chunk, calibrate=calibrate)
+    session.show({"source": source, **serialise.estimate(found, price)}, *_told(source, found, price))
+
+
+def _told(source: str, found: Estimate, usd_per_million: float | None) -> list[str]:
+    looked = "" if found.sampled is None else f" (from a sample of {found.sampled:,})"
+    error = "" if not found.error else f", within {found.error:.1%} 19 times out of 20"
+    lines = [
+        f"{line(source)}: {counted(found.rows, 'row')}{looked}, {counted(found.chunks, 'passage')}",
+        f"  to be embedded: {counted(found.texts, 'passage')}, {counted(found.tokens, 'token')}{error}",
+        f"  tokens are {MEASURES[found.measure]}",
+    ]
+    if found.calibration.calls:
+        lines.append(f"  spent on that: {counted(found.calibration.tokens, 'token')}")
+    if usd_per_million is not None:
+        lines.append(f"  ${price(found.tokens, usd_per_million):,.2f} at ${usd_per_million:g} for a million tokens")
+    return lines

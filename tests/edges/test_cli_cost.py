@@ -1,0 +1,78 @@
+"""`estimate`, and the budget of `work`, as a user meets them: against a server that bills, on both databases."""
+
+import pytest
+
+from seamark.core.registry import PROBES
+from seamark.testing.batch_server import BillingServer, billed
+
+TEXT = "Some words about lighthouses, and some more about lamps. "
+
+
+def paid(server) -> int:
+    """What was billed but for the sentences that a model is recognised by."""
+    return sum(billed(text) for texts in server.calls if texts != PROBES for text in texts)
+
+
+@pytest.fixture
+def server():
+    with BillingServer() as serving:
+        yield serving
+
+
+@pytest.fixture
+def lamps(cli, backend, server):
+    """A table of two hundred notes, attached to a model that costs."""
+    application = backend.application()
+    integer, text = backend.type("integer"), backend.type("text")
+    application.run(f"CREATE TABLE lamps (id {integer} PRIMARY KEY, body {text})")
+    application.many("INSERT INTO lamps VALUES (?, ?)", [(n, f"{n} " + TEXT * (1 + n % 9)) for n in range(1, 201)])
+    assert cli("attach", "lamps", "--text", "body", "--model", server.locator, db=backend.url).code == 0
+    return application
+
+
+def test_estimate_tells_rows_passages_tokens_and_money(cli, backend, lamps, server):
+    found = cli("estimate", "lamps", "--price", "0.13", "--json", db=backend.url)
+    assert found.code == 0
+    document = found.json()
+    assert (document["source"], document["rows"], document["chunks"], document["texts"]) == ("lamps", 200, 200, 200)
+    assert (document["measure"], document["sampled"], document["usd_per_million"]) == ("calibrated", None, 0.13)
+    assert document["usd"] == pytest.approx(document["tokens"] * 0.13 / 1e6, abs=1e-6)
+    assert document["calibration"]["tokens"] == paid(server) > 0
+    told = cli("estimate", "lamps", "--price", "1000", db=backend.url).out
+    for word in (
+        "lamps: 200 rows, 200 passages",
+        "to be embedded: 200 passages",
+        "spent on that",
+        "at $1000 for a million tokens",
+    ):
+        assert word in told
+
+
+def test_estimate_of_another_model_spends_nothing_when_told_so(cli, backend, lamps, server):
+    found = cli("estimate", "lamps", "--model", "static", "--chunk", "100", "--json", db=backend.url).json()
+    assert (found["measure"], found["usd"], found["error"]) == ("exact", None, 0.0)
+    assert found["chunks"] > 200
+    rough = cli("estimate", "lamps", "--no-calibrate", "--json", db=backend.url).json()
+    assert (rough["measure"], rough["error"]) == ("rough", None)
+    assert paid(server) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_work_ends_within_its_budget_and_says_so(ran, cli, backend, lamps, server, workers):
+    budget = ("--budget", "0.012", "--price", "1")
+    ended = ran("work", "--until", "current", "--workers", str(workers), *budget, db=backend.url)
+    assert ended.code == 1
+    assert 1 <= ended.err.count("the budget of") <= workers, "each process has its share"
+    assert 0 < paid(server) <= 12_000
+    [status] = cli("status", "--json", db=backend.url).json()["sources"]
+    vector = next(each for each in status["generations"] if each["kind"] == "vector")
+    assert vector["spent"]["tokens"] == paid(server)
+    assert vector["coverage"]["failed"] == 0
+    assert f"{paid(server):,} tokens billed" in cli("status", db=backend.url).out
+    assert ran("work", "--until", "current", db=backend.url).code == 0
+
+
+@pytest.mark.parametrize("words", [("--budget", "1"), ("--budget", "1", "--price", "0")])
+def test_a_budget_in_money_wants_a_price(cli, backend, words):
+    wrong = cli("work", "--until", "current", *words, db=backend.url)
+    assert (wrong.code, "--price" in wrong.err) == (2, True)
