@@ -20,7 +20,7 @@ from seamark.edges.cli.text import cleaned, line, masked, shortened
 from seamark.model import Progress
 
 COMMANDS = (
-    *("attach", "detach", "add", "estimate", "work", "status", "search", "doctor", "demo", "sql", "views", "reembed"),
+    *("attach", "detach", "add", "estimate", "work", "status", "search", "doctor", "demo", "sql", "verify", "views", "reembed"),
     *("failures list", "failures retry"),
     *(f"model {name}" for name in ("list", "swap", "activate", "rollback", "retire", "drop", "accept")),
 )
