@@ -4,6 +4,8 @@ from functools import partial
 
 import pytest
 
+from seamark.testing.chaos import Troupe
+
 
 @pytest.fixture(scope="session")
 def postgres_durable(postgres_start):
@@ -16,3 +18,10 @@ def postgres_durable(postgres_start):
 def backend_open(backend_on, postgres_durable):
     """Return a function (name, folder, teardown) that gives a fresh backend on the durable server."""
     return partial(backend_on, postgres_durable)
+
+
+@pytest.fixture(scope="session")
+def troupe():
+    """The process whose children the actors are."""
+    with Troupe() as troupe:
+        yield troupe
