@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from seamark.testing.judgement import judge, judge_calls
 from seamark.testing.killer import Killer, Order
+from seamark.testing.proxy import Proxy
 
 SAMPLES = 40
 TITLES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
@@ -163,3 +167,65 @@ def test_killed_anywhere_in_detach(name, killer, backend_open, tmp_path):
             assert ending.signal == signal.SIGKILL
             assert killer.run(case.order("detach", 0)).status == 0
             judge_detached(case, schema)
+
+
+# --- connections that are cut: PostgreSQL's ---------------------------------------------------------------------------
+
+
+def cuts(count):
+    """Return which moments or requests are cut: a spread of some ten, or as SEAMARK_KILL_STRIDE says."""
+    return chosen(count, 10)
+
+
+@pytest.mark.timeout(3600)
+def test_backends_are_terminated_anywhere_in_attach_and_work(killer, backend_open, tmp_path):
+    """The one who is cut off begins again in the same process, with the connections that are left, and ends right."""
+    with ExitStack() as teardown:
+        count = moments(killer, Case(backend_open("postgres", tmp_path, teardown), tmp_path, 0), "life")
+    again = 0
+    for moment in cuts(count):
+        with ExitStack() as teardown:
+            case = Case(backend_open("postgres", tmp_path, teardown), tmp_path, moment)
+            ending = killer.run(replace(case.order("life", moment), cut=True))
+            assert ending.status == 0, f"cut at moment {moment} of {count}"
+            assert ending.cuts > 0, f"the cut at moment {moment} of {count} did not fire"
+            again += ending.again
+            case.judge(ending.expired)
+    assert again > 0, "some of them felt it"
+
+
+@pytest.mark.timeout(3600)
+def test_backends_of_a_crew_are_terminated_and_its_threads_go_on_by_themselves(killer, backend_open, tmp_path):
+    with ExitStack() as teardown:
+        count = moments(killer, Case(backend_open("postgres", tmp_path, teardown), tmp_path, 0), "crew")
+    fired = 0
+    for moment in chosen(count, 4):
+        with ExitStack() as teardown:
+            case = Case(backend_open("postgres", tmp_path, teardown), tmp_path, moment)
+            ending = killer.run(replace(case.order("crew", moment), cut=True))
+            assert ending.status == 0, f"cut at moment {moment} of {count}"
+            fired += ending.cuts > 0
+            case.judge(4)  # so many leases may have been held
+    assert fired > 0
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("commits", [True, False], ids=["commits", "requests"])
+def test_a_connection_is_cut_when_the_answer_is_under_way(commits, killer, backend_open, tmp_path):
+    """The server has done it, and nobody has heard so: an ambiguous commit."""
+
+    def life(number, cut_at):
+        with ExitStack() as teardown:
+            case = Case(backend_open("postgres", tmp_path, teardown), tmp_path, number)
+            folder = Path(teardown.enter_context(tempfile.TemporaryDirectory(prefix="seamark-")))
+            proxy = teardown.enter_context(Proxy(case.backend.url, folder, cut_at=cut_at, commits=commits))
+            ending = killer.run(replace(case.order("life", 0), url=proxy.url, cut=True))
+            assert ending.status == 0, f"cut at {cut_at}"
+            assert proxy.cut == (cut_at > 0), f"the cut at {cut_at} did not fire"
+            # What is cut off may be a commit that was heard of in another way, or one that nothing depends on.
+            case.judge(ending.expired + ending.again)
+            return proxy.count, ending.again
+
+    count, _ = life(0, 0)
+    assert count > 20
+    assert sum(life(number, number)[1] for number in cuts(count)) > 0, "some of them felt it"

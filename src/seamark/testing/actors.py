@@ -138,7 +138,11 @@ def _play(order: Order, answer: int) -> None:
         assert hasattr(found, name), place
         setattr(found, name, value)
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+
+    def end(number: int, frame: object) -> None:  # noqa: ARG001
+        stop.set()
+
+    signal.signal(signal.SIGTERM, end)
     if order.clock_seconds:
         _shift(order.clock_seconds)
     os.write(answer, (json.dumps({"pid": os.getpid(), "time": time.time(), "monotonic": time.monotonic()}) + "\n").encode())

@@ -24,7 +24,8 @@ import psycopg
 
 import seamark
 from seamark.core import service, sync
-from seamark.errors import UnknownSourceError
+from seamark.edges import worker
+from seamark.errors import StoreUnavailableError, UnknownSourceError
 from seamark.testing.oracle import OracleEmbedder
 
 if TYPE_CHECKING:
@@ -62,21 +63,33 @@ EDITS = (
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a child is to do. `kill_at` is the moment it ends at, from 1, two a statement; 0: it lives."""
+    """What a child is to do. `kill_at` is the moment it ends at, from 1, two a statement; 0: it lives.
+
+    With `cut`, PostgreSQL's backends of the child are terminated at that moment instead; what fails for it is begun again by
+    the same child, once the leases that it held have expired.
+    """
 
     url: str
     scenario: Scenario
     kill_at: int
     log: str
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a child ended: the signal that killed it or 0, its exit status, and the moments it had if it lived."""
+    """How a child ended: the signal that killed it or 0, its exit status, and the moments it had if it lived.
+
+    Of one that was to be cut off also: how many backends were terminated, how often it began again, and how many leases
+    expired.
+    """
 
     signal: int
     status: int
     moments: int
+    cuts: int = 0
+    again: int = 0
+    expired: int = 0
 
 
 # --- in the child -------------------------------------------------------------------------------------------------
@@ -85,8 +98,9 @@ class Ending:
 class Moments:
     """Counts the moments before and after every statement of either driver, and is killed at the chosen one."""
 
-    def __init__(self, kill_at: int) -> None:
+    def __init__(self, kill_at: int, strike: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGKILL)) -> None:
         self.kill_at = kill_at
+        self._strike = strike
         self.count = 0
         self.paused = False
         self._lock = threading.Lock()
@@ -95,8 +109,9 @@ class Moments:
         """Let one moment pass, if this process outlives it."""
         with self._lock:
             self.count += not self.paused
-            if self.count == self.kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+            struck = self.count == self.kill_at and not self.paused
+        if struck:
+            self._strike()
 
     def watch(self) -> None:
         """Watch both drivers from here on."""
@@ -249,20 +264,55 @@ def edit(url: str) -> None:
 SCENARIOS: dict[str, Callable[[Order, Moments], None]] = {"life": _life, "crew": _crew, "detach": _detach}
 
 
+class _Cut:
+    """Terminates the child's backends, and lets what failed for it begin again."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self.cuts = self.again = self.expired = 0
+
+    def strike(self) -> None:
+        """Terminate from a connection of its own, and wait until the backends are gone."""
+        [(self.cuts,)] = self._run(
+            "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid, 5000)) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = 'seamark'"
+        )
+
+    def carry_out(self, moments: Moments) -> None:
+        """Carry out the order, once more where the store became unavailable by the cut."""
+        try:
+            SCENARIOS[self._order.scenario](self._order, moments)
+        except StoreUnavailableError:
+            if not self._order.cut:
+                raise
+            self.again += 1
+            if self._run("SELECT to_regclass('seamark.lease') IS NOT NULL") == [(True,)]:
+                self.expired = len(self._run("UPDATE seamark.lease SET expires_at = 0 RETURNING id"))
+            SCENARIOS[self._order.scenario](self._order, moments)
+
+    def _run(self, statement: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self._order.url, autocommit=True, application_name="user") as connection:
+            return connection.execute(statement.encode()).fetchall()
+
+
 def _child(order: Order, answer: int) -> None:
     """Carry out an order and end; never return."""
-    status = 1
-    moments = Moments(order.kill_at)
+    status, cut = 1, _Cut(order)
+    moments = Moments(order.kill_at, cut.strike) if order.cut else Moments(order.kill_at)
     try:
         service.ENROLL_ROWS = BATCH_ROWS
         sync.READ_CHARACTERS = CHARACTERS
+        if order.cut:  # what a crew has lost it takes up again by itself, and soon
+            sync.LEASE_SECONDS = worker.LEASE_SECONDS = 1.0
+            worker.KEEPER_SECONDS, worker.KEEPER_LOOK_SECONDS, worker.STORE_RETRY_SECONDS = 0.3, 0.1, 0.1
         moments.watch()
-        SCENARIOS[order.scenario](order, moments)
+        cut.carry_out(moments)
         status = 0
     except BaseException:  # noqa: BLE001 the story ends here, in the test's captured output
         traceback.print_exc()
     finally:
-        os.write(answer, moments.count.to_bytes(8, "little"))
+        told = {"moments": moments.count, "cuts": cut.cuts, "again": cut.again, "expired": cut.expired}
+        os.write(answer, json.dumps(told).encode())
         os._exit(status)
 
 
@@ -280,9 +330,9 @@ def _serve() -> None:
         os.close(write)
         _, status = os.waitpid(child, 0)
         with os.fdopen(answer, "rb") as pipe:
-            moments = int.from_bytes(pipe.read(8), "little")
+            told = json.loads(pipe.read() or b'{"moments": 0}')
         killed = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        print(json.dumps(asdict(Ending(killed, 0 if killed else os.WEXITSTATUS(status), moments))), flush=True)  # noqa: T201
+        print(json.dumps(asdict(Ending(killed, 0 if killed else os.WEXITSTATUS(status), **told))), flush=True)  # noqa: T201
 
 
 # --- in the test --------------------------------------------------------------------------------------------------

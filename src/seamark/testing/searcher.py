@@ -8,10 +8,11 @@ from __future__ import annotations
 import random
 from collections import Counter
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import seamark
 from seamark.core.chunking import render
+from seamark.core.search import Mode
 from seamark.errors import EmbedderError, StoreUnavailableError
 from seamark.testing.actors import Reading
 from seamark.testing.oracle import OracleEmbedder, oracle_vector
@@ -63,7 +64,7 @@ def search(order: Order, stop: threading.Event, log: Log) -> None:
     with ExitStack() as closing:
         service = _opened(order, closing, stop)
         while not stop.is_set() and service is not None:
-            mode = chance.choice(["hybrid", "lexical", "vector"])
+            mode = chance.choice(get_args(Mode))
             org = chance.choice([None, *range(ORGS)])
             limit = chance.choice([1, 5, 200])
             knowledge.read()

@@ -39,12 +39,15 @@ _BY_KEY = (
     "SET LOCAL jit = off; SET LOCAL synchronous_commit = off; "
     "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
 )
-_KEYED = f"BEGIN; {_BY_KEY}"
+_KEYED = f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = '30s'; {_BY_KEY}"
 _KEYED_SNAPSHOT = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_BY_KEY}"
 """For statements that look rows up by key or by a short range of `seq`: without statistics the planner would rather scan.
 
 A commit need not wait for the disk: a server that crashes loses the last ones whole and in order, the settle together with the
 retirement of its lease, so that the work is done again. What a user has committed is never among them.
+
+A process that is put to sleep in the middle of one would keep its locks, and others waiting for them, for as long as it sleeps:
+the server ends its session instead, after the length of a lease.
 """
 SEARCH_WIDTH = 220
 """How wide an HNSW search is unless it has to be wider: recall@10 of 0.96 to 0.97 on 100,000 commit messages."""
