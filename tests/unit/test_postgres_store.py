@@ -9,6 +9,7 @@ from psycopg.conninfo import make_conninfo
 
 from seamark.errors import InvalidRequestError, StoreIncompatibleError, StoreUnavailableError, TableUnusableError
 from seamark.model import Condition, GenerationSpec, ModelIdentity, SourceSpec, TextColumn, Touch
+from seamark.store.postgres import connection as connection_module
 from seamark.store.postgres import schema, source, upkeep
 from seamark.store.postgres.connection import Database
 from seamark.store.postgres.store import PostgresStore
@@ -349,3 +350,22 @@ def test_upkeep_merges_blocks_and_purges_what_is_dead(bench):
     assert after.blocks < before.blocks
     assert after.postings == 60
     bench.verify(source_, generation)
+
+
+def test_a_process_that_sleeps_in_a_transaction_keeps_nobody_waiting(bench, monkeypatch):
+    """Its session is ended by the server, its locks are free, and it is told so when it wakes."""
+    generation = bench.vector(bench.notes("one"))
+    assert "idle_in_transaction_session_timeout = '30s'" in connection_module._KEYED
+    monkeypatch.setattr(connection_module, "_KEYED", connection_module._KEYED.replace("'30s'", "'200ms'"))
+    locking = "SELECT 1 FROM seamark.generation WHERE id = %s FOR UPDATE"
+
+    def sleep():
+        with bench.store._database.keyed() as sleeper:
+            sleeper.execute(locking, (generation.id,))
+            bench.app.run("SET lock_timeout = '20s'")
+            assert [(1,)] == bench.app.run(locking.replace("%s", "?"), generation.id)
+            sleeper.execute(locking, (generation.id,))
+
+    with pytest.raises(StoreUnavailableError, match="went away"):
+        sleep()
+    assert bench.lease(generation)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from contextlib import ExitStack, contextmanager
 
+import apsw
 import pytest
 
+from seamark.errors import StorePermissionError, StoreUnavailableError
 from seamark.store.sqlite import connection
 from seamark.store.sqlite.connection import Connections
 
@@ -58,3 +60,30 @@ def test_the_log_does_not_grow_without_end_though_somebody_always_reads(connecti
     assert longest < 20 * MEBIBYTE, "of 60 that were written"
     with connections.snapshot() as reader:
         assert reader.value("SELECT sum(length(data)) FROM main.load") == 60 * MEBIBYTE
+
+
+def test_a_sidecar_that_can_be_written_no_more_is_away_for_a_while(connections, tmp_path):
+    """Who could write before need not end; a connection that was opened meanwhile would never write, and is not kept."""
+    raw = [apsw.Connection(str(connections.sidecar), flags=apsw.SQLITE_OPEN_READONLY)]
+    with connections.use() as one:
+        able, one._raw = one._raw, raw[0]
+    with pytest.raises(StoreUnavailableError, match="could be written before"), connections.transaction() as writer:
+        writer.run("INSERT INTO load VALUES (1, NULL)")
+    able.close()
+    with connections.transaction() as writer:
+        writer.run("INSERT INTO load VALUES (1, NULL)")
+
+
+def test_a_sidecar_that_could_never_be_written_is_a_matter_of_rights(tmp_path):
+    with ExitStack() as teardown:
+        made = Connections(tmp_path / "app.db", create=True)
+        with made.transaction() as writer:
+            writer.run("CREATE TABLE main.load(id INTEGER PRIMARY KEY)")
+        made.close()
+        opened = Connections(tmp_path / "app.db", create=False)
+        teardown.callback(opened.close)
+        with opened.use() as one:
+            one._raw.close()
+            one._raw = apsw.Connection(str(opened.sidecar), flags=apsw.SQLITE_OPEN_READONLY)
+        with pytest.raises(StorePermissionError), opened.transaction() as writer:
+            writer.run("INSERT INTO load VALUES (1)")

@@ -12,7 +12,7 @@ from seamark.errors import (
     TableUnusableError,
 )
 from seamark.model import Condition, SourceSpec, TextColumn, Touch
-from seamark.store.sqlite.connection import Connections
+from seamark.store.sqlite.connection import Connection, Connections
 from seamark.store.sqlite.schema import MIGRATIONS, schema_migrate
 from seamark.store.sqlite.store import SqliteStore
 from seamark.testing.workbench import Workbench
@@ -349,3 +349,15 @@ def test_a_trim_leaves_an_application_at_work_alone(bench):
         writer.join()
     assert refused == []
     assert bench.store.journal_trim(source.id) == 38, "all but the journal's last entry"
+
+
+def test_a_trim_of_a_file_that_may_only_be_read_keeps_its_tombstones(bench, monkeypatch):
+    """A worker needs no right to write to the user's file, and must not end over it."""
+    source = bench.notes("a", "b", "c")
+    generation = bench.vector(source)
+    bench.app.run("DELETE FROM notes WHERE id < 3")
+    bench.drain(source, generation)
+    with monkeypatch.context() as patched:
+        patched.setattr(Connection, "writable", lambda _: False)
+        assert bench.store.journal_trim(source.id) == 0
+    assert bench.store.journal_trim(source.id) == 1, "all but the journal's last entry"

@@ -209,8 +209,12 @@ def translated() -> Generator[None]:
         raise StoreUnavailableError(f"PostgreSQL: {_message(exc)}; run it again") from exc
     except errors.InvalidPassword as exc:
         raise StorePermissionError(f"PostgreSQL: {_message(exc)}; check the user and the password in the URL") from exc
-    except psycopg.OperationalError as exc:
+    except (psycopg.OperationalError, errors.IdleInTransactionSessionTimeout) as exc:
         raise StoreUnavailableError(f"PostgreSQL cannot be reached or went away: {_message(exc)}") from exc
+    except errors.ReadOnlySqlTransaction as exc:
+        raise StoreUnavailableError(
+            f"PostgreSQL takes no writes just now: {_message(exc)}; try again, or ask the primary"
+        ) from exc
     except psycopg.Error as exc:
         raise StoreError(f"PostgreSQL: {_message(exc)}") from exc
 

@@ -243,7 +243,7 @@ class Connections:
         self._lock = threading.Lock()
         self._all: list[Connection] = []
         self._idle: list[Connection] = []
-        self._closed = False
+        self._closed = self._written = False
         with translated(path):
             self.encoding = self._prepare(create=create)
         self.codec = {"UTF-8": "utf-8", "UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}[self.encoding]
@@ -251,12 +251,28 @@ class Connections:
     @contextmanager
     def use(self) -> Generator[Connection]:
         """Lend a connection; each statement is its own transaction."""
-        with translated(self.path):
+        with self._translated():
             connection = self._take()
             try:
                 yield connection
-            finally:
+            except apsw.ReadOnlyError:
+                self._drop(connection)  # opened while the file could only be read, it could never write
+                raise
+            except BaseException:
                 self._give(connection)
+                raise
+            self._give(connection)
+
+    @contextmanager
+    def _translated(self) -> Generator[None]:
+        """Turn errors of APSW into errors of ours; a sidecar that could be written before will be again."""
+        try:
+            with translated(self.path):
+                yield
+        except StorePermissionError as error:
+            if not self._written:
+                raise
+            raise StoreUnavailableError(f"{error}. It could be written before, and will be tried again") from error
 
     @contextmanager
     def snapshot(self) -> Generator[Connection]:
@@ -275,6 +291,7 @@ class Connections:
         with self.use() as connection:
             with connection.transaction("BEGIN IMMEDIATE"):
                 yield connection
+            self._written = True
             if self._wal_long(connection):
                 connection.wal_restart()
 
@@ -338,6 +355,12 @@ class Connections:
         with self._lock:
             self._all.append(connection)
         return connection
+
+    def _drop(self, connection: Connection) -> None:
+        with self._lock:
+            if connection in self._all:
+                self._all.remove(connection)
+        connection.close()
 
     def _give(self, connection: Connection) -> None:
         with self._lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from seamark.errors import StoreError
+from seamark.errors import StoreError, StorePermissionError
 from seamark.model import Coverage
 from seamark.store.sqlite.catalog import journal_exists
 from seamark.store.sqlite.claims import MICROSECONDS, clock
@@ -120,15 +120,19 @@ def ranges_merge(ranges: Sequence[tuple[int, int]], lo: int, hi: int) -> list[tu
 def journal_trim(connections: Connections, generations: Sequence[Words], words: Words) -> int:
     """Drop tombstones that every generation has settled, and what the generations remember of them.
 
-    The user's file is written to only while nobody else writes to it, and the rest is left to the next time.
+    The user's file is written to only while nobody else writes to it, and the rest is left to the next time. Where this user
+    may not write to it, tombstones are kept: they are no more than room.
     """
     dropped = 0
     for _ in range(TRIM_TRANSACTIONS):
         seqs = _trimmable(connections, generations, words)
         if not seqs or not _quiet(connections):
             break
-        with connections.user_transaction(durable=False) as connection:
-            dropped += len(connection.many_rows(words["journal_trim"], [(seq,) for seq in seqs]))
+        try:
+            with connections.user_transaction(durable=False) as connection:
+                dropped += len(connection.many_rows(words["journal_trim"], [(seq,) for seq in seqs]))
+        except StorePermissionError:
+            break
     for generation in generations:
         with connections.transaction() as connection:
             connection.run(generation["journal_trim_forgotten"])
