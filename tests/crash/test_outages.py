@@ -64,6 +64,7 @@ def begin(stage):
     for role in ("writer", "writer", "searcher", "worker", "worker"):
         stage.enter(role)
     until(lambda: written(stage) > 20, "the writers write")
+    until(lambda: len(stage.bench.store.workers(60)) == 2, "both workers have written")
     until(lambda: embedded(stage) > 35, "the workers work")
 
 
