@@ -21,7 +21,7 @@ LISTED = 20
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
-    command(app, "verify", "seamark verify", "seamark verify notes --repair && seamark work --until current")(verify)
+    command(app, "verify", "seamark verify", "seamark verify notes --repair")(verify)
 
 
 def verify(
