@@ -89,11 +89,14 @@ class GenerationInUseError(SeamarkError):
 
 
 class NoRollbackError(SeamarkError):
-    """There is no retired generation to go back to."""
+    """There is no generation from before the active one to go back to."""
 
     def __init__(self, name: str, kind: str) -> None:
         self.name, self.kind = name, kind
-        super().__init__(f"{name!r} has no retired {kind} generation that was once active; see `seamark model list`")
+        super().__init__(
+            f"{name!r} has no {kind} generation from before the active one; `seamark model list` shows what there is, and "
+            f"`seamark model activate` takes the number of any of them"
+        )
 
 
 class BudgetSpentError(SeamarkError):

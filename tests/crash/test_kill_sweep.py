@@ -104,6 +104,43 @@ def test_killed_anywhere_in_attach_and_work(name, killer, backend_open, tmp_path
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", ["sqlite", "postgres"])
+@pytest.mark.parametrize(
+    ("scenario", "samples", "states"),
+    [
+        ("swap", 12, {"oracle-a": "retired", "oracle-b": "active"}),
+        ("activate", 6, {"oracle-a": "retired", "oracle-b": "active"}),
+        ("rollback", 6, {"oracle-a": "active", "oracle-b": "retired"}),
+        ("drop", 6, {"oracle-b": "active"}),
+    ],
+)
+def test_killed_anywhere_in_a_swap_and_what_comes_after(name, scenario, samples, states, killer, backend_open, tmp_path):
+    """Done again, it ends where it would have: the same generations in the same states, and no text paid for twice."""
+
+    def ended(case, expired):
+        generations = case.backend.store().generations()
+        assert {one.model.name: one.state for one in generations if one.model is not None} == states
+        judge(case.backend, EXPECTED, "third fifth")
+        active = next(name for name, state in states.items() if state == "active")
+        judge_calls(case.log.with_name(case.log.name + ("-new" if active == "oracle-b" else "")), EXPECTED, expired)
+
+    with ExitStack() as teardown:
+        case = Case(backend_open(name, tmp_path, teardown), tmp_path, 0)
+        count = moments(killer, case, scenario)
+        ended(case, 0)
+    for moment in chosen(count, samples):
+        with ExitStack() as teardown:
+            case = Case(backend_open(name, tmp_path, teardown), tmp_path, moment)
+            ending = killer.run(case.order(scenario, moment))
+            assert ending.signal == signal.SIGKILL, f"the kill at moment {moment} of {count} did not fire"
+            try:
+                ended(case, case.finish(killer, scenario))
+            except Exception as error:
+                error.add_note(f"killed at moment {moment} of {count}")
+                raise
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", ["sqlite", "postgres"])
 def test_killed_twice(name, killer, backend_open, tmp_path):
     """The one who comes after is killed too, at another moment."""
     with ExitStack() as teardown:

@@ -193,6 +193,28 @@ def test_a_changed_model_can_be_accepted(seamark, attached, server, model, monke
     assert seamark("work", "--until", "current")["missing"] == 0
 
 
+def test_two_models_are_compared_before_one_is_chosen(seamark, cli, backend, model, tmp_path):
+    seamark("model", "swap", "notes", "--model", model, "--manual")
+    seamark("work", "--until", "current")
+    queries, qrels = tmp_path / "queries.tsv", tmp_path / "qrels.trec"
+    queries.write_text("k\trotating the signing keys\ns\tsoup and fish\nu\tnobody has judged this\n")
+    qrels.write_text("k 0 1 2\ns 0 3 1\n")
+    found = seamark("compare", "notes", "2", "3", "--queries", queries, "--qrels", qrels)
+    assert (found["generations"], found["judged"], len(found["queries"])) == ([2, 3], 2, 3)
+    assert found["ndcg"][0] == 1.0, "the static model finds both first"
+    assert found["recall"] == [1.0, 1.0], "there are three rows"
+    assert 0 < found["rbo"] <= 1
+    assert found["overlap"] == 1.0
+    shown = cli("compare", "notes", "2", "3", "--queries", queries, db=backend.url)
+    assert shown.out.startswith("generations 2 and 3, 3 queries\n")
+    assert "nDCG" not in shown.out
+    assert seamark("compare", "notes", "2", "2", "--queries", queries)["rbo"] == pytest.approx(1.0)
+    assert seamark("compare", "notes", "1", "2", "--queries", queries, code=2)["error"]["type"] == "InvalidRequestError"
+    assert (
+        seamark("compare", "notes", "2", "3", "--queries", tmp_path / "none", code=2)["error"]["type"] == "InvalidRequestError"
+    )
+
+
 def test_the_list_is_readable(cli, backend, attached):
     shown = cli("model", "list", db=backend.url).out.splitlines()
     assert shown[0] == "notes"

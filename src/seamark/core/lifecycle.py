@@ -156,16 +156,19 @@ def activate(store: Store, source: Source, generation_id: int | None, *, force: 
 
 
 def rollback(store: Store, source: Source, kind: GenerationKind) -> Generation:
-    """Activate the generation that was the active one before; see `Tracked.rollback`."""
-    before = [
-        found
+    """Activate the generation that came before the active one; see `Tracked.rollback`.
+
+    Not simply the one that was retired last: a rollback that is done again, because it was not seen to end, would go forward.
+    """
+    came = sorted(
+        (found.activated_at, found.id, found.state)
         for found in store.generations(source.id)
-        if found.kind == kind and found.state == "retired" and found.activated_at is not None
-    ]
-    if not before:
+        if found.kind == kind and found.state != "building" and found.activated_at is not None
+    )
+    present = next((at for at, one in enumerate(came) if one[-1] == "active"), len(came))
+    if present == 0:
         raise NoRollbackError(source.name, kind)
-    last = max(before, key=lambda found: (found.retired_at or 0, found.id))
-    return activate(store, source, last.id, force=False)
+    return activate(store, source, came[present - 1][1], force=False)
 
 
 def retire(store: Store, source: Source, generation_id: int, *, force: bool) -> Generation:

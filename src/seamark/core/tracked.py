@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from seamark.core import lifecycle
 from seamark.core.audit import verify
 from seamark.core.chunking import Chunker
+from seamark.core.compare import NDCG_RANKS, Comparison, comparison, key_text
 from seamark.core.estimate import estimate
 from seamark.core.filters import filter_parse
 from seamark.core.search import Request, SearchResult, generation_named, generation_read, search
@@ -15,6 +17,7 @@ from seamark.core.sync import lease_rows
 from seamark.embed.validation import embedder_errors, stored_vectors
 from seamark.errors import (
     EmbedderError,
+    InvalidRequestError,
     ModelDriftError,
     StoreError,
     StoreIncompatibleError,
@@ -25,11 +28,12 @@ from seamark.model import SourceCoverage
 from seamark.model import precision as stored_precision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from seamark.core.search import Mode
     from seamark.core.service import Seamark
     from seamark.cost import Estimate
     from seamark.findings import Finding, Findings
@@ -199,7 +203,9 @@ class Tracked:
         return lifecycle.activate(self._service.store, self.source, generation, force=force)
 
     def rollback(self, kind: GenerationKind = "vector") -> Generation:
-        """Go back, at once, to the generation that was active before; it catches up from the journal.
+        """Go back, at once, to the generation that came before the active one; it catches up from the journal.
+
+        Done again it goes back one further; `activate` goes forward.
 
         Raises:
             NoRollbackError: there is none.
@@ -221,6 +227,40 @@ class Tracked:
             GenerationInUseError: it is the active one.
         """
         lifecycle.drop(self._service.store, self.source, generation)
+
+    def compare(
+        self,
+        first: int,
+        second: int,
+        queries: Sequence[str] | Mapping[str, str],
+        qrels: Mapping[str, Mapping[str, int]] | None = None,
+        *,
+        limit: int = 10,
+        mode: Literal["hybrid", "alone"] = "alone",
+    ) -> Comparison:
+        """Search by two generations of a kind, in whatever state, and say how their answers differ, and which is better.
+
+        Args:
+            first: a generation's id.
+            second: another one's.
+            queries: questions, with their ids where there are `qrels`.
+            qrels: query's id → row's key as text → judgement, 0 for not relevant.
+            limit: how many ranks are looked at.
+            mode: "alone" ranks by these generations only, "hybrid" by each of them together with the other kind's.
+        """
+        generations = self._service.store.generations(self.source.id)
+        kind = generation_named(self.source, generations, first).kind
+        other = generation_named(self.source, generations, second).kind
+        if kind != other:
+            raise InvalidRequestError(f"generation {first} is {kind} and {second} is {other}: compare two of one kind")
+        named = queries if isinstance(queries, Mapping) else {str(at): query for at, query in enumerate(queries, start=1)}
+        wanted = max(limit, NDCG_RANKS)
+
+        def ranked(generation: int, query: str) -> list[str]:
+            legs: Mode = "hybrid" if mode == "hybrid" else kind
+            return [key_text(hit.key) for hit in self.search(query, limit=wanted, mode=legs, generation=generation)]
+
+        return comparison((first, second), named, ranked, qrels, limit)
 
     def accept(self, generation: int) -> None:
         """Take the model of a generation, which is not what it was (`model_drift`), for the one that was registered."""

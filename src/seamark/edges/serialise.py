@@ -21,6 +21,7 @@ from seamark.cost import price
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from seamark.core.compare import Comparison, QueryComparison
     from seamark.core.search import SearchResult
     from seamark.cost import Estimate
     from seamark.findings import Finding, Findings
@@ -183,6 +184,25 @@ def listing(value: GenerationListing) -> Json:
 def swap_plan(value: SwapPlan) -> Json:
     """Return what a swap would begin."""
     return {"rows": value.rows, "steps": [_swap_step(step) for step in value.steps]}
+
+
+def comparison(value: Comparison) -> Json:
+    """Return how two generations' answers differ; what is of both is a list of two."""
+    return {
+        **asdict(value),
+        "generations": list(value.generations),
+        "ndcg": _both(value.ndcg),
+        "recall": _both(value.recall),
+        "queries": [_query_comparison(one) for one in value.queries],
+    }
+
+
+def _query_comparison(value: QueryComparison) -> Json:
+    return {**asdict(value), "query": text(value.query), "ndcg": _both(value.ndcg), "recall": _both(value.recall)}
+
+
+def _both(values: tuple[float, float] | None) -> list[float] | None:
+    return None if values is None else list(values)
 
 
 def _swap_step(value: SwapStep) -> Json:

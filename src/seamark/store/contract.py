@@ -250,7 +250,8 @@ class Store(Auditing, Protocol):
         False, and nothing changed that anybody can see, unless `seamark.store.activation` allows it: a `building` one that is
         filled and, where it takes the place of another, has caught up and has no failures; a `manual` one only when `asked`; a
         `retired` one that is filled only when `asked`, and then at once: it catches up as the active one. With `force` also one
-        that is not filled. Never one that is active already.
+        that is not filled. Never one that is active already. `activated_at` of a retired one stays: it tells in which order
+        they came.
         """
         ...
 

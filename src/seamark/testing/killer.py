@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
@@ -25,7 +25,7 @@ import psycopg
 import seamark
 from seamark.core import service, sync
 from seamark.edges import worker
-from seamark.errors import StoreUnavailableError, UnknownSourceError
+from seamark.errors import NoRollbackError, StoreUnavailableError, UnknownGenerationError, UnknownSourceError
 from seamark.testing.oracle import OracleEmbedder
 
 if TYPE_CHECKING:
@@ -36,17 +36,20 @@ if TYPE_CHECKING:
     from seamark.core.budget import Tally
     from seamark.core.service import Seamark
     from seamark.core.sync import Indexed, Indexer
+    from seamark.core.tracked import Tracked
     from seamark.model import Lease, SourceRow
 
 P = ParamSpec("P")
 Y = TypeVar("Y")
 S = TypeVar("S")
 R = TypeVar("R")
-Scenario = Literal["life", "crew", "detach"]
+Scenario = Literal["life", "crew", "detach", "swap", "activate", "rollback", "drop"]
 STEPS = 1000
 """More steps than a scenario takes: a loop that gets here does not end."""
 BATCH_ROWS = 4
 """Rows of an enrolment batch and of a lease, so that a table of a dozen rows makes several of each."""
+FIRST_VECTORS = 2
+"""The id of the vector generation that an attach begins."""
 CHARACTERS = 60
 """Text of one reading, so that some leases are split."""
 EDITS = (
@@ -187,7 +190,7 @@ def _work(here: Seamark) -> None:
     for _ in range(STEPS):
         worked = False
         for source in here.store.sources():
-            for generation in here.store.generations(source.id):
+            for generation in (one for one in here.store.generations(source.id) if one.state != "retired"):
                 indexer = _Small(here.indexer(generation))
                 claim = here.store.lease_claim(generation.id, "killer", indexer.lease_rows, sync.LEASE_SECONDS)
                 worked |= claim.again or claim.lease is not None
@@ -246,6 +249,71 @@ def _detach(order: Order, moments: Moments) -> None:
             assert not order.kill_at
 
 
+def _old(order: Order) -> OracleEmbedder:
+    return OracleEmbedder("oracle-a", log=Path(order.log), batch_items=3)
+
+
+def _new(order: Order) -> OracleEmbedder:
+    return OracleEmbedder("oracle-b", 48, log=Path(order.log + "-new"), batch_items=3)
+
+
+@contextmanager
+def _swapping(order: Order, moments: Moments, *, manual: bool | None = None) -> Generator[tuple[Seamark, Tracked]]:
+    """Attach by one model and work unharmed, unless that is done already, and open the database with another one beside it.
+
+    Unless `manual` is None, a swap to the other one is begun and worked on, then the application edits.
+    """
+    moments.paused = True
+    with seamark.open(order.url, embedder=_old(order)) as here:
+        first = not here.sources()
+        if first:
+            _attach(here)
+            _work(here)
+    with seamark.open(order.url, embedder=[_new(order), _old(order)]) as here:
+        tracked = here.source("notes")
+        if first and manual is not None:
+            tracked.swap(manual=manual)
+            _work(here)
+            edit(order.url)
+            _work(here)
+        moments.paused = False
+        yield here, tracked
+
+
+def _swap(order: Order, moments: Moments) -> None:
+    """Swap, work until the new model is searched, let the application edit, work."""
+    with _swapping(order, moments) as (here, tracked):
+        tracked.swap()
+        _work(here)
+        moments.paused = True
+        edit(order.url)
+        moments.paused = False
+        _work(here)
+
+
+def _activate(order: Order, moments: Moments) -> None:
+    """Activate what is whole, and work."""
+    with _swapping(order, moments, manual=True) as (here, tracked):
+        tracked.activate(next(one.generation.id for one in tracked.generations() if one.generation.manual))
+        _work(here)
+
+
+def _rollback(order: Order, moments: Moments) -> None:
+    """Go back to the first model, and let it catch up."""
+    with _swapping(order, moments, manual=False) as (here, tracked):
+        with suppress(NoRollbackError):  # it was done when the one before was killed
+            tracked.rollback()
+        _work(here)
+
+
+def _drop(order: Order, moments: Moments) -> None:
+    """Drop the first model's vectors, and work."""
+    with _swapping(order, moments, manual=False) as (here, tracked):
+        with suppress(UnknownGenerationError):  # as above
+            tracked.drop(FIRST_VECTORS)
+        _work(here)
+
+
 def edit(url: str) -> None:
     """Do what the application does, on a connection of its own."""
     if url.startswith("sqlite:"):
@@ -261,7 +329,15 @@ def edit(url: str) -> None:
                 connection.execute(statement.encode())
 
 
-SCENARIOS: dict[str, Callable[[Order, Moments], None]] = {"life": _life, "crew": _crew, "detach": _detach}
+SCENARIOS: dict[str, Callable[[Order, Moments], None]] = {
+    "life": _life,
+    "crew": _crew,
+    "detach": _detach,
+    "swap": _swap,
+    "activate": _activate,
+    "rollback": _rollback,
+    "drop": _drop,
+}
 
 
 class _Cut:

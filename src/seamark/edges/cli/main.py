@@ -12,7 +12,20 @@ import typer
 from typer.core import TyperGroup
 
 from seamark import __version__
-from seamark.edges.cli import demo, doctor, estimate, failures, model, search, sources, sql, status, verify, work
+from seamark.edges.cli import (
+    compare,
+    demo,
+    doctor,
+    estimate,
+    failures,
+    model,
+    search,
+    sources,
+    sql,
+    status,
+    verify,
+    work,
+)
 from seamark.edges.cli.session import CALLED_WRONGLY, INTERRUPTED, READER_LEFT, error_document
 from seamark.edges.cli.text import line, masked
 
@@ -73,7 +86,7 @@ Exit codes:
 """
 
 app = typer.Typer(name="seamark", cls=Program, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-for group in (sources, estimate, work, status, search, model, failures, verify, sql, doctor, demo):
+for group in (sources, estimate, work, status, search, model, compare, failures, verify, sql, doctor, demo):
     group.register(app)
 
 

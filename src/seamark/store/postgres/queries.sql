@@ -461,8 +461,11 @@ FROM seamark.generation g
 WHERE g.id = %(generation)s AND o.source_id = g.source_id AND o.kind = g.kind AND o.state = 'active';
 
 -- name: generation_activate
--- Make a generation the active one.
-UPDATE seamark.generation SET state = 'active', activated_at = seamark.clock(), retired_at = NULL WHERE id = %(generation)s;
+-- Make a generation the active one. When one that was retired has come first stays as it is.
+UPDATE seamark.generation
+SET activated_at = CASE WHEN state = 'retired' THEN coalesce(activated_at, seamark.clock()) ELSE seamark.clock() END,
+    state = 'active', retired_at = NULL
+WHERE id = %(generation)s;
 
 -- name: generation_retire
 -- Retire a generation; an active one only with force.

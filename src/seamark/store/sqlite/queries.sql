@@ -268,8 +268,10 @@ UPDATE generation SET state = 'retired', retired_at = :now
 WHERE state = 'active' AND (source_id, kind) = (SELECT source_id, kind FROM generation WHERE id = :generation)
 
 -- name: generation_activate
--- Make a generation the active one.
-UPDATE generation SET state = 'active', activated_at = :now, retired_at = NULL WHERE id = :generation
+-- Make a generation the active one. When one that was retired has come first stays as it is.
+UPDATE generation SET activated_at = CASE WHEN state = 'retired' THEN coalesce(activated_at, :now) ELSE :now END,
+    state = 'active', retired_at = NULL
+WHERE id = :generation
 
 -- name: generation_retire
 -- Retire a generation; an active one only with force.

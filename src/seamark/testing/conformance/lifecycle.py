@@ -135,6 +135,7 @@ class Activations:
         now = bench.now(old)
         assert [now.state, bench.now(new).state] == ["active", "retired"]
         assert (now.retired_at, now.whole) == (None, False)
+        assert now.activated_at == old.activated_at, "it tells in which order they came"
         assert bench.coverage_check(source, old).missing == 2
         lease = bench.lease(old)
         rows = bench.read(source, lease)

@@ -1,0 +1,140 @@
+"""Models are compared with what was registered: what counts as another one, who notices, and who writes."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+import seamark
+from seamark.core import registry
+from seamark.errors import EmbedderUnavailableError, ModelDriftError
+from seamark.model import ModelIdentity
+from seamark.testing.oracle import OracleEmbedder, oracle_vector
+
+
+class Behind(OracleEmbedder):
+    """What it says it is, and what it really is: another model, in part, or out."""
+
+    def __init__(self, other=0.0, *, out=False, **words):
+        super().__init__(**words)
+        self.other, self.out, self.asked = other, out, []
+
+    def embed_queries(self, texts):
+        self.asked.append(tuple(texts))
+        if self.out:
+            raise EmbedderUnavailableError("out")
+        own = super().embed_queries(texts)
+        strange = np.stack([oracle_vector(text, "another", own.shape[1]) for text in texts])
+        return ((1 - self.other) * own + self.other * strange).astype(np.float32)
+
+    def probed(self):
+        return self.asked.count(registry.PROBES)
+
+
+@pytest.fixture
+def notes(backend):
+    application = backend.application()
+    application.run(f"CREATE TABLE notes(id {backend.type('integer')} PRIMARY KEY, body {backend.type('text')})")
+    application.many("INSERT INTO notes VALUES (?, ?)", [(n, f"the body of note {n}") for n in range(1, 9)])
+    return application
+
+
+def attach(backend, embedder=None):
+    with seamark.open(backend.url, embedder=embedder or Behind()) as service:
+        service.attach("notes", text="body")
+        service.work(until="current")
+
+
+def vector(service):
+    return next(one for one in service.store.generations() if one.kind == "vector")
+
+
+def test_a_model_is_asked_when_it_is_registered_and_once_by_each_process(backend, notes):
+    first = Behind()
+    attach(backend, first)
+    assert 2 == first.probed(), "at attach, and by the worker of that process"
+    second = Behind()
+    with seamark.open(backend.url, embedder=second) as service:
+        for _ in range(3):
+            service.work(until="current")
+        [model] = service.store.models()
+        assert (len(registry.PROBES), None) == (len(model.probe), model.drift)
+    assert 1 == second.probed()
+
+
+@pytest.mark.parametrize("other", [0.01, 0.03])
+def test_what_a_server_jitters_by_is_the_same_model(backend, notes, other):
+    attach(backend)
+    with seamark.open(backend.url, embedder=Behind(other)) as service:
+        service.indexer(vector(service))
+        assert vector(service).drift is None
+
+
+@pytest.mark.parametrize("other", [0.1, 1.0])
+def test_other_weights_are_another_model_and_nothing_is_written_under_its_name(backend, notes, other):
+    attach(backend)
+    notes.run("INSERT INTO notes VALUES (99, 'later')")
+    changed = Behind(other)
+    with seamark.open(backend.url, embedder=changed) as service:
+        with pytest.raises(ModelDriftError, match="has a cosine of"):
+            service.work(until="current")
+        assert "cosine" in vector(service).drift
+        assert 1 == service.source("notes").coverage().missing
+        assert 0 == changed.texts["later"]
+        assert any("model_drift" in reason for reason in service.source("notes").search("later").degraded)
+        with pytest.raises(ModelDriftError):
+            service.source("notes").search("later", mode="vector")
+    attach(backend)
+    with seamark.open(backend.url, embedder=Behind()) as service:
+        assert vector(service).drift is None, "the old model is back"
+        assert 0 == service.source("notes").coverage().missing
+
+
+def test_to_look_writes_nothing(backend, notes):
+    """The doctor compares, and tells."""
+    attach(backend)
+    with seamark.open(backend.url, embedder=Behind(1.0)) as service:
+        told = [check.detail for check in service.doctor() if not check.ok]
+        assert any("model_drift" in detail for detail in told)
+        assert vector(service).drift is None
+
+
+def test_an_accepted_model_is_what_is_compared_with_from_then_on(backend, notes):
+    attach(backend)
+    with seamark.open(backend.url, embedder=Behind(1.0)) as service:
+        with pytest.raises(ModelDriftError):
+            service.work(until="current")
+        service.source("notes").accept(vector(service).id)
+        service.work(until="current")
+    with seamark.open(backend.url, embedder=Behind()) as service, pytest.raises(ModelDriftError):
+        service.work(until="current")
+
+
+def test_a_model_that_was_never_asked_is_registered_by_the_first_worker(backend, notes):
+    """As one that was out at the attach, or was attached before there were probes."""
+    with seamark.open(backend.url, embedder=Behind(out=True)) as service:
+        service.attach("notes", text="body")
+        assert [None] == [model.probe for model in service.store.models()]
+    with seamark.open(backend.url, embedder=Behind()) as service:
+        service.work(until="current")
+        assert [len(registry.PROBES)] == [len(model.probe) for model in service.store.models()]
+
+
+def test_another_version_behind_the_same_name_is_recorded(backend, notes, monkeypatch):
+    opened = Behind()
+    monkeypatch.setattr(sys.modules["seamark.open"], "embedder_open", lambda _: opened)
+    with seamark.open(backend.url, model="provider:it") as service:
+        service.attach("notes", text="body", model="provider:it")
+        service.work(until="current")
+    opened = Behind()
+    opened.identity = ModelIdentity("oracle-a", "2", 32)
+    with seamark.open(backend.url, model="provider:it") as service:
+        with pytest.raises(ModelDriftError, match="is now oracle-a@2"):
+            service.work(until="current")
+        assert "oracle-a@2" in vector(service).drift
+        [made] = service.source("notes").swap(model="provider:it")
+        service.work(until="current")
+        assert ["retired", "active"] == [one.state for one in service.store.generations() if one.kind == "vector"]
+        assert "2" == made.model.version
