@@ -520,6 +520,20 @@ class SourceCoverage:
 
 
 @dataclass(frozen=True, slots=True)
+class Audited:
+    """The last audit of a generation by a worker: when it ended, and how much it compared, found, and had indexed anew.
+
+    `audited_at` is in microseconds UTC. Findings of the journal count for each generation of its source.
+    """
+
+    generation_id: int
+    audited_at: int
+    rows: int
+    findings: int
+    repaired: int
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationStatus:
     """How a generation stands. `rows_per_second` is what all workers together settle; `eta_seconds` is None when unknown."""
 
@@ -529,6 +543,7 @@ class GenerationStatus:
     eta_seconds: float | None
     failures: tuple[Failure, ...]
     spent: Spent = NOTHING_SPENT
+    audit: Audited | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,8 @@ def open(  # noqa: A001 read as seamark.open
     given = () if embedder is None else tuple(embedder) if isinstance(embedder, Sequence) else (embedder,)
     embedders = Embedders(model or configured.model, given)
     store = store_open(place, create=create)
-    return Seamark(store, embedders, worker.run, random.random, _throttle, configured.retention_days)
+    intervals = configured.retention_days, configured.audit_interval_seconds
+    return Seamark(store, embedders, worker.run, random.random, _throttle, *intervals)
 
 
 def store_open(url: str, *, create: bool = False) -> Store:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from seamark.core.audit import AUDIT_INTERVAL_SECONDS
 from seamark.core.service import RETENTION_DAYS
 from seamark.errors import InvalidRequestError
 
@@ -23,6 +24,8 @@ class Settings(BaseSettings):
     """The database's URL: `sqlite:///app.db` or `postgresql://…`."""
     model: str = "static"
     """The embedder of new sources: `static`, `sentence-transformers:<name>`, `openai:<model>`, `ollama:<model>`."""
+    audit_interval_seconds: float = Field(default=AUDIT_INTERVAL_SECONDS, ge=0)
+    """How often workers compare everything by content; 0 for never."""
     retention_days: float = Field(default=RETENTION_DAYS, ge=0)
     """How long a retired generation keeps its vectors, so that it can be rolled back to."""
 

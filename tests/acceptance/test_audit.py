@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from random import Random
 
@@ -15,7 +15,9 @@ import pytest
 
 import seamark
 from seamark.core import audit
-from seamark.errors import StoreIncompatibleError
+from seamark.edges import auditor
+from seamark.edges.auditor import Auditor
+from seamark.errors import StoreError, StoreIncompatibleError
 from seamark.findings import Reason
 from seamark.testing.judgement import judge
 from seamark.testing.oracle import OracleEmbedder
@@ -789,3 +791,105 @@ def test_stamps_come_back_with_their_table(backend):
         assert [bool(one) for (one,) in application.run("SELECT has_embedding FROM notes")] == [False]
         service.work(until="current")
         assert tracked.verify().clean
+
+
+# --- by the worker ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def working(backend):
+    """Let a worker with this interval work in a thread until the end of a block."""
+
+    @contextmanager
+    def working(seconds, embedder):
+        stop = threading.Event()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SEAMARK_AUDIT_INTERVAL_SECONDS", str(seconds))
+            service = seamark.open(backend.url, embedder=embedder)
+        raised = []
+
+        def work():
+            try:
+                service.work(stop=stop, threads=1)
+            except BaseException as error:  # noqa: BLE001 raised again below
+                raised.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield service
+        finally:
+            stop.set()
+            thread.join()
+            service.close()
+        assert raised == []
+
+    return working
+
+
+def until(reached):
+    deadline = time.monotonic() + 30
+    while not (found := reached()):
+        assert time.monotonic() < deadline, "not reached"
+        time.sleep(0.02)
+    return found
+
+
+def test_a_worker_finds_and_mends_by_itself(database, working):
+    database.blindly(lambda: database.update(1, "a zebra that nobody saw"))
+    assert not database.hits("a zebra that nobody saw")
+    assert database.tracked.coverage().missing == 0
+    with working(0.3, database.embedder):
+        until(lambda: database.hits("a zebra that nobody saw"))
+        audits = until(lambda: [one.audit for one in database.service.status()[0].generations if one.audit is not None])
+        assert audits[0].rows == len(TEXTS)
+    database.service.work(until="current")
+    assert database.found() == {}
+    judge(database.backend, {(number,): text or "" for number, text in database.texts.items()})
+
+
+def test_what_a_worker_found_is_in_status(database):
+    database.blindly(lambda: database.update(1, "a zebra that nobody saw"))
+    database.service.audit_interval_seconds = 0.0
+    assert Auditor(database.service, "w", lambda _: False).audit(database.tracked.source)
+    audits = [one.audit for one in database.service.status()[0].generations]
+    # Once the row is renewed for the one index, the other has nothing to be blamed for any more.
+    assert [(one.rows, one.findings, one.repaired) for one in audits] == [(len(TEXTS), 0, 1), (len(TEXTS), 1, 1)]
+
+
+@pytest.mark.parametrize("seconds", [0, 3600])
+def test_a_worker_audits_no_more_often_than_it_is_told(database, working, seconds, monkeypatch):
+    monkeypatch.setattr(auditor, "LOOK_SECONDS", 0.05)
+    database.blindly(lambda: database.update(1, "a zebra that nobody saw"))
+    with working(seconds, database.embedder):
+        time.sleep(1.0)
+    assert all(one.audit is None for one in database.service.status()[0].generations)
+    assert database.found() == both(1, Reason.OUTDATED)
+
+
+def test_an_audit_that_fails_or_is_stopped_does_not_count(database, monkeypatch):
+    source, store = database.tracked.source, database.service.store
+    database.service.audit_interval_seconds = 0.0
+    stopped = Auditor(database.service, "w1", lambda _: True)
+    assert not stopped.audit(source)
+    assert store.audits(source.id) == {}
+
+    def failing(*_, **__):
+        raise StoreError("a page of it cannot be read")
+
+    monkeypatch.setattr(auditor, "verify", failing)
+    with pytest.raises(StoreError, match="a page"):
+        Auditor(database.service, "w2", lambda _: False).audit(source)
+    monkeypatch.undo()
+    assert store.audits(source.id) == {}
+    assert not Auditor(database.service, "w3", lambda _: False).audit(source)  # left for a while to the one that failed
+    assert store.audit_renew(source.id, "w2", -1)
+    assert Auditor(database.service, "w3", lambda _: False).audit(source)
+    assert {one.rows for one in store.audits(source.id).values()} == {len(TEXTS)}
+
+
+def test_a_broken_source_is_left_alone_by_workers(database):
+    drop_triggers(database)
+    database.service.audit_interval_seconds = 0.0
+    assert not Auditor(database.service, "w1", lambda _: False).audit(database.tracked.source)
+    assert triggers(database) == []

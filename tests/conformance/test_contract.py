@@ -101,6 +101,9 @@ def test_every_part_of_the_suite_is_bound_here():
 class TestAuditPages(conformance.AuditPages): ...
 
 
+class TestAuditTurns(conformance.AuditTurns): ...
+
+
 class TestAuditWalks(conformance.AuditWalks): ...
 
 

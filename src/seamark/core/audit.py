@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from seamark.model import Generation, Key, Source
     from seamark.store.contract import Store
 
+AUDIT_INTERVAL_SECONDS = 86_400.0
+"""Workers audit a source once a day, unless they are told otherwise."""
 PAGE_ROWS = 2_000
 """Rows of the table read at once, with their text: some ten milliseconds."""
 PAGE_CHARACTERS = 4_000_000

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from seamark.core import catalog, lifecycle
 from seamark.core.analysis import Analyzer
+from seamark.core.audit import AUDIT_INTERVAL_SECONDS
 from seamark.core.budget import Budget
 from seamark.core.chunking import Chunker
 from seamark.core.registry import Registry
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from seamark.core.registry import Embedders
     from seamark.cost import Spent
-    from seamark.model import Coverage, Generation, Rows, Source, Views, WorkerBeat
+    from seamark.model import Audited, Coverage, Generation, Rows, Source, Views, WorkerBeat
     from seamark.store.contract import Store
 
 ENROLL_ROWS = 2000
@@ -91,11 +92,13 @@ class Seamark:
         jitter: Callable[[], float],
         throttle: Callable[[], AbstractContextManager[None]],
         retention_days: float = RETENTION_DAYS,
+        audit_interval_seconds: float = AUDIT_INTERVAL_SECONDS,
     ) -> None:
         self.store = store
         self.embedders = embedders
         self.registry = Registry(store, embedders)
         self._retention_days = retention_days
+        self.audit_interval_seconds = audit_interval_seconds
         self._runner = runner
         self._jitter = jitter
         self._throttle = throttle
@@ -325,9 +328,11 @@ class Seamark:
         counted: tuple[GenerationStatus, ...] = ()
         try:
             counts = self.store.coverage(source, [found.id for found in generations])
-            spent = self.store.spends(source.id)
+            spent, audits = self.store.spends(source.id), self.store.audits(source.id)
             counted = tuple(
-                self._generation_status(source, found, counts[found.id], workers, spent.get(found.id, NOTHING_SPENT))
+                self._generation_status(
+                    source, found, counts[found.id], workers, spent.get(found.id, NOTHING_SPENT), audits.get(found.id)
+                )
                 for found in generations
             )
         except StoreError as error:
@@ -340,12 +345,18 @@ class Seamark:
         return catalog.source_drift(source, self.store.table_inspect) or tuple(self.store.source_faults(source))
 
     def _generation_status(
-        self, source: Source, generation: Generation, coverage: Coverage, workers: Sequence[WorkerBeat], spent: Spent
+        self,
+        source: Source,
+        generation: Generation,
+        coverage: Coverage,
+        workers: Sequence[WorkerBeat],
+        spent: Spent,
+        audit: Audited | None,
     ) -> GenerationStatus:
         rate = sum(worker.rates.get(generation.id, 0.0) for worker in workers)
         eta = 0.0 if coverage.missing == 0 else coverage.missing / rate if rate > 0 else None
         failures = self.store.failures(source, generation.id, STATUS_FAILURES) if coverage.failed else ()
-        return GenerationStatus(generation, coverage, rate, eta, tuple(failures), spent)
+        return GenerationStatus(generation, coverage, rate, eta, tuple(failures), spent, audit)
 
     def doctor(self) -> tuple[Check, ...]:
         """Return what was looked at in this database and for the models in use, each well or with how to mend it."""

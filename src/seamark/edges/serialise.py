@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from seamark.cost import Estimate
     from seamark.findings import Finding, Findings
     from seamark.model import (
+        Audited,
         Check,
         Coverage,
         Failure,
@@ -159,6 +160,16 @@ def findings(value: Findings, every: Sequence[Finding]) -> Json:
     }
 
 
+def audited(value: Audited) -> Json:
+    """Return when a worker compared everything last, and what came of it."""
+    return {
+        "audited_at": time(value.audited_at),
+        "rows": value.rows,
+        "findings": value.findings,
+        "repaired": value.repaired,
+    }
+
+
 def generation_status(value: GenerationStatus) -> Json:
     """Return how a generation stands."""
     return {
@@ -168,6 +179,7 @@ def generation_status(value: GenerationStatus) -> Json:
         "eta_seconds": number(value.eta_seconds),
         "spent": asdict(value.spent),
         "failures": [failure(member) for member in value.failures],
+        "audit": None if value.audit is None else audited(value.audit),
     }
 
 

@@ -13,15 +13,17 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import count, cycle
+from itertools import count
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
 from seamark.core.retry import CONFIGURATION_DELAY_SECONDS, outage_delay
 from seamark.core.sync import LEASE_SECONDS, step
+from seamark.edges.auditor import Auditor
 from seamark.edges.drift import Drift
 from seamark.edges.indexed import Indexed
 from seamark.edges.report import Report
+from seamark.edges.turns import Rates, Turns
 from seamark.errors import (
     EmbedderConfigurationError,
     EmbedderError,
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from seamark.core.budget import Budget
     from seamark.core.service import Seamark, StopSignal
     from seamark.core.sync import Indexer
-    from seamark.model import Generation, Lane, Lease, Progress, Source
+    from seamark.model import Generation, Lease, Progress, Source
 
     Work = tuple[Source, Generation, Indexer]
 
@@ -56,9 +58,6 @@ UPKEEP_SECONDS = 1.0
 TRIM_SECONDS = 30.0
 KEPT_TRIMS = 120
 """Every so many times rows are looked for that have left a table, which takes the longer the more are outside the `where`."""
-_FRESH: tuple[Lane, ...] = ("fresh",) * 3
-TURNS: tuple[Lane, ...] = (*_FRESH, "backfill", *_FRESH, "retry", *_FRESH, "sweep")
-"""Which lane a turn looks into first. Not always the fresh one, or an endless stream of writes would stop all the others."""
 QUIET_SECONDS = 3.0
 """No work for this long, and the upkeep does what it puts off while rows are coming in."""
 LOOK_SECONDS = 0.5
@@ -111,53 +110,6 @@ class _Keeper:
             self._service.store.lease_renew(held, LEASE_SECONDS)
 
 
-class _Rates:
-    """Rows settled per generation: in all, and per second of late."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._since = time.monotonic()
-        self._fresh: dict[int, int] = {}
-        self._rates: dict[int, float] = {}
-        self.total = 0
-
-    def add(self, generation_id: int, rows: int) -> None:
-        with self._lock:
-            self._fresh[generation_id] = self._fresh.get(generation_id, 0) + rows
-            self.total += rows
-
-    def turn(self) -> dict[int, float]:
-        """Close the present interval and return rows per second, smoothed over the last few."""
-        with self._lock:
-            now = time.monotonic()
-            seconds = max(now - self._since, 1e-3)
-            for generation_id in self._fresh.keys() | self._rates.keys():
-                rate = self._fresh.get(generation_id, 0) / seconds
-                before = self._rates.get(generation_id)
-                self._rates[generation_id] = rate if before is None else 0.5 * before + 0.5 * rate
-            self._fresh.clear()
-            self._since = now
-            return {generation_id: rate for generation_id, rate in self._rates.items() if rate >= 0.1}  # noqa: PLR2004
-
-
-class _Turns:
-    """Whose turn it is: the generations one after the other, and of each the lane that is looked into first."""
-
-    def __init__(self) -> None:
-        self._next = 0
-        self._lanes: dict[int, Iterator[Lane]] = {}
-
-    def of(self, works: Sequence[Work]) -> Iterator[Work]:
-        """Go once through the generations, beginning after the one that the last one ended with."""
-        for _ in works:
-            self._next = (self._next + 1) % len(works)
-            yield works[self._next]
-
-    def first(self, generation_id: int) -> Lane:
-        """Return the lane to look into first this time."""
-        return next(self._lanes.setdefault(generation_id, cycle(TURNS)))
-
-
 class Worker:
     """The threads of one worker process and what they share."""
 
@@ -172,12 +124,12 @@ class Worker:
         self._done = threading.Event()
         self._left = threading.Event()
         self._keeper = _Keeper(service)
-        self._rates = _Rates()
+        self._rates = Rates()
         self._catalog = _Catalog(service, strict=until == "current", budget=budget)
         self._failure: BaseException | None = None
         self._outages: dict[int, int] = {}
         self._looking, self._upkeep = threading.Lock(), threading.Lock()
-        self._turns = _Turns()
+        self._turns = Turns()
         self._indexed = Indexed(service)
         self._worked_at, self._trims = time.monotonic(), count(1)
         self._looked_at = self._look_at = -math.inf
@@ -185,7 +137,11 @@ class Worker:
     def run(self, threads: int | None, progress: Callable[[Progress], None] | None) -> int:
         """Start the threads, wait for the end, and return the rows settled."""
         working = [partial(self._work, number, threads) for number in range(threads or THREADS_MAX)]
-        with self._registered(), self._running([self._keep], self._left), self._running([*working, self._maintain], self._done):
+        with (
+            self._registered(),
+            self._running([self._keep], self._left),
+            self._running([*working, self._maintain, self._audit], self._done),
+        ):
             self._watch(progress)
         if self._failure is not None:
             raise self._failure
@@ -353,6 +309,20 @@ class Worker:
             if time.monotonic() - trimmed >= TRIM_SECONDS:
                 self._trim()
                 trimmed = time.monotonic()
+
+    def _audit(self) -> None:
+        """Audit what is due; a worker that is to return does not begin with what takes long."""
+        auditor = Auditor(self._service, self.id, self._waited)
+        if self._until is not None or (every := auditor.look_seconds) is None:
+            return
+        while not self._waited(every):
+            for source in self._service.store.sources():
+                with self._unless_detached([known.id for known in self._service.store.generations(source.id)]):
+                    auditor.audit(source)
+
+    def _waited(self, seconds: float) -> bool:
+        """Wait so long; say whether it is time to end."""
+        return self._done.wait(seconds) or self._stop.is_set()
 
     def _maintain_all(self, generation: Generation, *, idle: bool) -> None:
         with self._upkeep:  # a store says that nothing is due where another thread is at it

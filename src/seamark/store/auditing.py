@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from seamark.findings import AuditEntries, AuditPage, AuditPostings, AuditStrays
-    from seamark.model import Key, Source
+    from seamark.model import Audited, Key, Source
 
 
 class Auditing(Protocol):
@@ -89,4 +89,29 @@ class Auditing(Protocol):
 
         What `source_faults` told of writes let pass, or of a file older than what was indexed, is over.
         """
+        ...
+
+    # --- when it is time for an audit -------------------------------------------------------------------------
+
+    def audit_begin(self, source_id: int, worker: str, seconds: float, interval_seconds: float) -> bool:
+        """Take the audit of a source on for so many seconds, if it is time for one.
+
+        It is time when an active generation was last audited, or became active, an interval ago. False when it is not, and
+        when another worker is at it whose time has not passed.
+        """
+        ...
+
+    def audit_renew(self, source_id: int, worker: str, seconds: float) -> bool:
+        """Go on for so many seconds; False when another worker has taken the audit over."""
+        ...
+
+    def audit_end(self, source_id: int, worker: str, audited: Sequence[Audited]) -> None:
+        """Let the audit go, if it is still ours, and record what came of it.
+
+        `audited_at` is set by the database. With nothing recorded it is as if the audit had not been begun.
+        """
+        ...
+
+    def audits(self, source_id: int) -> Mapping[int, Audited]:
+        """Return the last audit of each generation of a source that was ever audited."""
         ...

@@ -13,7 +13,7 @@ from seamark.edges.cli.progress import duration
 from seamark.edges.cli.session import Session, command
 from seamark.edges.cli.text import counted, line, shortened
 from seamark.errors import UnknownSourceError
-from seamark.model import Coverage, Failure, GenerationStatus, SourceStatus
+from seamark.model import Audited, Coverage, Failure, GenerationStatus, SourceStatus
 
 ERROR_CHARACTERS = 200
 
@@ -75,8 +75,16 @@ def _generation(status: GenerationStatus) -> Iterator[Text]:
         yield Text(f"    spent {counted(spent.calls, 'call')}, {counted(spent.texts, 'passage')}{tokens}")
     if generation.backoff_error is not None:
         yield Text(f"    waiting: {shortened(generation.backoff_error, ERROR_CHARACTERS)}", "red")
+    if status.audit is not None:
+        yield Text(f"    {_audit(status.audit)}")
     for failure in status.failures:
         yield Text(f"    failed {failure_line(failure)}", "red")
+
+
+def _audit(audit: Audited) -> str:
+    when, rows = serialise.time(audit.audited_at), counted(audit.rows, "row")
+    anew = f", {counted(audit.repaired, 'row')} indexed anew" if audit.findings else ""
+    return f"audited {when}: {rows}, {counted(audit.findings, 'finding')}{anew}"
 
 
 def counts(coverage: Coverage) -> Iterator[tuple[str, str]]:

@@ -1390,6 +1390,39 @@ SELECT term, data FROM {postings} ORDER BY term;
 -- Give the highest document that is current.
 SELECT coalesce(max(doc), 0) FROM {rows};
 
+-- name: audit_begin
+-- Take an audit on, if it is time for one and nobody is at it.
+INSERT INTO seamark.audit_run AS r (source_id, owner, expires_at)
+SELECT %(source)s, %(worker)s, seamark.clock() + %(microseconds)s::bigint WHERE EXISTS (
+    SELECT FROM seamark.generation g LEFT JOIN seamark.audit a ON a.generation_id = g.id
+    WHERE g.source_id = %(source)s AND g.state = 'active'
+      AND greatest(a.audited_at, coalesce(g.activated_at, g.created_at)) <= seamark.clock() - %(interval)s::bigint
+)
+ON CONFLICT (source_id) DO UPDATE SET owner = EXCLUDED.owner, expires_at = EXCLUDED.expires_at
+WHERE r.expires_at <= seamark.clock() RETURNING 1;
+
+-- name: audit_renew
+-- Go on with an audit that is ours.
+UPDATE seamark.audit_run SET expires_at = seamark.clock() + %(microseconds)s::bigint
+WHERE source_id = %(source)s AND owner = %(worker)s RETURNING 1;
+
+-- name: audit_release
+-- Let an audit that is ours go.
+DELETE FROM seamark.audit_run WHERE source_id = %(source)s AND owner = %(worker)s RETURNING 1;
+
+-- name: audit_record
+-- Record what came of an audit, of a generation that is there.
+INSERT INTO seamark.audit (generation_id, audited_at, rows, findings, repaired)
+SELECT g.id, seamark.clock(), %(rows)s, %(findings)s, %(repaired)s
+FROM seamark.generation g WHERE g.id = %(generation)s FOR KEY SHARE
+ON CONFLICT (generation_id) DO UPDATE SET audited_at = EXCLUDED.audited_at, rows = EXCLUDED.rows, findings = EXCLUDED.findings,
+    repaired = EXCLUDED.repaired;
+
+-- name: audits
+-- Give the last audits of a source's generations.
+SELECT a.generation_id, a.audited_at, a.rows, a.findings, a.repaired
+FROM seamark.audit a JOIN seamark.generation g ON g.id = a.generation_id WHERE g.source_id = %(source)s;
+
 -- name: journal_renew_lock
 -- Lock entries, but for those that somebody is writing just now: they get a new `seq` by it.
 -- Differs by necessity: there are other writers.

@@ -11,6 +11,7 @@ from seamark.errors import StoreError
 from seamark.model import Coverage, Failure, Views, WorkerBeat
 from seamark.store.postgres import (
     audit,
+    audits,
     codec,
     faults,
     generations,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from seamark.cost import Spent
     from seamark.findings import AuditEntries, AuditPage, AuditPostings, AuditStrays
     from seamark.model import (
+        Audited,
         Check,
         Claim,
         Enrolment,
@@ -330,6 +332,22 @@ class PostgresStore:
     def source_trust(self, source: Source) -> None:
         """See the contract."""
         mend.source_trust(self._database, self._catalog.words(source.id))
+
+    def audit_begin(self, source_id: int, worker: str, seconds: float, interval_seconds: float) -> bool:
+        """See the contract."""
+        return audits.audit_begin(self._database, source_id, worker, seconds, interval_seconds)
+
+    def audit_renew(self, source_id: int, worker: str, seconds: float) -> bool:
+        """See the contract."""
+        return audits.audit_renew(self._database, source_id, worker, seconds)
+
+    def audit_end(self, source_id: int, worker: str, audited: Sequence[Audited]) -> None:
+        """See the contract."""
+        audits.audit_end(self._database, source_id, worker, audited)
+
+    def audits(self, source_id: int) -> Mapping[int, Audited]:
+        """See the contract."""
+        return audits.audits(self._database, source_id)
 
     # --- what there is
 

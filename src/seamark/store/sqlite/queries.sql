@@ -355,6 +355,7 @@ DELETE FROM upkeep WHERE generation_id = {generation};
 DELETE FROM ann_shard WHERE generation_id = {generation};
 DELETE FROM postings_upkeep WHERE generation_id = {generation};
 DELETE FROM spend WHERE generation_id = {generation};
+DELETE FROM audit WHERE generation_id = {generation};
 DELETE FROM generation WHERE id = {generation}
 
 -- name: generation_donate
@@ -367,6 +368,7 @@ DELETE FROM upkeep WHERE generation_id = {generation};
 DELETE FROM ann_shard WHERE generation_id = {generation};
 DELETE FROM postings_upkeep WHERE generation_id = {generation};
 DELETE FROM spend WHERE generation_id = {generation};
+DELETE FROM audit WHERE generation_id = {generation};
 DELETE FROM generation WHERE id = {generation}
 
 -- name: donor_insert
@@ -1198,6 +1200,37 @@ SELECT term, data FROM {postings} ORDER BY term
 -- name: audit_documents
 -- The highest document that is current.
 SELECT coalesce(max(doc), 0) FROM {rows}
+
+-- name: audit_begin
+-- Take an audit on, if it is time for one and nobody is at it.
+INSERT INTO audit_run (source_id, owner, expires_at)
+SELECT :source, :worker, :expires_at WHERE EXISTS (
+    SELECT 1 FROM generation g LEFT JOIN audit a ON a.generation_id = g.id
+    WHERE g.source_id = :source AND g.state = 'active'
+      AND max(coalesce(a.audited_at, 0), coalesce(g.activated_at, g.created_at)) <= :before
+)
+ON CONFLICT (source_id) DO UPDATE SET owner = excluded.owner, expires_at = excluded.expires_at WHERE audit_run.expires_at <= :now
+RETURNING 1
+
+-- name: audit_renew
+-- Go on with an audit that is ours.
+UPDATE audit_run SET expires_at = ? WHERE source_id = ? AND owner = ? RETURNING 1
+
+-- name: audit_release
+-- Let an audit that is ours go.
+DELETE FROM audit_run WHERE source_id = ? AND owner = ? RETURNING 1
+
+-- name: audit_record
+-- What came of an audit, of a generation that is there.
+INSERT INTO audit (generation_id, audited_at, rows, findings, repaired)
+SELECT g.id, ?2, ?3, ?4, ?5 FROM generation g WHERE g.id = ?1
+ON CONFLICT (generation_id) DO UPDATE SET audited_at = excluded.audited_at, rows = excluded.rows, findings = excluded.findings,
+    repaired = excluded.repaired
+
+-- name: audits
+-- The last audits of a source's generations.
+SELECT a.generation_id, a.audited_at, a.rows, a.findings, a.repaired
+FROM audit a JOIN generation g ON g.id = a.generation_id WHERE g.source_id = ?
 
 -- name: journal_floor
 -- The highest seq that a generation has met with, as far as the cursors tell.

@@ -11,6 +11,7 @@ from seamark.errors import StoreError, TableUnusableError
 from seamark.model import Claim
 from seamark.store.sqlite import (
     audit,
+    audits,
     catalog,
     checks,
     claims,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from seamark.cost import Spent
     from seamark.findings import AuditEntries, AuditPage, AuditPostings, AuditStrays
     from seamark.model import (
+        Audited,
         Check,
         Coverage,
         Enrolment,
@@ -365,6 +367,22 @@ class SqliteStore:
     def source_trust(self, source: Source) -> None:
         """Take the journal as it stands for the one to go by."""
         mend.source_trust(self._connections, self._words_for(source))
+
+    def audit_begin(self, source_id: int, worker: str, seconds: float, interval_seconds: float) -> bool:
+        """Take the audit of a source on, if it is time for one."""
+        return audits.audit_begin(self._connections, source_id, worker, seconds, interval_seconds)
+
+    def audit_renew(self, source_id: int, worker: str, seconds: float) -> bool:
+        """Go on with an audit."""
+        return audits.audit_renew(self._connections, source_id, worker, seconds)
+
+    def audit_end(self, source_id: int, worker: str, audited: Sequence[Audited]) -> None:
+        """Let the audit go, and record what came of it."""
+        audits.audit_end(self._connections, source_id, worker, audited)
+
+    def audits(self, source_id: int) -> Mapping[int, Audited]:
+        """Return the last audit of each generation of a source."""
+        return audits.audits(self._connections, source_id)
 
     # --- what there is ----------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ database, subclass each class below under a name that begins with `Test`, and ca
 `pytest.register_assert_rewrite("seamark.testing")` before the import.
 """
 
-from seamark.testing.conformance.audit import AuditPages, AuditWalks, Mending
+from seamark.testing.conformance.audit import AuditPages, AuditTurns, AuditWalks, Mending
 from seamark.testing.conformance.claims import Claims, Expiry
 from seamark.testing.conformance.concurrency import Concurrency
 from seamark.testing.conformance.costs import Costs
@@ -30,6 +30,7 @@ from seamark.testing.conformance.views import Sql, Views
 __all__ = [
     "Activations",
     "AuditPages",
+    "AuditTurns",
     "AuditWalks",
     "Claims",
     "Collections",

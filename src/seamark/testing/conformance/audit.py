@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from seamark.model import Condition, FailedRow
+from seamark.model import Audited, Condition, FailedRow
 from seamark.store.blocks import term_weight
 from seamark.testing.workbench import CHARACTERS, LONG, passages, words
 
@@ -293,3 +293,72 @@ class Mending:
         bench.app.run("UPDATE notes SET body = 'A' WHERE id = 1")
         bench.drain(source, vector, lexical)
         bench.verify(source, vector)
+
+
+class AuditTurns:
+    """`audit_begin`, `audit_renew`, `audit_end`, `audits`."""
+
+    def active(self, bench: Workbench) -> tuple[Source, Generation]:
+        """Return a source with an active generation that is whole."""
+        source = bench.notes("a", "b")
+        generation = bench.vector(source)
+        bench.drain(source, generation)
+        assert bench.store.generation_activate(generation.id)
+        return source, generation
+
+    def test_it_is_not_time_before_the_interval_has_passed(self, bench: Workbench) -> None:
+        """Since the generation became active; nor ever while none is."""
+        source = bench.notes("a")
+        generation = bench.vector(source)
+        assert not bench.store.audit_begin(source.id, "w1", 60, 0)
+        bench.drain(source, generation)
+        assert bench.store.generation_activate(generation.id)
+        assert not bench.store.audit_begin(source.id, "w1", 60, 3600)
+        assert bench.store.audit_begin(source.id, "w1", 60, 0)
+
+    def test_one_worker_at_a_time(self, bench: Workbench) -> None:
+        """Until its time has passed."""
+        source, generation = self.active(bench)
+        store = bench.store
+        assert store.audit_begin(source.id, "w1", 60, 0)
+        assert not store.audit_begin(source.id, "w2", 60, 0)
+        assert store.audit_renew(source.id, "w1", -1)
+        assert store.audit_begin(source.id, "w2", 60, 0)
+        assert not store.audit_renew(source.id, "w1", 60)
+        store.audit_end(source.id, "w1", [Audited(generation.id, 0, 1, 2, 3)])
+        assert store.audits(source.id) == {}
+        assert not store.audit_begin(source.id, "w3", 60, 0)
+        assert store.audit_renew(source.id, "w2", 60)
+
+    def test_what_came_of_it_is_remembered(self, bench: Workbench) -> None:
+        """The last time; and it is not time again before the interval has passed."""
+        source, generation = self.active(bench)
+        store = bench.store
+        for rows in (10, 20):
+            before = store.clock()
+            assert store.audit_begin(source.id, "w1", 60, 0)
+            store.audit_end(source.id, "w1", [Audited(generation.id, 0, rows, 2, 1), Audited(10_000, 0, 1, 1, 1)])
+            [audited] = store.audits(source.id).values()
+            assert before <= audited.audited_at <= store.clock()
+            assert (audited.generation_id, audited.rows, audited.findings, audited.repaired) == (generation.id, rows, 2, 1)
+        assert not store.audit_begin(source.id, "w1", 60, 3600)
+        assert store.audits(source.id + 1) == {}
+
+    def test_an_audit_of_which_nothing_came_does_not_count(self, bench: Workbench) -> None:
+        """It may be begun again at once."""
+        source, _ = self.active(bench)
+        assert bench.store.audit_begin(source.id, "w1", 60, 0)
+        bench.store.audit_end(source.id, "w1", ())
+        assert bench.store.audits(source.id) == {}
+        assert bench.store.audit_begin(source.id, "w2", 60, 0)
+
+    def test_a_dropped_source_leaves_nothing(self, bench: Workbench) -> None:
+        """Neither its audits nor one under way."""
+        source, generation = self.active(bench)
+        assert bench.store.audit_begin(source.id, "w1", 60, 0)
+        bench.store.audit_end(source.id, "w1", [Audited(generation.id, 0, 1, 0, 0)])
+        assert bench.store.audit_begin(source.id, "w1", 60, 0)
+        bench.store.source_drop(source.id)
+        assert bench.store.audits(source.id) == {}
+        assert not bench.store.audit_begin(source.id, "w1", 60, 0)
+        bench.store.audit_end(source.id, "w1", ())

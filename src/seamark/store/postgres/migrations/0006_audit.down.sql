@@ -1,0 +1,2 @@
+DROP TABLE seamark.audit_run;
+DROP TABLE seamark.audit;

@@ -1,0 +1,2 @@
+DROP TABLE audit_run;
+DROP TABLE audit;
