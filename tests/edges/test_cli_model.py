@@ -46,6 +46,9 @@ def test_a_swap_step_by_step(seamark, model):
     [step] = planned["plan"]["steps"]
     assert (planned["plan"]["rows"], step["kind"], step["generation"], step["held"]) == (3, "vector", None, 0)
     assert step["model"]["dimension"] == 48
+    assert (planned["estimate"]["rows"], planned["estimate"]["usd"]) == (3, None)
+    assert planned["estimate"]["tokens"] > 0
+    assert seamark("model", "swap", "notes", "--model", model, "--dry-run", "--price", "2")["estimate"]["usd"] > 0
 
     [begun] = seamark("model", "swap", "notes", "--model", model)["generations"]
     assert (begun["kind"], begun["state"], begun["manual"], begun["retired_at"]) == ("vector", "building", False, None)

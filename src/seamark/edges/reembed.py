@@ -28,12 +28,14 @@ class Reembed:
         generations: Sequence[Generation],
         progress: Callable[[Progress], None],
         stop: StopSignal,
+        budget_tokens: int | None = None,
     ) -> None:
         self._service = service
         self._tracked = tracked
         self._numbers = {generation.id for generation in generations}
         self._progress = progress
         self._asked = stop
+        self._budget = budget_tokens
         self._over = False
         self._failed = 0
         self._counts: list[tuple[float, int]] = []
@@ -46,7 +48,7 @@ class Reembed:
         for one in self._tracked.generations():
             if one.generation.id in self._numbers:
                 self._service.indexer(one.generation)
-        self._service.work(progress=self._look, stop=self)
+        self._service.work(progress=self._look, stop=self, budget_tokens=self._budget)
         return self._failed
 
     # The stop signal that the worker is given: the caller's, or the end.

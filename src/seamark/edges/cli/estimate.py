@@ -49,10 +49,11 @@ def estimate(
     """
     with session.service() as service:
         found = service.source(source).estimate(model, chunk, calibrate=calibrate)
-    session.show({"source": source, **serialise.estimate(found, price)}, *_told(source, found, price))
+    session.show({"source": source, **serialise.estimate(found, price)}, *told(source, found, price))
 
 
-def _told(source: str, found: Estimate, usd_per_million: float | None) -> list[str]:
+def told(source: str, found: Estimate, usd_per_million: float | None) -> list[str]:
+    """Return an estimate in words."""
     looked = "" if found.sampled is None else f" (from a sample of {found.sampled:,})"
     error = "" if not found.error else f", within {found.error:.1%} 19 times out of 20"
     lines = [

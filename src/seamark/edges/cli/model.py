@@ -9,7 +9,10 @@ from rich.text import Text
 from seamark.core.analysis import Analyzer
 from seamark.core.chunking import Chunker
 from seamark.core.tracked import Tracked
+from seamark.cost import Estimate
 from seamark.edges import serialise
+from seamark.edges.cli.budget import Budget, BudgetTokens, Price, tokens_of
+from seamark.edges.cli.estimate import told
 from seamark.edges.cli.failures import ListedFirst
 from seamark.edges.cli.progress import duration, progress
 from seamark.edges.cli.session import FOUND_A_PROBLEM, INTERRUPTED, SIGNALLED, Session, command
@@ -75,6 +78,7 @@ def swap(
     precision: Precision = None,
     manual: Annotated[bool, typer.Option("--manual", help="Leave it to `model activate` to have it searched.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take.")] = False,
+    price: Price = None,
     yes: Yes = False,
 ) -> None:
     """Index a table by another model, chunk size or language, beside the index that is searched.
@@ -85,14 +89,20 @@ def swap(
     with session.service() as service:
         tracked = service.source(table)
         plan = tracked.swap_plan(model, chunk, language, precision)
-        _told(session, tracked, plan)
+        cost = _estimated(tracked, plan, model, chunk)
+        _told(session, tracked, plan, cost, price)
         made: tuple[Generation, ...] = ()
         if plan.steps and not dry_run:
             _confirm(session, f"Index {line(table)} so?", yes=yes)
             made = tracked.swap(model, chunk, language, precision, manual=manual)
     begun = ", ".join(_named(one) for one in made)
     session.show(
-        {"source": table, "plan": serialise.swap_plan(plan), "generations": [serialise.generation(one) for one in made]},
+        {
+            "source": table,
+            "plan": serialise.swap_plan(plan),
+            "estimate": None if cost is None else serialise.estimate(cost, price),
+            "generations": [serialise.generation(one) for one in made],
+        },
         f"{line(table)}: {begun} is being built. Next: seamark work" if made else f"{line(table)}: nothing was begun",
     )
 
@@ -106,6 +116,9 @@ def reembed(
     language: Language = None,
     precision: Precision = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take.")] = False,
+    budget: Budget = None,
+    price: Price = None,
+    budget_tokens: BudgetTokens = None,
     yes: Yes = False,
 ) -> int:
     """Index a table by another model and have it searched: `model swap`, and a worker here until that is active.
@@ -113,19 +126,21 @@ def reembed(
     Killed, and run again, it goes on where it was. Other workers help.
 
     Exit codes: 0 it is active; 1 rows failed, so that it is not (see `seamark failures`, `seamark model activate --force`);
-    130 Ctrl-C; 143 SIGTERM.
+    or the budget does not suffice; 130 Ctrl-C; 143 SIGTERM.
     """
+    tokens = tokens_of(budget, price, budget_tokens)
     with session.service() as service, stop_on_signals() as stop:
         tracked = service.source(table)
         plan = tracked.swap_plan(model, chunk, language, precision)
-        _told(session, tracked, plan)
+        cost = _estimated(tracked, plan, model, chunk)
+        _told(session, tracked, plan, cost, price)
         made: tuple[Generation, ...] = ()
         failed = 0
         if plan.steps and not dry_run:
             _confirm(session, f"Index {line(table)} so?", yes=yes)
             made = tracked.swap(model, chunk, language, precision)
             with progress(session, otherwise="json") as report:
-                failed = Reembed(service, tracked, made, report, stop).run()
+                failed = Reembed(service, tracked, made, report, stop, tokens).run()
         numbers = {one.id for one in made}
         now = [one.generation for one in tracked.generations() if one.generation.id in numbers]
     active = bool(now) and all(one.state == "active" for one in now)
@@ -134,6 +149,7 @@ def reembed(
         {
             "source": table,
             "plan": serialise.swap_plan(plan),
+            "estimate": None if cost is None else serialise.estimate(cost, price),
             "generations": [serialise.generation(one) for one in now],
             "active": active,
             "failed": failed,
@@ -215,7 +231,14 @@ def _confirm(session: Session, question: str, *, yes: bool) -> None:
         typer.confirm(question, abort=True, err=True)
 
 
-def _told(session: Session, tracked: Tracked, plan: SwapPlan) -> None:
+def _estimated(tracked: Tracked, plan: SwapPlan, model: str | None, chunk: int | None) -> Estimate | None:
+    """Return what a swap costs, as far as that can be told without spending anything; None where no model is called."""
+    if all(step.model is None for step in plan.steps):
+        return None
+    return tracked.estimate(model, chunk, calibrate=False)
+
+
+def _told(session: Session, tracked: Tracked, plan: SwapPlan, cost: Estimate | None, price: float | None) -> None:
     """Say what a swap takes before anything is spent."""
     if session.as_json:
         return
@@ -225,6 +248,8 @@ def _told(session: Session, tracked: Tracked, plan: SwapPlan) -> None:
         model = "words" if step.model is None else f"{step.model.name}@{step.model.version}, {step.model.dimension} dimensions"
         kept = f", of which generation {step.generation} holds {step.held:,}" if step.generation is not None else ""
         session.note(f"{tracked.name}: {counted(plan.rows, 'row')} to be indexed by {model}{kept}")
+    for said in told(tracked.name, cost, price) if cost is not None else ():
+        session.note(said)
 
 
 def _named(generation: Generation) -> str:
