@@ -305,6 +305,54 @@ class IndexedRow:
 
 
 @dataclass(frozen=True, slots=True)
+class VectorPlace:
+    """Where a user keeps vectors: in a column of the source's own table, or in another one, whose columns `key` hold its key.
+
+    `digest` is a column of the same table with a digest of the text that each vector was made from.
+    """
+
+    vector: str
+    table: str | None = None
+    key: tuple[str, ...] = ()
+    digest: str | None = None
+
+
+Digest = bytes | str | None
+"""A digest of a text, as bytes or in hexadecimal; None where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignBatch:
+    """Rows with the vectors that a user keeps of them: shape (len(rows), dimension), zeros where `sized` is false.
+
+    `sized`: that vector has as many members as the generation's model gives.
+    """
+
+    rows: tuple[SourceRow, ...]
+    vectors: NDArray[np.float32]
+    sized: NDArray[np.bool_]
+    digests: tuple[Digest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """What an adoption came to, in rows.
+
+    `edited` have another text than the vector was made from; `divided` make no or several passages under the generation's
+    chunker; `unusable` have a vector of another dimension, or one that is not finite or zero; `unknown` are keys of no live
+    row, or given twice. `missing` are the live rows that the workers have to embed.
+    """
+
+    generation: Generation
+    rows: int
+    edited: int
+    divided: int
+    unusable: int
+    unknown: int
+    missing: int
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """A passage: character offsets into the row's rendered text, and the 16-byte digest of the passage."""
 

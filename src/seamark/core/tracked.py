@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from seamark.core import lifecycle
+from seamark.core import catalog, lifecycle
+from seamark.core.adopt import WHOLE_ROW_CHARACTERS, Adopting, place_check
 from seamark.core.audit import verify
 from seamark.core.chunking import Chunker
 from seamark.core.compare import NDCG_RANKS, Comparison, comparison, key_text
@@ -24,20 +25,32 @@ from seamark.errors import (
     StorePermissionError,
     StoreUnavailableError,
 )
-from seamark.model import SourceCoverage
+from seamark.model import SourceCoverage, VectorPlace
 from seamark.model import precision as stored_precision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from seamark.core.adopt import Batch
     from seamark.core.search import Mode
     from seamark.core.service import Seamark
     from seamark.cost import Estimate
     from seamark.findings import Finding, Findings
-    from seamark.model import Failure, Generation, GenerationKind, GenerationListing, Key, KeyValue, Progress, Source, SwapPlan
+    from seamark.model import (
+        Adopted,
+        Failure,
+        Generation,
+        GenerationKind,
+        GenerationListing,
+        Key,
+        KeyValue,
+        Progress,
+        Source,
+        SwapPlan,
+    )
 
     QueryVector = tuple[NDArray[np.float32], float]
 
@@ -266,6 +279,55 @@ class Tracked:
         """Take the model of a generation, which is not what it was (`model_drift`), for the one that was registered."""
         found = generation_named(self.source, self._service.store.generations(self.source.id), generation)
         self._service.registry.accept(found)
+
+    def adopt(
+        self,
+        model: str | None = None,
+        *,
+        column: str | None = None,
+        table: str | None = None,
+        key: str | Sequence[str] = (),
+        batches: Iterable[Batch] | None = None,
+        text_hash: str | None = None,
+        trust_text: bool = False,
+        chunk: int = WHOLE_ROW_CHARACTERS,
+        manual: bool = False,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Adopted:
+        """Make an index of vectors that exist already, without one call to the model.
+
+        Each vector stands for the whole text of its row. Rows whose text has changed since are left to the workers, like those
+        that have no vector. Killed and called again, it goes on where it was; meanwhile no worker embeds a row of this index.
+
+        Args:
+            model: whose vectors they are; the default one otherwise.
+            column: the column with the vectors: of this table, or of `table`.
+            table: another table that the column is of.
+            key: its column(s) that hold this table's key.
+            batches: vectors from elsewhere: keys, an array of as many vectors, and the digests of their texts or None.
+            text_hash: a column with the digest of the text (MD5, SHA-1, SHA-2 or BLAKE2b of it as UTF-8, bytes or hexadecimal).
+            trust_text: there are no digests; the texts are those that the vectors were made from.
+            chunk: the most characters of a row that one vector stands for; longer rows are left to the workers.
+            manual: leave it to `activate` to let search read it; otherwise that is done when nothing is missing.
+            progress: called with the rows adopted so far.
+
+        Raises:
+            InvalidRequestError: neither digests nor `trust_text`, another dimension than the model's, no such column.
+        """
+        place = None
+        if column is not None and batches is None:
+            place = VectorPlace(column, table, (key,) if isinstance(key, str) else tuple(key), text_hash)
+            place_check(place, self.source, self._service.store.table_inspect, trusted=trust_text)
+        elif batches is None or column is not None:
+            raise InvalidRequestError("name the column that the vectors are in, or give them as batches")
+        embedders = self._service.embedders
+        embedder, locator = (embedders.named(model), model) if model else embedders.default()
+        chunker = Chunker(chunk)
+        spec = catalog.vector_spec(self.source.spec, embedder.identity, locator, chunker.identity())
+        adopting = Adopting(self._service.store, self.source, spec, embedder, chunker)
+        found = adopting.adopt(place or batches or (), trusted=trust_text, manual=manual, progress=progress)
+        self._service.registry.register(embedder)
+        return found
 
     # --- how it stands ----------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from seamark.cost import Estimate
     from seamark.findings import Finding, Findings
     from seamark.model import (
+        Adopted,
         Audited,
         Check,
         Coverage,
@@ -265,6 +266,12 @@ def search_result(value: SearchResult) -> Json:
         "degraded": list(value.degraded),
         "generations": list(value.generations),
     }
+
+
+def adopted(value: Adopted) -> Json:
+    """Return what an adoption came to, in rows, and the index that it made."""
+    names = ("rows", "edited", "divided", "unusable", "unknown", "missing")
+    return {"generation": generation(value.generation), **{name: getattr(value, name) for name in names}}
 
 
 def rows(value: Rows) -> Json:

@@ -141,7 +141,7 @@ def _backfill(work: Claiming, cursors: Cursors) -> Claim | None:
     """
     if cursors.backfill == 0:
         return _sweep_origin(work, cursors)
-    if cursors.backfill == cursors.origin and work.horizon_now() >= cursors.origin_horizon:
+    if cursors.backfill == cursors.origin and cursors.swept >= 0 and work.horizon_now() >= cursors.origin_horizon:
         cursors = replace(cursors, swept=cursors.origin)
     seq = work.journal_behind(cursors.backfill)
     if seq is None:
@@ -181,6 +181,24 @@ def _sweep_origin(work: Claiming, cursors: Cursors) -> Claim | None:
         return Claim(work.lease_insert("sweep", missing[0] - 1, missing[1]))
     work.cursors_write(replace(cursors, swept=step))
     return Claim(None, again=True)
+
+
+def hand_out(work: Claiming) -> bool:
+    """Do one step of the sweep up to the origin, and leave what is missing as a lease for anybody; say whether there is more.
+
+    Only for a generation that nobody works at: a lease of before would be handed out twice.
+    """
+    cursors = work.cursors()
+    if cursors.swept >= cursors.origin or work.horizon_now() < cursors.origin_horizon:
+        return False
+    if cursors.swept < 0 and _leased_below(work, cursors.origin):
+        return False
+    step = work.journal_step(cursors.swept, cursors.origin)
+    missing = work.unsettled(cursors.swept, step)
+    if missing is not None:
+        work.lease_insert("sweep", missing[0] - 1, missing[1])
+    work.cursors_write(replace(cursors, swept=step if missing is None else missing[1]))
+    return True
 
 
 def _leased_below(work: Claiming, seq: int) -> bool:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         FailedRow,
         Failure,
         Filter,
+        ForeignBatch,
         Generation,
         GenerationSpec,
         Key,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         Table,
         TermStatistics,
         VectorBatch,
+        VectorPlace,
         Views,
         WorkerBeat,
     )
@@ -242,6 +244,37 @@ class Store(Auditing, Protocol):
 
     def generations(self, source_id: int | None = None) -> Sequence[Generation]:
         """Return generations, oldest first."""
+        ...
+
+    # --- adoption ---------------------------------------------------------------------------------------------
+
+    def generation_adopt(self, source: Source, spec: GenerationSpec) -> Generation:
+        """Set a generation aside to be made of vectors that exist: the one of that kind and fingerprint, else a new one.
+
+        It is `retired`, so that nobody works at it until it is taken up with `generation_create`, and its backfill is done:
+        whatever of the journal up to its origin it does not hold is found by the sweep. An active one is returned as it is.
+        """
+        ...
+
+    def adopt_read(self, source: Source, generation_id: int, place: VectorPlace, after: Key | None, limit: int) -> ForeignBatch:
+        """Return the next live rows after a key, in its order, with the vector and the digest that the user keeps of each.
+
+        Rows without a vector are passed over, and those that the generation holds in their present version. Text, `seq`, vector
+        and digest are of one snapshot. A key may come twice where the user's other table has it twice.
+        InvalidRequestError where the place cannot be read.
+        """
+        ...
+
+    def rows_adopt(self, source: Source, generation_id: int, batch: VectorBatch) -> int:
+        """Write rows that nobody has claimed, each only as `lease_settle` would; return how many were written."""
+        ...
+
+    def adopt_end(self, source: Source, generation_id: int, rows: int) -> None:
+        """Leave what a generation that was set aside does not hold as expired leases of at most so many rows each.
+
+        So that several workers can take them at once. Where writers may still hold a `seq` below the origin, nothing is done:
+        the sweep finds the rows one lease after the other.
+        """
         ...
 
     def generation_activate(self, generation_id: int, *, asked: bool = False, force: bool = False) -> bool:

@@ -49,6 +49,20 @@ def generation_create(
     return _creating(database, catalog, source, [spec], create)
 
 
+def generation_adopt(database: Database, catalog: Catalog, source: Source, spec: GenerationSpec) -> Generation:
+    """Set a generation aside, made if it is not there; see the contract."""
+
+    def create(connection: Connection, origin: int) -> Generation:
+        _lock(database, connection, source)
+        values = {"source": source.id, "kind": spec.kind, "fingerprint": spec.fingerprint}
+        found = database.run(connection, "generation_find", {}, values).fetchone()
+        number = found[0] if found else _create(database, connection, catalog, source, spec, origin, manual=False)
+        database.run(connection, "generation_set_aside", {}, {"generation": number})
+        return next(found for found in generations(database, connection, source.id) if found.id == number)
+
+    return _creating(database, catalog, source, [spec], create)
+
+
 def generations_begin(
     database: Database, catalog: Catalog, source: Source, specs: Sequence[GenerationSpec]
 ) -> Sequence[Generation]:

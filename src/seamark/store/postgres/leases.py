@@ -13,6 +13,7 @@ generation's row is locked, and that is what makes the sweep exact:
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,10 @@ from seamark.store.claim import SWEEP_ROWS, Cursors, claim
 from seamark.store.postgres.names import generation_words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from seamark.model import Lane, Source
+    from seamark.store.claim import Claiming
     from seamark.store.postgres.catalog import Catalog
     from seamark.store.postgres.connection import Connection, Database, Row
     from seamark.store.postgres.names import Words
@@ -71,6 +73,22 @@ def lease_claim(
         return database.retried(claimed)
     except _LookOutdatedError:
         return Claim(None, again=True)
+
+
+@contextmanager
+def claiming(
+    database: Database, catalog: Catalog, generation_id: int, worker: str, limit: int, seconds: float
+) -> Generator[Claiming | None]:
+    """Open a transaction with the statements of a claim; None where there is no such generation."""
+    words = catalog.generation_words(generation_id)
+    values = {"generation": generation_id, "worker": worker, "limit": limit, "microseconds": round(seconds * 1e6)}
+    with database.connection() as connection:
+        row = None if words is None else database.run(connection, "look", words, values).fetchone()
+    if words is None or row is None:
+        yield None
+        return
+    with database.keyed() as connection:
+        yield _Claiming(database, connection, words, values, _Look(*row))
 
 
 class _Claiming:

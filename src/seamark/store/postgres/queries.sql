@@ -26,6 +26,8 @@
 -- Differs by necessity: view_drop, view_embeddings_none, view_jobs_none: views are kept, with their columns' types; SQLite's are
 -- made on each connection.
 
+-- Differs by necessity: adopt_indexed: the planner is held to look-ups by key, whatever they cost.
+
 -- Differs by necessity: stamp_hold, stamp_mend, stamp_rows_none, stamp_there: writers at the same time, each row's lock its own.
 
 -- Differs by necessity: sql_begin, sql_settings: a transaction reads only because it is told to; SQLite's file is opened so.
@@ -1092,6 +1094,26 @@ WHERE {where} ORDER BY b.place;
 -- name: rows_live_indexed
 -- Part of `rows_live`, for each generation: the `seq` of the version held.
 (SELECT r.seq FROM {rows} r WHERE {r_is_b} AND r.chunks >= 0),
+
+-- ===== adoption ===================================================================================================
+
+-- name: generation_set_aside
+-- Let nobody work at a generation, and whatever it does not hold up to its origin be found by the sweep.
+UPDATE seamark.generation SET state = 'retired', retired_at = seamark.clock(), backfill = 0, swept = -1
+WHERE id = %(generation)s AND state <> 'active';
+
+-- name: adopt_indexed
+-- Say whether a table has an index that begins with a column.
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+    WHERE i.indrelid = to_regclass(%(table)s) AND a.attname = %(column)s
+);
+
+-- name: adopt_read
+-- Give the next live rows that a generation does not hold, in order of key, with the vector that the user keeps of each.
+SELECT {k_s}, j.seq, {vector_sent}, {digest}, {texts}
+FROM {source} s JOIN {journal} j ON {j_is_s} AND NOT j.deleted LEFT JOIN {rows} r ON {r_is_s} {foreign}
+WHERE {where} AND {after} AND r.seq IS DISTINCT FROM j.seq AND {there} IS NOT NULL ORDER BY {k_s} LIMIT %(limit)s;
 
 -- ===== stamps =====================================================================================================
 

@@ -41,18 +41,30 @@ def lease_settle(
 
     def settle() -> Settled | None:
         with database.keyed() as connection:
-            return _Settling(database, connection, words, source, lease).settle(batch, failed)
+            return Settling(database, connection, words, source, lease).settle(batch, failed)
 
     return database.retried(settle)
 
 
-class _Settling:
+class Settling:
+    """One settle, within its transaction."""
+
     def __init__(self, database: Database, connection: Connection, words: Words, source: Source, lease: Lease) -> None:
         self._database, self._connection, self._words, self._lease = database, connection, words, lease
         self._source = source
         self._widths = [key_width(column) for column in key_columns(source.table)]
 
+    def adopt(self, batch: VectorBatch) -> int:
+        """Write rows that no lease is of; return how many were written."""
+        won = self._rows(batch.rows, None)
+        winners = [row for row, is_won in zip(batch.rows, won, strict=True) if is_won]
+        self._chunks(batch, won, winners)
+        if winners:
+            self._run("failures_settle", **self._keys(winners))
+        return len(winners)
+
     def settle(self, batch: VectorBatch | LexicalBatch, failed: Sequence[FailedRow]) -> Settled | None:
+        """Write everything, or nothing."""
         lexical = isinstance(batch, LexicalBatch)
         documents = self._hold(len(batch.rows) if lexical else 0)
         if documents is None:

@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 from seamark.errors import StoreError
 from seamark.model import Coverage, Failure, Views, WorkerBeat
 from seamark.store.postgres import (
+    adopt,
     audit,
     audits,
     codec,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         Claim,
         Enrolment,
         FailedRow,
+        ForeignBatch,
         Generation,
         GenerationSpec,
         Key,
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
         StoredVectors,
         Table,
         VectorBatch,
+        VectorPlace,
     )
     from seamark.store.contract import Reader
     from seamark.store.postgres.connection import Connection
@@ -220,6 +223,24 @@ class PostgresStore:
     def upkeep_cancel(self) -> None:
         """See the contract."""
         self._database.cancel()
+
+    # --- adoption
+
+    def generation_adopt(self, source: Source, spec: GenerationSpec) -> Generation:
+        """See the contract."""
+        return generations.generation_adopt(self._database, self._catalog, source, spec)
+
+    def adopt_read(self, source: Source, generation_id: int, place: VectorPlace, after: Key | None, limit: int) -> ForeignBatch:
+        """See the contract."""
+        return adopt.adopt_read(self._database, self._catalog, source, generation_id, place, after, limit)
+
+    def rows_adopt(self, source: Source, generation_id: int, batch: VectorBatch) -> int:
+        """See the contract."""
+        return adopt.rows_adopt(self._database, self._catalog, source, generation_id, batch)
+
+    def adopt_end(self, source: Source, generation_id: int, rows: int) -> None:  # noqa: ARG002 SQLite has words by source
+        """See the contract."""
+        adopt.adopt_end(self._database, self._catalog, generation_id, rows)
 
     # --- work
 

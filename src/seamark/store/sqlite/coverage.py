@@ -87,12 +87,12 @@ class _Counting:
 
     def _missing(self, cursors: Row, leases: Sequence[tuple[int, int]], upto: int = _LAST) -> tuple[int, int | None]:
         """Count what is ahead of a cursor, and look up the rows one by one only where work is under way or to be swept."""
-        fresh, backfill, confirmed = cursors
+        fresh, backfill, confirmed, swept, origin = cursors
         found = [
             self._row("coverage_unclaimed", (fresh, upto)),
             self._row("coverage_unclaimed", (0, min(backfill, upto))),
         ]
-        for lo, hi in ranges_merge([(confirmed, fresh), *leases], backfill, min(fresh, upto)):
+        for lo, hi in ranges_merge([(swept, origin), (confirmed, fresh), *leases], backfill, min(fresh, upto)):
             found.append(self._row("coverage_unsettled", (lo, hi)))
         changes = [oldest for _, oldest in found if oldest is not None]
         return sum(count for count, _ in found), min(changes, default=None)

@@ -30,6 +30,22 @@ def generation_create(
         return next(one for one in generations_list(connection, source.id) if one.id == number)
 
 
+def generation_adopt(
+    connections: Connections,
+    source: Source,
+    spec: GenerationSpec,
+    words: Callable[[Connection, Source, int], Words],
+) -> Generation:
+    """Set a generation aside, made if it is not there; see the contract."""
+    with connections.transaction() as connection:
+        standing = {"source": source.id, "kind": spec.kind, "fingerprint": spec.fingerprint}
+        number = connection.value(STATEMENTS["generation_find"], standing)
+        if number is None:
+            number = _insert(connection, source, spec, words, manual=False)
+        connection.run(STATEMENTS["generation_set_aside"], {"generation": number, "now": clock(connection)})
+        return next(one for one in generations_list(connection, source.id) if one.id == number)
+
+
 def generations_begin(
     connections: Connections,
     source: Source,

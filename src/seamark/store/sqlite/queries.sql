@@ -713,7 +713,7 @@ RETURNING 1
 
 -- name: coverage_cursors
 -- The cursors that coverage counts by.
-SELECT fresh, backfill, confirmed FROM generation WHERE id = ?
+SELECT fresh, backfill, confirmed, swept, origin FROM generation WHERE id = ?
 
 -- name: coverage_leases
 -- The ranges under way; what a retry holds is counted as failed.
@@ -859,6 +859,18 @@ SELECT j.seq, {indexed}{table_keys}, {texts} FROM {table} t JOIN {journal} j ON 
 -- name: rows_live_indexed
 -- Part of `rows_live`, for each generation: the version held.
 (SELECT r.seq FROM {rows} r WHERE {r_is_j} AND r.chunks >= 0),
+
+-- === adoption ======================================================================================================
+
+-- name: generation_set_aside
+-- Let nobody work at a generation, and whatever it does not hold up to its origin be found by the sweep.
+UPDATE generation SET state = 'retired', retired_at = :now, backfill = 0, swept = -1 WHERE id = :generation AND state <> 'active'
+
+-- name: adopt_read
+-- The next live rows that a generation does not hold, in order of key, with the vector that the user keeps of each.
+SELECT {table_keys}, j.seq, CAST({vector} AS BLOB), {digest}, {texts}
+FROM {table} t JOIN {journal} j ON {j_is_t} AND NOT j.deleted LEFT JOIN {rows} r ON {r_is_j} {foreign}
+WHERE {live} AND {after} AND r.seq IS NOT j.seq AND {vector} IS NOT NULL ORDER BY {table_keys} LIMIT ?
 
 -- === stamps ========================================================================================================
 

@@ -70,6 +70,15 @@ class Settling:
         written, recorded = len(won), len(lost)
         return Settled(written, len(batch.rows) + len(failed) - written - recorded, recorded)
 
+    def adopt(self, batch: VectorBatch) -> int:
+        """Write rows that no lease is of; return how many were written."""
+        next_id = int(self._connection.value(self._words["next_id"], (self._words.generation,)))
+        self._compare([row.seq for row in batch.rows])
+        current = [row.seq in self._old for row in batch.rows]
+        self._write_vectors(batch, current, next_id)
+        self._write_failures([row for row, wins in zip(batch.rows, current, strict=True) if wins], ())
+        return sum(current)
+
     def _compare(self, seqs: list[int]) -> None:
         """Find the rows whose version is still the journal's: seq → how many chunks the older version has.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from seamark.errors import StoreError, TableUnusableError
 from seamark.model import Claim
 from seamark.store.sqlite import (
+    adopt,
     audit,
     audits,
     catalog,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
         Enrolment,
         FailedRow,
         Failure,
+        ForeignBatch,
         Generation,
         GenerationSpec,
         Key,
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
         StoredVectors,
         Table,
         VectorBatch,
+        VectorPlace,
         Views,
         WorkerBeat,
     )
@@ -242,6 +245,28 @@ class SqliteStore:
 
     def upkeep_cancel(self) -> None:
         """Do nothing: every piece of upkeep is short."""
+
+    # --- adoption ---------------------------------------------------------------------------------------------
+
+    def generation_adopt(self, source: Source, spec: GenerationSpec) -> Generation:
+        """Set a generation aside to be made of vectors that exist."""
+        return generations.generation_adopt(self._connections, source, spec, self._words_of)
+
+    def adopt_read(self, source: Source, generation_id: int, place: VectorPlace, after: Key | None, limit: int) -> ForeignBatch:
+        """Return the next live rows that the generation does not hold, with the vector that the user keeps of each."""
+        with self._connections.use() as connection:
+            found = next(one for one in catalog.generations_list(connection, source.id) if one.id == generation_id)
+        assert found.model is not None
+        words = self._words_for(source, generation_id)
+        return adopt.adopt_read(self._connections, words, found.model.dimension, place, after, limit)
+
+    def rows_adopt(self, source: Source, generation_id: int, batch: VectorBatch) -> int:
+        """Write rows that nobody has claimed; return how many were written."""
+        return adopt.rows_adopt(self._connections, self._words_for(source, generation_id), batch)
+
+    def adopt_end(self, source: Source, generation_id: int, rows: int) -> None:
+        """Leave what is missing as leases that have expired."""
+        adopt.adopt_end(self._connections, self._words_for(source, generation_id), rows)
 
     # --- work -------------------------------------------------------------------------------------------------
 

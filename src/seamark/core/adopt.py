@@ -1,0 +1,270 @@
+"""Adopting vectors that exist already: which of them belong to a row's present text, and a generation made of them.
+
+The generation is set aside while that goes on: nobody else works at it, so that no row is embedded that has a vector already.
+One vector of a row stands for the whole of its text. So the generation's chunker has to leave that in one piece, and rows that
+it would cut are not adopted. What is not adopted is missing, and embedded by the workers like anything else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from seamark.core.chunking import CHUNK_CHARACTERS_MAX, render
+from seamark.embed.validation import unit_vectors
+from seamark.errors import InvalidRequestError, StoreError, StoreUnavailableError, TableUnusableError, UnknownColumnError
+from seamark.model import Adopted, IndexedRow, Outcome, Progress, SourceRow, VectorBatch, VectorPlace, precision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from seamark.core.chunking import Chunker
+    from seamark.embed.contract import Embedder
+    from seamark.model import Chunk, Digest, Generation, GenerationSpec, Key, KeyValue, LiveRow, Source, Table
+    from seamark.store.contract import Store
+
+    Batch = tuple[Sequence[KeyValue | Key], ArrayLike, Sequence[Digest] | None]
+    """Keys, their vectors, and the digests of the texts that these were made from."""
+
+WHOLE_ROW_CHARACTERS = CHUNK_CHARACTERS_MAX
+"""A text of up to so many characters is one passage, unless the model says that it is too long."""
+BATCH_BYTES = 8 * 2**20
+BATCH_ROWS_MAX = 4096
+"""Vectors, as float32, and rows that are read and written at once."""
+LEASE_ROWS = 512
+"""Rows of those missing in the end that one worker takes at once."""
+_UNTOLD = (
+    "whether the texts are those that the vectors were made from is not known: give digests of the texts (text_hash), or say "
+    "that they are (trust_text)"
+)
+_DIGESTS: dict[int, tuple[str, ...]] = {
+    16: ("md5",),
+    20: ("sha1",),
+    28: ("sha224",),
+    32: ("sha256",),
+    48: ("sha384",),
+    64: ("sha512", "blake2b"),
+}
+"""Which digests are of that many bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A row with the vector that somebody has stored of it. `vector` is its place in the batch."""
+
+    row: SourceRow
+    vector: int
+    digest: Digest
+
+
+class Adopting:
+    """One adoption, from setting the generation aside to giving it to the workers."""
+
+    def __init__(self, store: Store, source: Source, spec: GenerationSpec, embedder: Embedder, chunker: Chunker) -> None:
+        self._store, self._source, self._spec = store, source, spec
+        self._embedder, self._chunker = embedder, chunker
+        self._counts: Counter[str] = Counter()
+        self._progress: Callable[[Progress], None] | None = None
+
+    def adopt(
+        self,
+        vectors: VectorPlace | Iterable[Batch],
+        *,
+        trusted: bool,
+        manual: bool,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Adopted:
+        """Adopt vectors; `trusted` are those that come without a digest of their text."""
+        self._progress = progress
+        before = {one.id for one in self._store.generations(self._source.id)}
+        generation = self._store.generation_adopt(self._source, self._spec)
+        if generation.state == "active":
+            raise InvalidRequestError(
+                f"generation {generation.id} is of this model and the one that search reads: there is nothing to adopt"
+            )
+        try:
+            if isinstance(vectors, VectorPlace):
+                self._place(generation, vectors, trusted=trusted)
+            else:
+                self._batches(generation, vectors, trusted=trusted)
+        except StoreUnavailableError:
+            raise
+        except (InvalidRequestError, TableUnusableError, StoreError):
+            # Nothing was meant: what was made for it goes, and what was there is given back to the workers.
+            if generation.id not in before and not self._counts["rows"]:
+                self._store.generation_drop(generation.id)
+            else:
+                self._end(generation, manual=generation.manual)
+            raise
+        return self._end(generation, manual=manual)
+
+    def _others_retire(self, generation: Generation) -> None:
+        """Retire what is being built of the same model, where nothing is active: this generation is in its place."""
+        known = [one for one in self._store.generations(self._source.id) if one.kind == "vector" and one.id != generation.id]
+        if all(one.state != "active" for one in known):
+            for one in known:
+                if one.state == "building" and not one.manual and one.model == generation.model:
+                    self._store.generation_retire(one.id)
+
+    def _place(self, generation: Generation, place: VectorPlace, *, trusted: bool) -> None:
+        dimension = self._embedder.identity.dimension
+        limit = max(64, min(BATCH_ROWS_MAX, BATCH_BYTES // (4 * dimension)))
+        after: Key | None = None
+        while True:
+            found = self._store.adopt_read(self._source, generation.id, place, after, limit)
+            if after is None:
+                self._others_retire(generation)
+            candidates = [
+                _Candidate(row, at, digest) for at, (row, digest) in enumerate(zip(found.rows, found.digests, strict=True))
+            ]
+            self._adopt(generation, candidates, found.vectors, found.sized, trusted=trusted)
+            if len(found.rows) < limit:
+                return
+            after = found.rows[-1].key
+
+    def _batches(self, generation: Generation, batches: Iterable[Batch], *, trusted: bool) -> None:
+        for number, (keys, vectors, digests) in enumerate(_pieces(batches)):
+            matrix = np.asarray(vectors, np.float32)
+            if matrix.ndim != 2 or len(matrix) != len(keys) or (digests is not None and len(digests) != len(keys)):  # noqa: PLR2004
+                raise InvalidRequestError(
+                    f"{len(keys)} keys come with vectors of the shape {matrix.shape}; one of each is needed"
+                )
+            if matrix.shape[1] != self._embedder.identity.dimension:
+                raise InvalidRequestError(
+                    f"the vectors have {matrix.shape[1]} dimensions, and {self._embedder.identity.name} makes vectors of "
+                    f"{self._embedder.identity.dimension}: they are of another model"
+                )
+            if number == 0:
+                self._others_retire(generation)
+            if digests is None and not trusted:
+                raise InvalidRequestError(_UNTOLD)
+            whole = [key if isinstance(key, tuple) else (key,) for key in keys]
+            places = {_told(key): place for place, key in reversed(list(enumerate(whole)))}
+            with self._store.snapshot() as reader:
+                rows = reader.rows_live(self._source, [whole[place] for place in places.values()], [generation.id])
+            self._counts["unknown"] += len(whole) - len(rows)
+            todo = [row for row in rows if row.indexed != (row.seq,)]
+            candidates = [_candidate(row, places[_told(row.key)], digests) for row in todo]
+            self._adopt(generation, candidates, matrix, np.ones(len(matrix), np.bool_), trusted=trusted)
+
+    def _end(self, generation: Generation, *, manual: bool) -> Adopted:
+        """Give the generation to the workers, and to search if nothing is missing in it."""
+        self._store.adopt_end(self._source, generation.id, LEASE_ROWS)
+        self._store.generation_create(self._source, self._spec, manual=manual)
+        while self._store.lease_claim(generation.id, "adopt", 1, 0.0).again:
+            pass
+        self._store.generation_activate(generation.id)
+        [after] = [one for one in self._store.generations(self._source.id) if one.id == generation.id]
+        missing = self._store.coverage(self._source, [after.id])[after.id].missing
+        counts = {name: self._counts[name] for name in ("rows", "edited", "divided", "unusable", "unknown")}
+        return Adopted(generation=after, missing=missing, **counts)
+
+    def _adopt(
+        self,
+        generation: Generation,
+        candidates: Sequence[_Candidate],
+        vectors: NDArray[np.float32],
+        sized: NDArray[np.bool_],
+        *,
+        trusted: bool,
+    ) -> None:
+        """Write those of the rows whose vector can be used and is of the whole of their present text."""
+        if not candidates:
+            return
+        usable = sized & np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
+        rows: list[IndexedRow] = []
+        chunks: list[Chunk] = []
+        places: list[int] = []
+        for candidate, chunk in self._whole(candidates, usable, trusted=trusted):
+            rows.append(IndexedRow(candidate.row.key, candidate.row.seq, Outcome.INDEXED, 1))
+            chunks.append(chunk)
+            places.append(candidate.vector)
+        if rows:
+            stored = unit_vectors(vectors[places]).astype(precision(generation.identity))
+            written = self._store.rows_adopt(self._source, generation.id, VectorBatch(tuple(rows), tuple(chunks), stored))
+            self._counts["rows"] += written
+            self._counts["edited"] += len(rows) - written
+        if self._progress is not None:
+            self._progress(Progress(f"adopt {self._source.name}", self._counts["rows"], None, 0.0))
+
+    def _whole(
+        self, candidates: Sequence[_Candidate], usable: NDArray[np.bool_], *, trusted: bool
+    ) -> Iterator[tuple[_Candidate, Chunk]]:
+        """Give the candidates whose text is one passage and has not changed, with that passage; count the others."""
+        found: list[tuple[_Candidate, Chunk, str]] = []
+        seen: set[Key] = set()
+        fine = usable.tolist()
+        for candidate in candidates:
+            if candidate.row.key in seen:
+                continue
+            seen.add(candidate.row.key)
+            text = render(candidate.row.texts)
+            if not fine[candidate.vector]:
+                self._counts["unusable"] += 1
+            elif not (trusted if candidate.digest is None else digest_is(text, candidate.digest)):
+                self._counts["edited"] += 1
+            else:
+                split = self._chunker.split(text)
+                if len(split.chunks) == 1 and not split.truncated:
+                    found.append((candidate, split.chunks[0], text[split.chunks[0].start : split.chunks[0].stop]))
+                else:
+                    self._counts["divided"] += 1
+        excess = self._embedder.token_excess([passage for *_, passage in found]) if found else ()
+        for (candidate, chunk, _), divided in zip(found, excess, strict=True):
+            if divided:
+                self._counts["divided"] += 1
+            else:
+                yield candidate, chunk
+
+
+def place_check(place: VectorPlace, source: Source, inspect: Callable[[str], Table], *, trusted: bool) -> None:
+    """Raise InvalidRequestError, before anything is set aside, where vectors cannot be read there or must not be believed."""
+    if place.digest is None and not trusted:
+        raise InvalidRequestError(_UNTOLD)
+    table = source.table if place.table is None else inspect(place.table)
+    for name in (place.vector, *place.key, *([place.digest] if place.digest else [])):
+        if table.column(name) is None:
+            raise UnknownColumnError(table.name, name, tuple(column.name for column in table.columns))
+    if place.table is not None and len(place.key) != len(source.table.key):
+        raise InvalidRequestError(
+            f"{len(place.key)} key column(s) of {place.table!r} are named, and {source.name!r} has {len(source.table.key)}"
+        )
+
+
+def digest_is(text: str, digest: bytes | str) -> bool:
+    """Say whether it is a digest of the text as UTF-8, in bytes or hexadecimal; which one is told by its length."""
+    if isinstance(digest, str):
+        try:
+            digest = bytes.fromhex(digest)
+        except ValueError:
+            return False
+    data = text.encode("utf-8", "surrogatepass")
+    if any(hashlib.new(name, data, usedforsecurity=False).digest() == digest for name in _DIGESTS.get(len(digest), ())):
+        return True
+    return (
+        0 < len(digest) <= hashlib.blake2b.MAX_DIGEST_SIZE and hashlib.blake2b(data, digest_size=len(digest)).digest() == digest
+    )
+
+
+def _candidate(row: LiveRow, place: int, digests: Sequence[Digest] | None) -> _Candidate:
+    read = SourceRow(row.key, row.seq, live=True, texts=row.texts)
+    return _Candidate(read, place, None if digests is None else digests[place])
+
+
+def _told(key: Key) -> tuple[str, ...]:
+    """Make keys comparable that are given as text and are another type in the database."""
+    return tuple(str(member) for member in key)
+
+
+def _pieces(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Cut batches to the size in which they are read and written."""
+    for keys, vectors, digests in batches:
+        for start in range(0, len(keys), BATCH_ROWS_MAX):
+            stop = start + BATCH_ROWS_MAX
+            yield keys[start:stop], np.asarray(vectors)[start:stop], None if digests is None else digests[start:stop]

@@ -1,0 +1,127 @@
+"""Adopting vectors that exist already: a generation set aside for it, the user's vectors read, and rows written with them."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from seamark.errors import InvalidRequestError, TableUnusableError, UnknownColumnError
+from seamark.model import ForeignBatch, Lease, SourceRow
+from seamark.store.claim import hand_out
+from seamark.store.foreign import PLAIN, Form, vectors_decode
+from seamark.store.postgres.leases import claiming
+from seamark.store.postgres.names import identifier, key_columns, pairs, qualified
+from seamark.store.postgres.settle import Settling
+from seamark.store.postgres.tables import table_inspect
+
+if TYPE_CHECKING:
+    from seamark.model import Column, Key, Source, Table, VectorBatch, VectorPlace
+    from seamark.store.postgres.catalog import Catalog
+    from seamark.store.postgres.connection import Connection, Database
+    from seamark.store.postgres.names import Words
+
+_VECTOR = Form(4, 0, (">f4",))
+_HALFVEC = Form(4, 0, (">f2",))
+_ARRAY = Form(20, 4, (">f4",))
+_EXTENDED = re.compile(r'(?:.*\.)?"?(vector|halfvec)"?(?:\(\d+\))?')
+
+
+def rows_adopt(database: Database, catalog: Catalog, source: Source, generation_id: int, batch: VectorBatch) -> int:
+    """Write rows that were not claimed; see the contract."""
+    words = catalog.generation_words(generation_id)
+    if words is None:
+        return 0
+    nobody = Lease(0, generation_id, source.id, "backfill", 0, 0, "adopt", 0, 0)
+
+    def adopt() -> int:
+        with database.keyed() as connection:
+            return Settling(database, connection, words, source, nobody).adopt(batch)
+
+    return database.retried(adopt)
+
+
+def adopt_read(
+    database: Database, catalog: Catalog, source: Source, generation_id: int, place: VectorPlace, after: Key | None, limit: int
+) -> ForeignBatch:
+    """Read the next rows of the source that have a vector in a column of the user's; see the contract."""
+    words = catalog.generation_words(generation_id)
+    if words is None:
+        raise InvalidRequestError(f"there is no generation {generation_id}; it may have been dropped since")
+    with database.connection() as connection:
+        foreign, form, dimension = _place_words(database, connection, source, place, words, generation_id)
+    words = words | foreign | {"after": "TRUE"}
+    values: dict[str, Any] = {"limit": limit}
+    if after is not None:
+        words["after"] = f"({words['k_s']}) > ({words['key_values']})"
+        values |= {f"k{position}": value for position, value in enumerate(after, start=1)}
+    with database.keyed() as connection:
+        found = database.run(connection, "adopt_read", words, values, binary=True).fetchall()
+    width = len(source.table.key)
+    rows = tuple(SourceRow(_key(row[:width], source), row[width], live=True, texts=row[width + 3 :]) for row in found)
+    vectors, sized = vectors_decode([row[width + 1] for row in found], dimension, form)
+    return ForeignBatch(rows, vectors, sized, tuple(row[width + 2] for row in found))
+
+
+def adopt_end(database: Database, catalog: Catalog, generation_id: int, rows: int) -> None:
+    """Leave what is missing as leases that have expired; see the contract."""
+    while True:
+        with claiming(database, catalog, generation_id, "", rows, 0) as work:
+            if work is None or not hand_out(work):
+                return
+
+
+def _key(members: tuple[Any, ...], source: Source) -> Key:
+    """Return a key as it is elsewhere: text of an extension's type comes as bytes in the binary format."""
+    columns = key_columns(source.table)
+    return tuple(
+        member.decode() if isinstance(member, bytes) and column.kind == "text" else member
+        for member, column in zip(members, columns, strict=True)
+    )
+
+
+def _place_words(
+    database: Database, connection: Connection, source: Source, place: VectorPlace, words: Words, generation_id: int
+) -> tuple[Words, Form, int]:
+    """Return the words for where the vectors are, how they are laid out, and the dimension of the generation."""
+    table = table_inspect(database, connection, place.table) if place.table is not None else source.table
+    alias = "s" if place.table is None else "v"
+    column = _column(table, place.vector)
+    expression, form = _expression(table, column, f"{alias}.{identifier(column.name)}", words["vector"])
+    digest = "NULL::text"
+    if place.digest is not None:
+        digest = f"{alias}.{identifier(_column(table, place.digest).name)}"
+    foreign = {"vector_sent": expression, "digest": digest, "there": f"{alias}.{identifier(column.name)}", "foreign": ""}
+    if place.table is not None:
+        keys = [f"v.{identifier(_column(table, name).name)}" for name in place.key]
+        foreign["foreign"] = f"JOIN {qualified(table)} v ON {pairs(keys, words['k_s'].split(', '))}"
+        values = {"table": qualified(table).replace("%%", "%"), "column": place.key[0]}
+        if not database.run(connection, "adopt_indexed", {}, values).fetchall()[0][0]:
+            raise InvalidRequestError(
+                f"table {place.table!r} has no index that begins with {place.key[0]!r}, so that each row would be looked for "
+                f"in all of it; CREATE INDEX ON {place.table} ({place.key[0]}), then run this again"
+            )
+    [(_, dimension)] = database.run(connection, "generation_upkeep", {}, {"generation": generation_id}).fetchall()
+    return foreign, form, dimension
+
+
+def _column(table: Table, name: str) -> Column:
+    column = table.column(name)
+    if column is None:
+        raise UnknownColumnError(table.name, name, tuple(known.name for known in table.columns))
+    return column
+
+
+def _expression(table: Table, column: Column, value: str, vector: str) -> tuple[str, Form]:
+    """Return what gives a column's vector as bytes, and how they are laid out."""
+    if (extended := _EXTENDED.fullmatch(column.type)) is not None:
+        return f"{vector}.{extended[1]}_send({value})", _VECTOR if extended[1] == "vector" else _HALFVEC
+    if column.type in ("real[]", "double precision[]", "numeric[]"):
+        return f"array_send({value}::real[])", _ARRAY
+    if column.kind == "blob":
+        return value, PLAIN
+    if column.kind in ("text", "json"):
+        return f"{vector}.vector_send({value}::text::{vector}.vector)", _VECTOR
+    raise TableUnusableError(
+        f"table {table.name!r}: column {column.name!r} is of type {column.type}; a vector, halfvec, array of numbers, bytea, "
+        "or text like [1,2,3] can be adopted"
+    )
