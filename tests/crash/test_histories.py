@@ -29,10 +29,12 @@ EVERYTHING = (
     "takeover",
     "lost",
     "superseded",
-    "rollback",
+    "undone",
     "savepoint",
     "trimmed",
     "activated",
+    "rolled back",
+    "dropped",
     "hits",
 )
 

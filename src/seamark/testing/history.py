@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import random
 import sys
-from collections import Counter, defaultdict
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from seamark.errors import StoreError
 from seamark.model import Condition
 from seamark.store.claim import LANES
+from seamark.testing.history_writers import OUTSIDE, Writers
 from seamark.testing.oracle import TOLERANCE, oracle_vector
 from seamark.testing.workbench import CHARACTERS, DIMENSION, LEASE_SECONDS, Workbench
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator
+    from collections.abc import Collection
 
-    from seamark.model import ChunkHit, FailedRow, Generation, Key, Lease, Source, SourceRow
+    from seamark.model import ChunkHit, FailedRow, Generation, GenerationState, Key, Lease, Source, SourceRow
     from seamark.store.contract import Store
-    from seamark.testing.backend import Application, Backend
+    from seamark.testing.backend import Backend
 
-KEYS = range(1, 9)
 WORKERS = 4
-OUTSIDE = 9
-"""The `org` of rows that the source's `where` leaves out."""
 WHERE = Condition("org", "!=", OUTSIDE)
 MODELS = ("oracle-a", "oracle-b", "oracle-c")
 EVENTS = {
@@ -42,7 +40,10 @@ EVENTS = {
     "retry": 2,
     "trim": 2,
     "maintain": 1,
-    "swap": 2,
+    "swap": 5,
+    "rollback": 1.5,
+    "retire": 0.3,
+    "drop": 0.5,
     "search": 4,
     "count": 1,
 }
@@ -51,21 +52,10 @@ STEPS = (20, 90)
 """The fewest and the most events of a history."""
 TURNS = 5_000
 """More than the work at the end of a history takes."""
-Row = tuple[str | None, int]
-"""What the user's table holds for a key: body and org."""
 
 
 class WrongError(Exception):
     """A history came to a wrong state."""
-
-
-@dataclass
-class Writer:
-    """An application's connection. While a transaction is open, `pending` is what it will have written."""
-
-    application: Application
-    pending: dict[int, Row | None] | None = None
-    transaction: ExitStack | None = None
 
 
 @dataclass
@@ -84,7 +74,7 @@ class Worker:
         self.lease, self.rows, self.expired = None, None, False
 
 
-class History:
+class History(Writers):
     """One history over a table of its own.
 
     Args:
@@ -94,145 +84,27 @@ class History:
     """
 
     def __init__(self, backend: Backend, stores: Collection[Store], seed: int, *, trace: bool = False) -> None:
-        self.random = random.Random(seed)
-        self.seed = seed
-        self.score: Counter[str] = Counter()
-        """What happened, to see that it had what a history is to have."""
+        super().__init__(Workbench(backend), backend, random.Random(seed), seed)
         self.dead: list[Lease] = []
-        self.bench = Workbench(backend)
-        self.table = f"notes_{seed}"
-        self.committed: dict[int, Row] = {}
-        self.ever: dict[int, set[str]] = defaultdict(set)
-        self.locks: dict[int, Writer] = {}
-        self.writers = [Writer(self.bench.app), Writer(backend.application())]
+        self.gone: set[int] = set()
         self.workers = [Worker(f"w{n}", [*stores][n % len(stores)]) for n in range(WORKERS)]
         self.calls: Counter[tuple[int, Key, int]] = Counter()
         self.excused: Counter[tuple[int, Key, int]] = Counter()
-        self.numbers = iter(range(1, TURNS))
         self._trace = trace
         self.source, self.generations = self._begin()
 
     def _begin(self) -> tuple[Source, list[Generation]]:
-        integer, text = self.bench.backend.type("integer"), self.bench.backend.type("text")
-        self.bench.app.run(f"CREATE TABLE {self.table} (id {integer} PRIMARY KEY, body {text}, org {integer})")
         for _ in range(self.random.randint(0, 12)):
             self.write()
         source = self.bench.attach(self.table, ("body",), WHERE, batch=self.random.randint(1, 5))
         for _ in range(self.random.randint(0, 6)):
             self.random.choice([self.begin, self.write, self.end])()
-        return source, [self.bench.lexical(source), self.bench.vector(source, MODELS[0])]
-
-    # --- the application ------------------------------------------------------------------------------------------
-
-    def begin(self) -> None:
-        """Open a transaction; SQLite has one writer at a time."""
-        idle = [writer for writer in self.writers if writer.pending is None]
-        if not idle or (len(idle) < len(self.writers) and self.bench.backend.name == "sqlite"):
-            return
-        writer = self.random.choice(idle)
-        writer.transaction = ExitStack()
-        writer.transaction.enter_context(writer.application.transaction())
-        writer.pending = {}
-
-    def write(self) -> None:
-        """Change a row or two, in an open transaction or in one of their own."""
-        writer = self.random.choice(self.writers)
-        if writer.pending is None and self.bench.backend.name == "sqlite":
-            writer = next((other for other in self.writers if other.pending is not None), writer)
-        alone = writer.pending is None
-        if alone:
-            writer.pending = {}
-        key, to = self.random.choice(KEYS), self.random.choice(KEYS)
-        if any(self.locks.get(one, writer) is not writer for one in (key, to)):
-            writer.pending = None if alone else writer.pending
-            return
-        with self._saved(writer) if not alone else nullcontext():
-            self._change(writer, key, to)
-        if alone:
-            self._landed(writer)
-
-    @contextmanager
-    def _saved(self, writer: Writer) -> Generator[None]:
-        """Take back to a savepoint, now and then, what the block has written."""
-        if self.random.random() >= 0.2:
-            yield
-            return
-        assert writer.pending is not None
-        before = dict(writer.pending)
-        writer.application.run("SAVEPOINT here")
-        yield
-        writer.application.run("ROLLBACK TO SAVEPOINT here")
-        writer.application.run("RELEASE SAVEPOINT here")
-        writer.pending = before
-        self.score["savepoint"] += 1
-
-    def _change(self, writer: Writer, key: int, to: int) -> None:
-        assert writer.pending is not None
-        self.locks[key] = self.locks[to] = writer
-        present, run = self._seen(writer, key), writer.application.run
-        kind = self.random.choice(["put", "put", "put", "delete", "move", "org"])
-        if present is None or kind == "put":
-            row = (self._body(), self.random.choice([1, 1, 2, OUTSIDE]))
-            run(
-                f"INSERT INTO {self.table} (id, body, org) VALUES (?, ?, ?)"
-                " ON CONFLICT (id) DO UPDATE SET body = excluded.body, org = excluded.org",
-                key,
-                *row,
-            )
-            writer.pending[key] = row
-        elif kind == "delete":
-            run(f"DELETE FROM {self.table} WHERE id = ?", key)
-            writer.pending[key] = None
-        elif kind == "move" and self._seen(writer, to) is None:
-            run(f"UPDATE {self.table} SET id = ? WHERE id = ?", to, key)
-            writer.pending |= {to: present, key: None}
-        else:
-            org = self.random.choice([1, 2, OUTSIDE])
-            run(f"UPDATE {self.table} SET org = ? WHERE id = ?", org, key)
-            writer.pending[key] = (present[0], org)
-
-    def _body(self) -> str | None:
-        """Return a text that no other row ever has, cut into passages at its bars; now and then a blank one."""
-        number = next(self.numbers)
-        return self.random.choice([f"text {number}", f"text {number}", f"text {number}|and more of {number}", " ", None])
-
-    def _seen(self, writer: Writer, key: int) -> Row | None:
-        assert writer.pending is not None
-        return writer.pending[key] if key in writer.pending else self.committed.get(key)
-
-    def _landed(self, writer: Writer, *, commit: bool = True) -> None:
-        assert writer.pending is not None
-        for key, row in writer.pending.items() if commit else ():
-            if row is None:
-                self.committed.pop(key, None)
-            else:
-                self.committed[key] = row
-                self.ever[key].add(row[0] or "")
-        writer.pending = writer.transaction = None
-        self.locks = {key: holder for key, holder in self.locks.items() if holder is not writer}
-
-    def end(self, *, commit: bool | None = None) -> None:
-        """Commit an open transaction, or roll it back."""
-        opened = [writer for writer in self.writers if writer.transaction is not None]
-        if not opened:
-            return
-        writer = self.random.choice(opened)
-        assert writer.transaction is not None
-        chosen = self.random.random() < 0.75 if commit is None else commit
-        if chosen:
-            writer.transaction.close()
-        else:
-            error = ZeroDivisionError()
-            try:
-                with writer.transaction:
-                    raise error
-            except ZeroDivisionError:
-                self.score["rollback"] += 1
-        self._landed(writer, commit=chosen)
-
-    def live(self) -> dict[int, str]:
-        """Return what is committed and within the `where`."""
-        return {key: body or "" for key, (body, org) in self.committed.items() if org != OUTSIDE}
+        begun = [self.bench.lexical(source), self.bench.vector(source, MODELS[0])]
+        if self.random.random() < 0.7:
+            self.bench.drain(source, *begun)
+            for generation in begun:
+                self.bench.store.generation_activate(generation.id)
+        return source, begun
 
     # --- the workers ----------------------------------------------------------------------------------------------
 
@@ -244,7 +116,9 @@ class History:
         """Claim, or read and embed, or settle; return whether there was anything to do."""
         if worker.lease is None:
             return self._claim(worker)
-        if worker.rows is None:
+        if worker.lease.generation_id in self.gone:
+            self._fail(worker)
+        elif worker.rows is None:
             self._read(worker)
         else:
             self._settle(worker)
@@ -289,6 +163,18 @@ class History:
             raise WrongError(f"{worker.lease} {'has expired' if worker.expired else 'is whole'}, and its settle says {settled}")
         self.score["settled" if settled else "lost"] += 1
         self.score["superseded"] += settled.superseded if settled else 0
+        worker.drop()
+
+    def _fail(self, worker: Worker) -> None:
+        """Go on with the lease of a generation that was dropped: it fails, or writes nothing."""
+        assert worker.lease is not None
+        try:
+            reading = worker.store.lease_read(self.source, worker.lease, CHARACTERS)
+            empty = self.bench.batch(worker.generation, ()) if worker.generation else None
+            if reading.rows or (empty and worker.store.lease_settle(self.source, worker.lease, empty, ())):
+                raise WrongError(f"generation {worker.lease.generation_id} is dropped, and worked on")
+        except StoreError:
+            self.score["lost by a drop"] += 1
         worker.drop()
 
     def _failed(self, row: SourceRow) -> FailedRow:
@@ -361,19 +247,43 @@ class History:
             chosen = self.random.choice(building)
             if self.bench.store.generation_activate(chosen.id):
                 self.score["activated"] += 1
-                self._retired()
+                self._known()
             return
-        models = {one.model.name for one in self.generations if one.model is not None}
-        if len(models) < len(MODELS):
-            self.generations.append(self.bench.vector(self.source, MODELS[len(models)]))
+        known = {one.model.name for one in self.generations if one.model is not None}
+        model = self.random.choice([name for name in MODELS if name not in known])
+        self.generations.append(self.bench.vector(self.source, model))  # a retired one is taken up again
+
+    def rollback(self) -> None:
+        """Make a retired generation the active one at once; it catches up as such."""
+        if (chosen := self._chosen("retired")) and self.bench.store.generation_activate(chosen.id, asked=True):
+            self.score["rolled back"] += 1
+            self._known()
+
+    def retire(self) -> None:
+        """Give up a generation that is being built."""
+        if (chosen := self._chosen("building")) and chosen.kind == "vector":
+            self.score["given up"] += self.bench.store.generation_retire(chosen.id)
+            self._known()
+
+    def drop(self) -> None:
+        """Drop a retired generation, whoever still has a lease of it."""
+        if chosen := self._chosen("retired"):
+            self.score["dropped"] += self.bench.store.generation_drop(chosen.id)
+            self.gone.add(chosen.id)
+
+    def _chosen(self, state: GenerationState) -> Generation | None:
+        """Return one of the source's generations in that state; a building one only where another is active."""
+        every = self.bench.store.generations(self.source.id)
+        active = {one.kind for one in every if one.state == "active"}
+        found = [one for one in every if one.state == state and one.kind in active]
+        return self.random.choice(found) if found else None
+
+    def _known(self) -> None:
+        """Let everybody work on what is not retired."""
+        self.generations = [one for one in self.bench.store.generations(self.source.id) if one.state != "retired"]
 
     def _now(self) -> list[Generation]:
-        states = {one.id: one for one in self.bench.store.generations(self.source.id)}
-        return [states[one.id] for one in self.generations]
-
-    def _retired(self) -> None:
-        """Let nobody work on what a swap has retired."""
-        self.generations = [one for one in self._now() if one.state != "retired"]
+        return [one for one in self.bench.store.generations(self.source.id) if one.state != "retired"]
 
     # --- judgement ------------------------------------------------------------------------------------------------
 
@@ -421,13 +331,17 @@ class History:
             getattr(self, event)()
         self.finish()
         self.judge()
+        if self.random.random() < 0.5 and self._chosen("retired"):
+            self.rollback()
+            self.finish()
+            self.judge()
         return self.score
 
     def finish(self) -> None:
         """Let every fault stop, and the workers work until nothing is left (I7)."""
         while any(writer.transaction is not None for writer in self.writers):
             self.end()
-        for lease in self.dead:
+        for lease in (lease for lease in self.dead if lease.generation_id not in self.gone):
             self.bench.store.lease_renew([lease], -1)
         idle = 0
         for turn in range(TURNS):
@@ -441,7 +355,7 @@ class History:
         for generation in self._now():
             if generation.state == "building" and not self.bench.store.generation_activate(generation.id):
                 raise WrongError(f"generation {generation.id} has all that it needs, and is not activated")
-        self._retired()
+        self._known()
 
     def judge(self) -> None:
         """I1, I2 and I15 at rest, before the tombstones are dropped and after."""
