@@ -5,15 +5,26 @@ SEAMARK_CHAOS_SECONDS sets how long the first of these goes on (4 unless told).
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
+from collections import Counter, defaultdict
+from functools import reduce
+from operator import or_
+from pathlib import Path
 
+import httpx2
+import psycopg
 import pytest
 
 from seamark.core.chunking import render
 from seamark.testing.chaos import Stage, until
 from seamark.testing.judgement import judge_source
+from seamark.testing.searcher import STEADY
 
 SECONDS = float(os.environ.get("SEAMARK_CHAOS_SECONDS", "4"))
 HOUR, YEAR = 3600.0, 365 * 86_400.0
@@ -41,6 +52,117 @@ def test_workers_are_killed_again_and_again_while_others_write_and_search(stage)
     stage.backend.leases_expire()
     stage.finish()
     stage.judge(lost=killed)
+
+
+@pytest.fixture
+def embedding_server(tmp_path):
+    """A server in a process of its own, and the file that it logs its calls to."""
+    log = tmp_path / "calls.jsonl"
+    command = [sys.executable, "-m", "seamark.testing.embedding_server", "--dimension", "16", "--log", str(log)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        yield process.stdout.readline().strip(), log
+        process.terminate()
+
+
+FAULTS = [
+    {"kind": "status", "status": 500, "times": 3},
+    {"kind": "nan", "times": 2},
+    {"kind": "status", "status": 429, "times": 3},
+    {"kind": "reset", "times": 4},
+    {"kind": "fewer", "times": 2},
+    {"kind": "delay", "seconds": 0.2, "times": 2},
+]
+"""What befalls documents: queries have no such text in them."""
+
+
+def test_models_are_swapped_and_rolled_back_while_everything_fails(troupe, backend, tmp_path, teardown, embedding_server):
+    """No search fails or finds less, whatever becomes of the workers, the calls and the generations."""
+    url, log = embedding_server
+    models = [f"openai:{name}?base_url={url}/v1&dimensions=16&batch_items=8" for name in ("first", "second")]
+    stage = Stage(troupe, backend, tmp_path, teardown, model=models[0])
+    writers = [stage.enter("writer") for _ in range(2)]
+    searchers = [stage.enter("searcher") for _ in range(2)]
+    workers = [stage.enter("worker") for _ in range(2)]
+    until(lambda: all(writer.count("committed") > 5 for writer in writers), "the writers write")
+    httpx2.post(f"{url}/faults", json=[fault | {"text": "text "} for fault in FAULTS]).raise_for_status()
+    with stage.service() as service:
+        notes = service.source("notes")
+        [second] = notes.swap(models[1])
+        workers[0].kill()
+        stage.enter("worker")
+        until(lambda: state(stage, second.id) == "active", "the second model is the active one")
+        workers[1].kill()
+        stage.enter("worker")
+        first = notes.rollback()
+        assert ("retired", "active") == (state(stage, second.id), state(stage, first.id))
+        before = sum(writer.count("committed") for writer in writers)
+        until(lambda: sum(writer.count("committed") for writer in writers) > before + 20, "the writers go on")
+    stage.end()
+    calls = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {fault["kind"] for fault in FAULTS} <= {call["fault"] for call in calls}, "every fault struck"
+    assert all(searcher.count("away") == 0 for searcher in searchers), "no search failed"
+    stage.backend.leases_expire()
+    stage.finish()
+    stage.judge(lost=len(FAULTS) + 2, calls=answered(log))
+
+
+def state(stage, generation):
+    return next(one.state for one in stage.bench.store.generations() if one.id == generation)
+
+
+def answered(log):
+    """Return how often each text of a row was answered for, by the model that was asked for it most often."""
+    counts = defaultdict(Counter)
+    for line in log.read_text().splitlines():
+        call = json.loads(line)
+        if call["fault"] in {None, "delay"}:
+            counts[call["request"].get("model")].update(
+                text for text in call["texts"] if re.match(r"text|title|steady 9", text)
+            )
+    return reduce(or_, counts.values())
+
+
+@pytest.mark.parametrize("what", ["another model's vector", "a row that should be gone", "a call too many"])
+def test_what_is_wrong_is_found(stage, what):
+    """The judges of this file, judged."""
+    writer, searcher, worker = stage.enter("writer"), stage.enter("searcher"), stage.enter("worker")
+    until(lambda: writer.count("committed") > 5 and embedded(stage) > len(STEADY), "something is written and indexed")
+    if what == "another model's vector":
+        spoil(stage)
+        until(lambda: searcher.count("violation") > 0, "the searcher sees it")
+        stage.end()
+        assert "I9" in next(event for event in searcher.events() if event["event"] == "violation")["said"]
+        return
+    stage.end()
+    stage.finish()
+    stage.judge()
+    if what == "a call too many":
+        (tmp := Path(worker.order.log + "-oracle")).write_bytes(tmp.read_bytes() * 2)
+        with pytest.raises(AssertionError, match="versions of rows that had it"):
+            stage.judge()
+    else:
+        stage.bench.app.run("INSERT INTO notes VALUES (800000, NULL, 'written behind the back of the logs', 1)")
+        with pytest.raises(AssertionError, match="what was acknowledged is there"):
+            stage.judge()
+
+
+def spoil(stage):
+    """Give every steady row the vector of one of them."""
+    [vector] = [one for one in stage.bench.store.generations() if one.kind == "vector"]
+    [source] = stage.bench.store.sources()
+    chunks = stage.backend.chunks(source, vector)
+    if stage.backend.name == "sqlite":
+        with stage.backend._reading(stage.backend.sidecar) as connection:
+            connection.set_busy_timeout(10_000)
+            connection.execute(
+                f"UPDATE chunks_{vector.id} SET embedding = ? WHERE k1 >= {STEADY[0]}", (chunks[-1].vector.tobytes(),)
+            )
+    else:
+        with psycopg.connect(stage.backend.url, autocommit=True) as connection:
+            connection.execute(
+                f"UPDATE seamark.chunks_{vector.id} c SET embedding = o.embedding FROM seamark.chunks_{vector.id} o"
+                f" WHERE o.k1 = {STEADY[-1]} AND c.k1 >= {STEADY[0]}"
+            )
 
 
 # --- sleepers -----------------------------------------------------------------------------------------------------

@@ -196,7 +196,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Serve /v1/embeddings, /api/embed, /embed, and /faults, which scripts this server."""
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        length = int(self.headers["content-length"])
+        sent = self.rfile.read(length)
+        if len(sent) < length:
+            raise ConnectionError("the client was killed, or hung up, in the middle of its request")
+        body = json.loads(sent)
         path = self.path.partition("?")[0]
         if path == "/faults":
             self.server.heal()
