@@ -35,7 +35,7 @@ test: .venv/.transformer
 
 # The sweeps at their full size: a kill at every statement, and many more random histories. Hours, not minutes.
 test-full: .venv/.transformer
-	SEAMARK_KILL_STRIDE=1 SEAMARK_PROTOCOL_SEEDS=200000 SEAMARK_MACHINE_EXAMPLES=2000 SEAMARK_HISTORIES=2000 \
+	SEAMARK_KILL_STRIDE=1 SEAMARK_PROTOCOL_SEEDS=200000 SEAMARK_MACHINE_EXAMPLES=2000 SEAMARK_HISTORIES=4000 \
 		SEAMARK_CHAOS_SECONDS=60 SEAMARK_OUTAGE_SECONDS=30 HF_HUB_OFFLINE=1 \
 		$(BIN)/pytest -n 2 --dist worksteal --timeout 36000 tests/unit/test_protocol.py tests/agreement tests/crash
 

@@ -43,7 +43,7 @@ EVENTS = {
     "swap": 5,
     "rollback": 1.5,
     "retire": 0.3,
-    "drop": 0.5,
+    "drop": 2,
     "search": 4,
     "count": 1,
 }
@@ -100,7 +100,7 @@ class History(Writers):
         for _ in range(self.random.randint(0, 6)):
             self.random.choice([self.begin, self.write, self.end])()
         begun = [self.bench.lexical(source), self.bench.vector(source, MODELS[0])]
-        if self.random.random() < 0.7:
+        if self.random.random() < 0.5:
             self.bench.drain(source, *begun)
             for generation in begun:
                 self.bench.store.generation_activate(generation.id)
