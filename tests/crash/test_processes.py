@@ -262,3 +262,25 @@ def ahead(stage):
         with stage.backend._reading(stage.backend.sidecar) as connection:
             rows = connection.execute(statement).fetchall()
     return [expires_at / 1e6 - time.time() for (expires_at,) in rows]
+
+
+@pytest.mark.parametrize("seconds", [HOUR, -HOUR], ids=["+1h", "-1h"])
+def test_a_machine_that_is_wrong_about_the_time_does_work_twice_and_no_harm(
+    troupe, sqlite_backend, tmp_path, teardown, seconds
+):
+    """SQLite's clock is the machine's. Ahead, it takes over what others hold; behind, its own leases are taken over at once."""
+    stage = Stage(troupe, sqlite_backend, tmp_path, teardown)
+    stage.enter("worker", machine_seconds=seconds)
+    stage.enter("worker")
+    writer, searcher = stage.enter("writer"), stage.enter("searcher")
+    seen = []
+    until(
+        lambda: seen.extend(ahead(stage)) or any(abs(left - seconds) < 60 for left in seen),
+        "a lease by the wrong clock is seen",
+    )
+    until(lambda: writer.count("committed") > 30, "the writer has written")
+    stage.end()
+    assert searcher.events()[-1]["searches"] > 0
+    stage.backend.leases_expire()
+    stage.finish()
+    stage.judge(lost=writer.count("committed"))

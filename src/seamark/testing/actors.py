@@ -20,6 +20,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import apsw
+
 import seamark
 from seamark.testing.oracle import OracleEmbedder
 
@@ -39,7 +41,8 @@ class Order:
     `log` is the file that it logs to, `watched` are the logs of writers that a searcher reads. `first` is the lowest key of a
     writer's own rows, `seed` what its choices follow from. `constants` are set before it begins: `module:NAME` → value. `model`
     is the locator of the embedder; None: an oracle in its own process. `clock_seconds` is how far Python's clocks are off, and
-    `sleep_after` makes a worker stop itself (SIGSTOP) when that many calls of its oracle are answered.
+    `machine_seconds` how far the one is that SQLite asks. `sleep_after` makes a worker stop itself (SIGSTOP) when that many
+    calls of its oracle are answered.
     """
 
     role: Role
@@ -52,6 +55,7 @@ class Order:
     model: str | None = None
     threads: int = 3
     clock_seconds: float = 0.0
+    machine_seconds: float = 0.0
     sleep_after: int = 0
 
 
@@ -121,6 +125,17 @@ def _shift(seconds: float) -> None:
             module.datetime = Shifted  # type: ignore[attr-defined]
 
 
+class _Shifted(apsw.VFS):
+    """The file system of SQLite, with another time."""
+
+    def __init__(self, seconds: float) -> None:
+        self._milliseconds = round(seconds * 1000)
+        super().__init__("shifted", "", makedefault=True)
+
+    def xCurrentTimeInt64(self) -> int:  # noqa: N802 the name it has there
+        return super().xCurrentTimeInt64() + self._milliseconds
+
+
 def _work(order: Order, stop: threading.Event, log: Log) -> None:
     """Do what users run: a worker that goes on by itself."""
     embedder = None if order.model else SleepyOracle(Path(order.log + "-oracle"), order.sleep_after)
@@ -145,9 +160,11 @@ def _play(order: Order, answer: int) -> None:
     signal.signal(signal.SIGTERM, end)
     if order.clock_seconds:
         _shift(order.clock_seconds)
+    shifted = _Shifted(order.machine_seconds) if order.machine_seconds else None
     os.write(answer, (json.dumps({"pid": os.getpid(), "time": time.time(), "monotonic": time.monotonic()}) + "\n").encode())
     roles = {"worker": _work, "writer": writer.write, "searcher": searcher.search}
     roles[order.role](order, stop, Log(order.log))
+    del shifted
 
 
 def _child(order: Order) -> None:
