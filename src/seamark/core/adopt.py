@@ -210,11 +210,11 @@ class Adopting:
             elif not (trusted if candidate.digest is None else digest_is(text, candidate.digest)):
                 self._counts["edited"] += 1
             else:
-                split = self._chunker.split(text)
-                if len(split.chunks) == 1 and not split.truncated:
-                    found.append((candidate, split.chunks[0], text[split.chunks[0].start : split.chunks[0].stop]))
-                else:
+                chunk = self._chunker.whole(text)
+                if chunk is None:
                     self._counts["divided"] += 1
+                else:
+                    found.append((candidate, chunk, text[chunk.start : chunk.stop]))
         excess = self._embedder.token_excess([passage for *_, passage in found]) if found else ()
         for (candidate, chunk, _), divided in zip(found, excess, strict=True):
             if divided:

@@ -110,6 +110,15 @@ class Chunker:
             spans = _spans_fitting(covered, spans, token_excess)
         return Split(tuple(_chunk(covered, *span) for span in spans), len(text) > TEXT_CHARACTERS)
 
+    def whole(self, text: str) -> Chunk | None:
+        """Return the only passage of a text; None where it makes several, or none."""
+        if len(text) > self.characters:
+            split = self.split(text)
+            return split.chunks[0] if len(split.chunks) == 1 and not split.truncated else None
+        start = len(text) - len(text.lstrip())
+        stop = start + len(text.strip())
+        return _chunk(text, start, stop) if start < stop else None
+
     def _spans(self, text: str) -> list[tuple[int, int]]:
         if len(text) <= self.characters:
             return _trimmed(text, 0, len(text))

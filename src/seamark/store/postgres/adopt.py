@@ -15,9 +15,11 @@ from seamark.store.postgres.settle import Settling
 from seamark.store.postgres.tables import table_inspect
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from seamark.model import Column, Key, Source, Table, VectorBatch, VectorPlace
     from seamark.store.postgres.catalog import Catalog
-    from seamark.store.postgres.connection import Connection, Database
+    from seamark.store.postgres.connection import Connection, Database, Row
     from seamark.store.postgres.names import Words
 
 _VECTOR = Form(4, 0, (">f4",))
@@ -57,7 +59,8 @@ def adopt_read(
     with database.keyed() as connection:
         found = database.run(connection, "adopt_read", words, values, binary=True).fetchall()
     width = len(source.table.key)
-    rows = tuple(SourceRow(_key(row[:width], source), row[width], live=True, texts=row[width + 3 :]) for row in found)
+    keys = _keys(found, source)
+    rows = tuple(SourceRow(key, row[width], True, row[width + 3 :]) for key, row in zip(keys, found, strict=True))  # noqa: FBT003
     vectors, sized = vectors_decode([row[width + 1] for row in found], dimension, form)
     return ForeignBatch(rows, vectors, sized, tuple(row[width + 2] for row in found))
 
@@ -70,13 +73,19 @@ def adopt_end(database: Database, catalog: Catalog, generation_id: int, rows: in
                 return
 
 
-def _key(members: tuple[Any, ...], source: Source) -> Key:
-    """Return a key as it is elsewhere: text of an extension's type comes as bytes in the binary format."""
+def _keys(found: Sequence[Row], source: Source) -> list[Key]:
+    """Return the keys as they are elsewhere: text of an extension's type comes as bytes in the binary format."""
     columns = key_columns(source.table)
-    return tuple(
-        member.decode() if isinstance(member, bytes) and column.kind == "text" else member
-        for member, column in zip(members, columns, strict=True)
-    )
+    if all(column.kind != "text" for column in columns):
+        return [row[: len(columns)] for row in found]
+    kinds = [column.kind for column in columns]
+    return [
+        tuple(
+            member.decode() if kind == "text" and isinstance(member, bytes) else member
+            for member, kind in zip(row[: len(columns)], kinds, strict=True)
+        )
+        for row in found
+    ]
 
 
 def _place_words(
