@@ -43,6 +43,29 @@ class Estimate:
     calibration: Spent = NOTHING_SPENT
 
 
+BatchState = Literal["planned", "sending", "submitted", "done", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Passages of a generation's rows `after < seq <= upto` that are given to a provider's batch interface under a `tag`.
+
+    `planned`: it is not known yet which; `sending`: it may or may not be there; `submitted`: it is, as `provider_id`; `done`;
+    or `failed`, with an `error`. `requests` are the passages, `answered` those of them that came back as vectors.
+    """
+
+    id: int
+    generation_id: int
+    tag: str
+    state: BatchState
+    after: int
+    upto: int = 0
+    requests: int = 0
+    answered: int = 0
+    provider_id: str | None = None
+    error: str | None = None
+
+
 def price(tokens: int, usd_per_million: float) -> float:
     """Return what tokens cost, in US dollars."""
     return tokens * usd_per_million / 1e6

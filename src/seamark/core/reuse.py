@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,15 +15,30 @@ if TYPE_CHECKING:
     from seamark.model import Key, Precision, StoredVectors
 
     Known = Callable[[Sequence[Key], Sequence[Key], Collection[bytes]], Mapping[bytes, StoredVectors]]
+    Keep = Callable[[Sequence[bytes], StoredVectors], None]
 
 
-def nothing_known(
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The store's `vectors_known` and `vectors_put` for one generation."""
+
+    known: Known
+    keep: Keep
+
+
+def _nothing_known(
     keys: Sequence[Key],  # noqa: ARG001 the signature of `vectors_known`
     held: Sequence[Key],  # noqa: ARG001
     digests: Collection[bytes],  # noqa: ARG001
 ) -> Mapping[bytes, StoredVectors]:
-    """Find no vector."""
     return {}
+
+
+def _nothing_kept(digests: Sequence[bytes], vectors: StoredVectors) -> None:
+    """Forget them."""
+
+
+NOTHING_STORED = Stored(_nothing_known, _nothing_kept)
 
 
 class Vectors:
@@ -33,12 +49,21 @@ class Vectors:
         self._type = np.dtype(precision)
         self._places: dict[bytes, int] = {}
         self._pieces: list[StoredVectors] = []
+        self._paid: list[bytes] = []
 
     def __contains__(self, digest: bytes) -> bool:
         return digest in self._places
 
-    def add(self, digests: Iterable[bytes], vectors: StoredVectors) -> None:
-        """Add vectors, one for each digest."""
+    def add(self, digests: Sequence[bytes], vectors: StoredVectors) -> None:
+        """Add vectors that come from the model, one for each digest."""
+        self._add(digests, vectors)
+        self._paid.extend(digests)
+
+    def paid(self) -> tuple[Sequence[bytes], StoredVectors]:
+        """Return the vectors that come from the model, with their digests."""
+        return self._paid, self.of(self._paid)
+
+    def _add(self, digests: Iterable[bytes], vectors: StoredVectors) -> None:
         self._places.update(zip(digests, range(len(self._places), len(self._places) + len(vectors)), strict=True))
         self._pieces.append(vectors)
 
@@ -49,7 +74,7 @@ class Vectors:
         if digests:
             vectors = np.stack([found[digest] for digest in digests])
             sound = sound_vectors(vectors)
-            self.add([digest for digest, is_sound in zip(digests, sound, strict=True) if is_sound], vectors[sound])
+            self._add([digest for digest, is_sound in zip(digests, sound, strict=True) if is_sound], vectors[sound])
 
     def of(self, digests: Iterable[bytes]) -> StoredVectors:
         """Return the vectors of the digests, each of which must be there, one row for each."""

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from seamark.core import catalog, lifecycle
 from seamark.core.analysis import Analyzer
 from seamark.core.audit import AUDIT_INTERVAL_SECONDS
+from seamark.core.batch import batch_advance
 from seamark.core.budget import Budget
 from seamark.core.chunking import Chunker
 from seamark.core.registry import Registry
+from seamark.core.reuse import Stored
 from seamark.core.sync import Indexer, LexicalIndexer, VectorIndexer
 from seamark.core.tracked import Tracked
 from seamark.cost import NOTHING_SPENT
 from seamark.errors import (
     EmbedderConfigurationError,
+    EmbedderError,
     InvalidRequestError,
     SeamarkError,
     SourceDriftError,
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from seamark.core.registry import Embedders
-    from seamark.cost import Spent
+    from seamark.cost import Batch, Spent
     from seamark.model import Audited, Coverage, Generation, Rows, Source, Views, WorkerBeat
     from seamark.store.contract import Store
 
@@ -279,9 +282,9 @@ class Seamark:
             return LexicalIndexer(analyzer)
         embedder = self.registry.embedder(generation, recording=recording)
         chunker = Chunker.of(generation.identity)
-        known = partial(self.store.vectors_known, generation.id)
+        vectors = Stored(partial(self.store.vectors_known, generation.id), partial(self.store.vectors_put, generation.id))
         slot, stored = self.embedders.slot(embedder), precision(generation.identity)
-        return VectorIndexer(embedder, chunker, slot, self._jitter, known, stored, budget)
+        return VectorIndexer(embedder, chunker, slot, self._jitter, vectors, stored, budget)
 
     # --- SQL --------------------------------------------------------------------------------------------------
 
@@ -303,6 +306,23 @@ class Seamark:
     def views(self) -> Views:
         """Return the views for SQL users, and what another program's connection has to run to have them."""
         return self.store.views()
+
+    def batches_advance(self, owner: str) -> tuple[Batch, ...]:
+        """Take one step of every batch that is under way with a provider; return how each of them stands now."""
+        found: list[Batch | None] = []
+        for source in self.store.sources():
+            for generation in self.store.generations(source.id):
+                if generation.model is None or generation.state == "retired":
+                    continue
+                if all(batch.state in ("done", "failed") for batch in self.store.batches(generation.id)):
+                    continue
+                try:
+                    embedder = self.embedders.of(generation.model, generation.locator)
+                    chunker = Chunker.of(generation.identity)
+                except EmbedderError:
+                    continue  # told of where it is worked on; others may have the model
+                found.append(batch_advance(self.store, source, generation, embedder, chunker, owner))
+        return tuple(batch for batch in found if batch is not None)
 
     def generations_expire(self) -> tuple[int, ...]:
         """Drop generations that were retired longer ago than they are to be kept; return their ids.

@@ -14,7 +14,7 @@ from seamark.core.analysis import lexical_batch
 from seamark.core.budget import Meter, Tally
 from seamark.core.chunking import render
 from seamark.core.retry import CONFIGURATION_DELAY_SECONDS, outage_delay, row_delay
-from seamark.core.reuse import Vectors, nothing_known
+from seamark.core.reuse import NOTHING_STORED, Vectors
 from seamark.embed.validation import embedder_errors, stored_vectors
 from seamark.errors import (
     BudgetSpentError,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from seamark.core.analysis import Analyzer
     from seamark.core.budget import Budget
     from seamark.core.chunking import Chunker
-    from seamark.core.reuse import Known
+    from seamark.core.reuse import Stored
     from seamark.embed.contract import Embedder
     from seamark.model import Chunk, FailureKind, Generation, Lease, LexicalBatch, Precision, Settled, Source, SourceRow
     from seamark.store.contract import Store
@@ -102,7 +102,7 @@ class LexicalIndexer:
 class VectorIndexer:
     """Chunks and embeds what no vector is known of.
 
-    `slot` bounds the calls to the embedder that are under way in this process; `known` is the store's `vectors_known`.
+    `slot` bounds the calls to the embedder that are under way in this process; `stored` has the vectors that are there.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class VectorIndexer:
         chunker: Chunker,
         slot: AbstractContextManager[object],
         jitter: Callable[[], float],
-        known: Known = nothing_known,
+        stored: Stored = NOTHING_STORED,
         precision: Precision = "float16",
         budget: Budget | None = None,
     ) -> None:
@@ -119,7 +119,7 @@ class VectorIndexer:
         self._chunker = chunker
         self._slot = slot
         self._jitter = jitter
-        self._known = known
+        self._stored = stored
         self._precision: Precision = precision
         self._meter = Meter(embedder, budget)
 
@@ -142,11 +142,21 @@ class VectorIndexer:
         if wanted := {chunk.digest for piece in work for chunk in piece.chunks}:
             keys = [piece.row.key for piece in work if piece.chunks]
             held = [piece.row.key for piece in work if piece.chunks and piece.row.held]
-            vectors.add_stored(self._known(keys, held, wanted))
+            vectors.add_stored(self._stored.known(keys, held, wanted))
         done: list[_Work] = []
-        for group in _groups(work, vectors, self._embedder.batch_items):
-            self._embed(group, vectors, done, failed, call)
+        try:
+            for group in _groups(work, vectors, self._embedder.batch_items):
+                self._embed(group, vectors, done, failed, call)
+        except (CancelledError, BudgetSpentError, EmbedderUnavailableError):
+            self._keep(vectors)
+            raise
         return Indexed(_batch(done, vectors), tuple(failed))
+
+    def _keep(self, vectors: Vectors) -> None:
+        """Put what is paid for by: whoever is given this work next finds it there."""
+        digests, paid = vectors.paid()
+        if digests:
+            self._stored.keep(digests, paid)
 
     def _chunked(self, row: SourceRow, failed: list[FailedRow]) -> _Work | None:
         """Return the row cut into passages; None, and a failure in `failed`, where the embedder cannot measure them."""

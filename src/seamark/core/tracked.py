@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from seamark.core import catalog, lifecycle
 from seamark.core.adopt import WHOLE_ROW_CHARACTERS, Adopting, place_check
 from seamark.core.audit import verify
+from seamark.core.batch import batch_begin
 from seamark.core.chunking import Chunker
 from seamark.core.compare import NDCG_RANKS, Comparison, comparison, key_text
 from seamark.core.estimate import estimate
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from seamark.core.adopt import Batch
     from seamark.core.search import Mode
     from seamark.core.service import Seamark
-    from seamark.cost import Estimate
+    from seamark.cost import Batch, Estimate
     from seamark.findings import Finding, Findings
     from seamark.model import (
         Adopted,
@@ -348,6 +349,30 @@ class Tracked:
             generation=read.id if read else None,
             generations=counts,
         )
+
+    def batch(self) -> Batch:
+        """Have what is left of a backfill embedded through the provider's batch interface, for less, within a day.
+
+        Search and fresh rows go on as ever; the backfill waits for the provider. Workers see to it, on any machine, and go on
+        where one was cut off; `batches_advance` of the service takes one step. Called again, it returns the batch there is.
+
+        Raises:
+            InvalidRequestError: the model's provider has no batch interface, or nothing is left to backfill.
+        """
+        store = self._service.store
+        for generation in reversed(store.generations(self.source.id)):
+            if generation.model is not None and generation.state != "retired":
+                embedder = self._service.embedders.of(generation.model, generation.locator)
+                if (batch := batch_begin(store, generation, embedder)) is not None:
+                    return batch
+        raise InvalidRequestError(
+            f"nothing is left to backfill in {self.name!r}: a batch is for a new index, before `work` has filled it"
+        )
+
+    def batches(self) -> tuple[Batch, ...]:
+        """Return the batches of the generations there are, oldest first."""
+        store = self._service.store
+        return tuple(batch for one in store.generations(self.source.id) for batch in store.batches(one.id))
 
     def estimate(self, model: str | None = None, chunk: int | None = None, *, calibrate: bool = True) -> Estimate:
         """Estimate what it costs to embed the rows as they are now, less what is there already; see `seamark.cost.Estimate`.

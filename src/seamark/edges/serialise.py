@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from seamark.core.compare import Comparison, QueryComparison
     from seamark.core.search import SearchResult
-    from seamark.cost import Estimate
+    from seamark.cost import Batch, Estimate
     from seamark.findings import Finding, Findings
     from seamark.model import (
         Adopted,
@@ -319,6 +319,20 @@ def checks(values: Sequence[Check]) -> Json:
 def healthy(values: Sequence[Check]) -> bool:
     """Say whether everything that must be well is."""
     return all(value.ok for value in values if value.required)
+
+
+def batch(value: Batch) -> Json:
+    """Return how a batch at a provider stands."""
+    error = None if value.error is None else text(value.error)
+    return {
+        "id": value.id,
+        "generation": value.generation_id,
+        "state": value.state,
+        "requests": value.requests,
+        "answered": value.answered,
+        "provider_id": value.provider_id,
+        "error": error,
+    }
 
 
 def estimate(value: Estimate, usd_per_million: float | None) -> Json:

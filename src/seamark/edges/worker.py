@@ -332,6 +332,7 @@ class Worker:
     def _trim(self) -> None:
         whole = next(self._trims) % KEPT_TRIMS == 0
         self._service.generations_expire()
+        self._service.batches_advance(self.id)
         for source in self._service.store.sources():
             with self._unless_detached([known.id for known in self._service.store.generations(source.id)]):
                 self._service.store.journal_trim(source.id)

@@ -14,7 +14,7 @@ import weakref
 from contextlib import contextmanager
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import httpx2
@@ -22,6 +22,7 @@ import numpy as np
 import stamina
 from pydantic import Field, SecretStr
 
+from seamark.embed import batches
 from seamark.embed.replies import ollama_answer, ollama_digest, openai_answer, status_error
 from seamark.embed.settings import ModelSettings
 from seamark.embed.tokens import tokens_estimate
@@ -36,11 +37,12 @@ from seamark.errors import (
 from seamark.model import ModelIdentity
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
     from urllib.parse import SplitResult
 
     from numpy.typing import NDArray
 
+    from seamark.embed.batches import BatchAnswer, BatchLook
     from seamark.embed.replies import Answer
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -209,17 +211,35 @@ class _HttpEmbedder:
         raise AssertionError("the last attempt returns or raises")
 
     def _once(self, method: str, url: str, body: bytes | None) -> bytes:
-        secret = self._key.get_secret_value() if self._key else None
         headers = {"content-type": "application/json"} if body is not None else {}
-        if secret:
-            headers["authorization"] = f"Bearer {secret}"
-            if (self._url.hostname or "").endswith(".azure.com"):
-                headers["api-key"] = secret
-        with self._client.stream(method, url, content=body, headers=headers) as reply:
+        with self._client.stream(method, url, content=body, headers=headers | self._authorisation()) as reply:
             read = self._read(reply, f"{method} {url}")
-            if reply.status_code != HTTPStatus.OK:
-                raise status_error(reply.status_code, reply.headers, read, f"{method} {url}", secret)
+            self._check(reply, read, f"{method} {url}")
             return read
+
+    @contextmanager
+    def _opened(self, method: str, path: str, **request: Any) -> Generator[httpx2.Response]:
+        """Make a request whose reply is as long as it is, and read by whoever asks."""
+        place = f"{method} {self._place(path)}"
+        with (
+            _translated(place),
+            self._client.stream(method, self._place(path), headers=self._authorisation(), **request) as reply,
+        ):
+            if reply.status_code != HTTPStatus.OK:
+                self._check(reply, self._read(reply, place), place)
+            yield reply
+
+    def _authorisation(self) -> dict[str, str]:
+        secret = self._key.get_secret_value() if self._key else None
+        if not secret:
+            return {}
+        azure = {"api-key": secret} if (self._url.hostname or "").endswith(".azure.com") else {}
+        return {"authorization": f"Bearer {secret}", **azure}
+
+    def _check(self, reply: httpx2.Response, read: bytes, place: str) -> None:
+        if reply.status_code != HTTPStatus.OK:
+            secret = self._key.get_secret_value() if self._key else None
+            raise status_error(reply.status_code, reply.headers, read, place, secret)
 
     def _read(self, reply: httpx2.Response, place: str) -> bytes:
         read = bytearray()
@@ -245,6 +265,27 @@ class OpenAIEmbedder(_HttpEmbedder):
         if self._settings.dimensions is not None:
             content["dimensions"] = self._settings.dimensions
         return openai_answer(self._call("POST", self._path, content), len(texts), self._name)
+
+    def batch_find(self, tag: str) -> str | None:
+        """Return the provider's id of the batch with that tag, None when it has none."""
+        return batches.batch_find(self._opened, tag)
+
+    def batch_send(self, tag: str, passages: Iterable[tuple[str, str]]) -> str:
+        """Send passages, each with a name of its own, as a batch with that tag; return the provider's id of it."""
+        body: dict[str, object] = {"model": self._model, "encoding_format": "base64"}  # a quarter of the length
+        if self._settings.dimensions is not None:
+            body["dimensions"] = self._settings.dimensions
+        prefix = self._settings.document_prefix
+        prefixed = ((name, encodable_texts([prefix + text])[0]) for name, text in passages)
+        return batches.batch_send(self._opened, tag, body, prefixed)
+
+    def batch_look(self, batch: str) -> BatchLook:
+        """Say how a batch stands."""
+        return batches.batch_look(self._opened, batch)
+
+    def batch_results(self, results: str) -> Iterator[BatchAnswer]:
+        """Return the answers one by one, in no order."""
+        return batches.batch_results(self._opened, results, self._name)
 
 
 class OllamaEmbedder(_HttpEmbedder):

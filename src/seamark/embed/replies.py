@@ -37,7 +37,11 @@ _MAY_GO_AWAY = frozenset({408, 409, 425})
 
 def openai_answer(body: bytes, count: int, name: str) -> Answer:
     """Return the vectors of an OpenAI-style reply in the order of the texts, whatever order they came in, and the tokens."""
-    reply = _parsed(body, name)
+    return openai_reply(_parsed(body, name), count, name, body)
+
+
+def openai_reply(reply: object, count: int, name: str, body: bytes = b"") -> Answer:
+    """Do the same for a reply that has been parsed; `body` is shown where it cannot be one."""
     items = _member(reply, "data", body, name)
     if len(items) != count:
         raise EmbedderTransientError(f"{name} returned {len(items)} vectors for {count} texts")

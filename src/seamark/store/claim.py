@@ -39,6 +39,8 @@ class Cursors:
     swept: int
     origin_horizon: int
     backing_off: bool
+    held: bool = False
+    """A batch of the provider's is under way, whose vectors the backfill waits for."""
 
 
 class Claiming(Protocol):
@@ -115,6 +117,8 @@ def claim(work: Claiming, *, first: Lane = "fresh") -> Claim:
     for lane in dict.fromkeys((*overdue, first, *LANES)):
         if lane != "fresh":
             cursors = _marked(work, cursors)
+        if lane == "backfill" and cursors.held and cursors.backfill:
+            continue
         if (found := LANES[lane](work, cursors)) is not None:
             return found
     return Claim(None)

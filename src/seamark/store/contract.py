@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from seamark.cost import Spent
+    from seamark.cost import Batch, Spent
     from seamark.model import (
         Check,
         ChunkHit,
@@ -396,6 +396,36 @@ class Store(Auditing, Protocol):
         its old chunks or document are replaced, its failure is deleted. Failures are recorded for rows whose `seq` is still the
         journal's. Rows that lost the compare count as superseded. Rows with chunks are stamped, where the spec has `stamp` and
         search reads this generation: with the same commit, or right after it where the user's table is in another file.
+        """
+        ...
+
+    def vectors_put(self, generation_id: int, digests: Sequence[bytes], vectors: StoredVectors) -> None:
+        """Put vectors that are paid for by, for `vectors_known` of this generation, whatever row the passages are of.
+
+        They go an hour after they were put by, or later, once the generation is not being built any more, by `donors_trim`.
+        """
+        ...
+
+    def batch_begin(self, generation_id: int, after: int, seconds: float) -> Batch | None:
+        """Plan a batch of the rows above a `seq`, and hold the generation's backfill lane for so long.
+
+        Where one is open already, that one is returned. None when there is no such generation, or nothing is left to backfill.
+        """
+        ...
+
+    def batches(self, generation_id: int) -> Sequence[Batch]:
+        """Return the batches of a generation, oldest first."""
+        ...
+
+    def batch_take(self, generation_id: int, owner: str, seconds: float) -> Batch | None:
+        """Take the open batch of a generation on for so long, unless somebody else has it; None when there is none."""
+        ...
+
+    def batch_write(self, batch: Batch, owner: str, seconds: float) -> bool:
+        """Write what has become of a batch, and hold the generation's backfill lane for so long from now.
+
+        0 lets go of the lane. False, and nothing written, where the owner has lost the batch. One that is done or failed is
+        let go of.
         """
         ...
 

@@ -1,13 +1,21 @@
-"""A real HTTP server that bills as a provider does: OpenAI's /embeddings with its `usage`, over certified vectors."""
+"""A real HTTP server that bills as a provider does: OpenAI's /embeddings with its `usage`, over certified vectors.
+
+And its batch interface, /files and /batches: a batch has ended when `finish` says so.
+"""
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import threading
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
 
 from seamark.testing.oracle import oracle_vector
 
@@ -20,6 +28,30 @@ _token = re.compile(r"\w{1,5}|[^\w\s]").findall
 def billed(text: str) -> int:
     """Return how many tokens the server bills for a text: five letters to a token, which no estimate of ours supposes."""
     return len(_token(text)) + 1
+
+
+@dataclass
+class ServedBatch:
+    """A batch as the server has it: the lines of its file, and those of its results."""
+
+    id: str
+    tag: str
+    lines: list[dict[str, Any]]
+    status: str = "in_progress"
+    answers: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    def shown(self) -> dict[str, Any]:
+        """Return what is said of it."""
+        errors = {"object": "list", "data": [{"code": "bad", "message": "the file will not do", "line": 1}]}
+        return {
+            "id": self.id,
+            "object": "batch",
+            "endpoint": "/v1/embeddings",
+            "status": self.status,
+            "metadata": {"seamark": self.tag},
+            "errors": errors if self.status == "failed" else None,
+            "output_file_id": f"out-{self.id}" if self.answers else None,
+        }
 
 
 class BillingServer(ThreadingHTTPServer):
@@ -36,6 +68,11 @@ class BillingServer(ThreadingHTTPServer):
         self.tells = tells
         self.calls: list[tuple[str, ...]] = []
         self.tokens = 0
+        self.batches: list[ServedBatch] = []
+        self.files: dict[str, list[dict[str, Any]]] = {}
+        self.refused: set[str] = set()
+        self.dropped: set[str] = set()
+        """Requests that are done and whose reply is then lost: `/files` or `/batches`, once each."""
         self.lock = threading.Lock()
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
@@ -53,16 +90,41 @@ class BillingServer(ThreadingHTTPServer):
         self._thread.join()
         self.server_close()
 
-    def embed(self, texts: tuple[str, ...], model: str, dimension: int | None) -> dict[str, Any]:
+    def embed(self, texts: tuple[str, ...], model: str, dimension: int | None, *, called: bool = True) -> dict[str, Any]:
         """Bill a call, and return its reply."""
         tokens = sum(map(billed, texts))
         with self.lock:
-            self.calls.append(texts)
+            if called:
+                self.calls.append(texts)
             self.tokens += tokens
         vectors = (oracle_vector(text, model, dimension or self.dimension).tolist() for text in texts)
         data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
         usage = {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}} if self.tells else {}
         return {"object": "list", "data": data, "model": model, **usage}
+
+    def finish(
+        self, status: Literal["completed", "expired", "failed", "cancelled"] = "completed", answered: int | None = None
+    ) -> None:
+        """End every batch that has not ended, with so many of its requests answered; those with a text in `refused` are not."""
+        with self.lock:
+            open_batches = [batch for batch in self.batches if batch.status == "in_progress"]
+        for batch in open_batches:
+            for line in batch.lines[:answered]:
+                batch.answers.append(self._answered(line))
+            batch.status = status
+
+    def _answered(self, line: dict[str, Any]) -> dict[str, Any]:
+        body = line["body"]
+        if body["input"] in self.refused:
+            refusal = {"error": {"message": "this text cannot be embedded"}}
+            return {"custom_id": line["custom_id"], "response": {"status_code": 400, "body": refusal}, "error": None}
+        reply = self.embed((body["input"],), body["model"], body.get("dimensions"), called=False)
+        for item in reply["data"]:
+            numbers = np.array(item["embedding"], "<f4").tobytes()
+            item["embedding"] = (
+                base64.b64encode(numbers).decode() if body.get("encoding_format") == "base64" else item["embedding"]
+            )
+        return {"custom_id": line["custom_id"], "response": {"status_code": 200, "body": reply}, "error": None}
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Keep quiet about clients that hang up."""
@@ -76,16 +138,83 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 the name it has there
         """Say nothing on stderr."""
 
+    def do_GET(self) -> None:
+        """Serve /v1/batches, a batch, and the content of a file."""
+        address = urlsplit(self.path)
+        match address.path.removeprefix("/v1").split("/")[1:]:
+            case ["batches"]:
+                self._list(parse_qs(address.query))
+            case ["batches", name]:
+                self._send(HTTPStatus.OK, next(batch for batch in self.server.batches if batch.id == name).shown())
+            case ["files", name, "content"]:
+                batch = next(batch for batch in self.server.batches if f"out-{batch.id}" == name)
+                self._send_bytes(HTTPStatus.OK, b"".join(json.dumps(line).encode() + b"\n" for line in reversed(batch.answers)))
+            case _:
+                self._send(HTTPStatus.NOT_FOUND, {"error": {"message": "there is nothing here"}})
+
+    def _list(self, query: dict[str, list[str]]) -> None:
+        """Return a page of two batches, newest first."""
+        found = [batch.shown() for batch in reversed(self.server.batches)]
+        after = query.get("after", [""])[0]
+        start = next((place + 1 for place, batch in enumerate(found) if batch["id"] == after), 0)
+        self._send(HTTPStatus.OK, {"object": "list", "data": found[start : start + 2], "has_more": start + 2 < len(found)})
+
     def do_POST(self) -> None:
-        """Serve /v1/embeddings."""
-        body = cast("dict[str, Any]", json.loads(self.rfile.read(int(self.headers["content-length"]))))
-        if self.path != "/v1/embeddings":
-            self._send(HTTPStatus.NOT_FOUND, {"error": {"message": "there is nothing here"}})
+        """Serve /v1/embeddings, /v1/files and /v1/batches."""
+        length = self.headers["content-length"]
+        raw = self.rfile.read(int(length)) if length is not None else self._chunked()
+        if self.path == "/v1/files":
+            self._file(raw)
             return
-        self._send(HTTPStatus.OK, self.server.embed(tuple(body["input"]), body["model"], body.get("dimensions")))
+        body = cast("dict[str, Any]", json.loads(raw))
+        if self.path == "/v1/batches":
+            self._batch(body)
+        elif self.path == "/v1/embeddings":
+            texts = tuple(body["input"])
+            if not self.server.refused.isdisjoint(texts):
+                self._send(HTTPStatus.BAD_REQUEST, {"error": {"message": "this text cannot be embedded"}})
+                return
+            self._send(HTTPStatus.OK, self.server.embed(texts, body["model"], body.get("dimensions")))
+        else:
+            self._send(HTTPStatus.NOT_FOUND, {"error": {"message": "there is nothing here"}})
+
+    def _chunked(self) -> bytes:
+        pieces: list[bytes] = []
+        while size := int(self.rfile.readline(), 16):
+            pieces.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(pieces)
+
+    def _file(self, raw: bytes) -> None:
+        """Take a file: of a form, the part that is one JSON object a line."""
+        assert b'name="purpose"' in raw
+        assert b"batch" in raw
+        lines = [json.loads(line) for line in raw.splitlines() if line.startswith(b"{")]
+        name = f"file-{len(self.server.files)}"
+        self.server.files[name] = lines
+        self._done("/files", {"id": name, "object": "file", "purpose": "batch"})
+
+    def _batch(self, body: dict[str, Any]) -> None:
+        assert (body["endpoint"], body["completion_window"]) == ("/v1/embeddings", "24h")
+        with self.server.lock:
+            name = f"batch_{len(self.server.batches)}"
+            made = ServedBatch(name, body["metadata"]["seamark"], self.server.files[body["input_file_id"]])
+            self.server.batches.append(made)
+        self._done("/batches", made.shown())
+
+    def _done(self, path: str, content: dict[str, Any]) -> None:
+        """Answer, or break off as if the reply were lost on its way."""
+        if path in self.server.dropped:
+            self.server.dropped.discard(path)
+            self._send(HTTPStatus.SERVICE_UNAVAILABLE, {"error": {"message": "try again"}})
+            return
+        self._send(HTTPStatus.OK, content)
 
     def _send(self, status: int, content: dict[str, Any]) -> None:
-        body = json.dumps(content).encode()
+        self._send_bytes(status, json.dumps(content).encode())
+
+    def _send_bytes(self, status: int, body: bytes) -> None:
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from seamark import __version__
 from seamark.edges.cli import (
     adopt,
+    batch,
     compare,
     demo,
     doctor,
@@ -87,7 +88,7 @@ Exit codes:
 """
 
 app = typer.Typer(name="seamark", cls=Program, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-for group in (sources, estimate, adopt, work, status, search, model, compare, failures, verify, sql, doctor, demo):
+for group in (sources, estimate, adopt, work, batch, status, search, model, compare, failures, verify, sql, doctor, demo):
     group.register(app)
 
 

@@ -396,7 +396,8 @@ SELECT id FROM (
     WHERE g.id = %(generation)s AND d.precision IS NOT DISTINCT FROM g.identity ->> 'precision'
       AND d.schema_name = %(schema)s AND d.table_name = %(table)s AND d.key = %(key)s
     UNION ALL
-    SELECT %(generation)s, true, 2 WHERE EXISTS (SELECT FROM {kept})
+    SELECT %(generation)s, true, 2
+    WHERE EXISTS (SELECT FROM {kept}) OR EXISTS (SELECT FROM seamark.prepaid WHERE generation_id = %(generation)s)
 ) d ORDER BY attached DESC, active DESC, id DESC;
 
 -- name: digests_donors
@@ -416,6 +417,53 @@ WHERE d.schema_name = %(schema)s AND d.table_name = %(table)s AND d.key = %(key)
 -- Give those of the digests that are among those of rows.
 SELECT c.digest FROM unnest({key_arrays}) AS b ({k}) JOIN {vectors} c ON {c_is_b}
 WHERE c.digest = ANY (%(digests)s::bytea[]);
+
+-- name: vectors_prepaid
+-- Give vectors that are paid for, by their digests.
+SELECT digest, embedding FROM seamark.prepaid WHERE generation_id = %(generation)s AND digest = ANY (%(digests)s::bytea[]);
+
+-- name: prepaid_insert
+-- Put vectors by that are paid for.
+INSERT INTO seamark.prepaid (generation_id, digest, embedding, stored_at)
+SELECT g.id, b.digest, b.embedding, seamark.clock()
+FROM unnest(%(digests)s::bytea[], %(embeddings)s::bytea[]) AS b (digest, embedding), seamark.generation g
+WHERE g.id = %(generation)s ORDER BY b.digest ON CONFLICT DO NOTHING;
+
+-- name: prepaid_trim
+-- Drop what was put by a while ago for generations that are not being built any more.
+DELETE FROM seamark.prepaid p USING seamark.generation g
+WHERE g.id = p.generation_id AND g.state <> 'building' AND p.stored_at < seamark.clock() - %(microseconds)s::bigint;
+
+-- name: batch_insert
+-- Plan a batch, unless one is open or nothing is left to backfill.
+INSERT INTO seamark.batch (generation_id, tag, state, after, upto, requests, answered, expires_at, created_at)
+SELECT id, %(tag)s, 'planned', %(after)s, %(after)s, 0, 0, 0, seamark.clock() FROM seamark.generation
+WHERE id = %(generation)s AND backfill > %(after)s ON CONFLICT DO NOTHING;
+
+-- name: batches
+-- Give the batches of a generation, oldest first.
+SELECT id, generation_id, tag, state, after, upto, requests, answered, provider_id, error FROM seamark.batch
+WHERE generation_id = %(generation)s ORDER BY id;
+
+-- name: batch_take
+-- Take an open batch on, unless somebody else has it.
+UPDATE seamark.batch SET owner = %(owner)s, expires_at = seamark.clock() + %(microseconds)s::bigint
+WHERE generation_id = %(generation)s AND state IN ('planned', 'sending', 'submitted')
+  AND (owner = %(owner)s OR expires_at <= seamark.clock())
+RETURNING id, generation_id, tag, state, after, upto, requests, answered, provider_id, error;
+
+-- name: batch_write
+-- Write what has become of a batch that is ours.
+UPDATE seamark.batch SET state = %(state)s, upto = %(upto)s, requests = %(requests)s, answered = %(answered)s,
+    provider_id = %(provider_id)s, error = %(error)s, expires_at = CASE WHEN %(state)s IN ('done', 'failed') THEN 0 ELSE expires_at END
+WHERE id = %(id)s AND owner = %(owner)s AND expires_at > seamark.clock()
+RETURNING 1;
+
+-- name: batch_hold
+-- Hold the backfill lane.
+UPDATE seamark.generation
+SET held_until = CASE WHEN %(microseconds)s = 0 THEN 0 ELSE seamark.clock() + %(microseconds)s::bigint END
+WHERE id = %(generation)s;
 
 -- name: spend_add
 -- Add to what a generation has cost, if it is still there.
@@ -626,13 +674,13 @@ COPY {postings} (term, block, docs, lengths, data) FROM STDIN (FORMAT binary);
 -- Differs by necessity: many machines look all the time; max() and min() are read off an index, whatever the statistics say.
 SELECT g.fresh, g.horizon >= n.xmax, g.origin_horizon >= n.xmax, l.expired, coalesce(f.due, false),
     g.backoff_until <= n.clock AND NOT EXISTS (SELECT FROM seamark.model m WHERE m.id = g.model_id AND m.drift IS NOT NULL) AND (
-        g.backfill > 0
+        (g.backfill > 0 AND g.held_until <= n.clock)
         OR (SELECT max(j.seq) FROM {journal} j) > g.fresh
         OR l.expired
         OR f.due
         OR CASE WHEN g.mark IS NULL THEN g.fresh > g.confirmed
                 ELSE (n.xmin >= g.horizon OR g.horizon >= n.xmax) AND NOT l.lowest < g.mark END
-        OR (g.swept < g.origin AND (n.xmin >= g.origin_horizon OR g.origin_horizon >= n.xmax) AND NOT l.lowest < g.origin)
+        OR (g.backfill = 0 AND g.swept < g.origin AND (n.xmin >= g.origin_horizon OR g.origin_horizon >= n.xmax) AND NOT l.lowest < g.origin)
     )
 FROM seamark.generation g
 CROSS JOIN (
@@ -651,7 +699,7 @@ WHERE g.id = %(generation)s;
 -- name: cursors
 -- Lock the generation's row and give its cursors.
 SELECT origin, fresh, backfill, confirmed, mark, horizon, swept, origin_horizon, backoff_until > seamark.clock()
-    OR EXISTS (SELECT FROM seamark.model m WHERE m.id = model_id AND m.drift IS NOT NULL)
+    OR EXISTS (SELECT FROM seamark.model m WHERE m.id = model_id AND m.drift IS NOT NULL), held_until > seamark.clock()
 FROM seamark.generation WHERE id = %(generation)s FOR UPDATE;
 
 -- name: cursors_write

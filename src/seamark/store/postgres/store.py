@@ -13,6 +13,7 @@ from seamark.store.postgres import (
     adopt,
     audit,
     audits,
+    batches,
     codec,
     faults,
     generations,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from seamark.cost import Spent
+    from seamark.cost import Batch, Spent
     from seamark.findings import AuditEntries, AuditPage, AuditPostings, AuditStrays
     from seamark.model import (
         Audited,
@@ -381,6 +382,26 @@ class PostgresStore:
     ) -> frozenset[bytes]:
         """See the contract."""
         return vectors.digests_known(self._database, self._catalog, source, model, precision, keys, digests)
+
+    def vectors_put(self, generation_id: int, digests: Sequence[bytes], vectors: StoredVectors) -> None:
+        """See the contract."""
+        batches.vectors_put(self._database, generation_id, digests, vectors)
+
+    def batch_begin(self, generation_id: int, after: int, seconds: float) -> Batch | None:
+        """See the contract."""
+        return batches.batch_begin(self._database, generation_id, after, seconds)
+
+    def batches(self, generation_id: int) -> Sequence[Batch]:
+        """See the contract."""
+        return batches.batches_list(self._database, generation_id)
+
+    def batch_take(self, generation_id: int, owner: str, seconds: float) -> Batch | None:
+        """See the contract."""
+        return batches.batch_take(self._database, generation_id, owner, seconds)
+
+    def batch_write(self, batch: Batch, owner: str, seconds: float) -> bool:
+        """See the contract."""
+        return batches.batch_write(self._database, batch, owner, seconds)
 
     def spend_add(self, generation_id: int, worker: str, spent: Spent) -> None:
         """See the contract."""

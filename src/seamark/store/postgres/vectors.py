@@ -19,13 +19,15 @@ from seamark.store.postgres import codec
 from seamark.store.postgres.names import generation_words, key_columns, key_type
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from seamark.model import Key, ModelIdentity, Source, StoredVectors, Table
     from seamark.store.postgres.catalog import Catalog
     from seamark.store.postgres.connection import Connection, Database, Row
     from seamark.store.postgres.names import Words
 
+PREPAID_SECONDS = 3600.0
+"""Longer than a lease can be under way whose worker has found its vectors among those that are paid for."""
 _HEADER_BYTES = 4
 """Of a vector in binary: its dimension, and two bytes that are not used."""
 
@@ -46,29 +48,43 @@ def vectors_known(
         return found
     if held:
         found |= _find(database, words, words["chunks"], held, lacking)
-    for table in _tables(database, catalog, generation_id, words) if lacking - found.keys() else ():
-        found |= _find(database, words, table, keys, lacking - found.keys())
+    for donor in _donors(database, catalog, generation_id, words) if lacking - found.keys() else ():
+        tables = generation_words(donor)
+        if donor == generation_id:
+            found |= _prepaid(database, words, generation_id, lacking - found.keys())
+        else:
+            found |= _find(database, words, tables["chunks"], keys, lacking - found.keys())
+        if lacking - found.keys():
+            found |= _find(database, words, tables["kept"], keys, lacking - found.keys())
         if lacking <= found.keys():
             break
     return found
 
 
-def _tables(database: Database, catalog: Catalog, generation_id: int, words: Words) -> Iterator[str]:
+def _donors(database: Database, catalog: Catalog, generation_id: int, words: Words) -> Sequence[int]:
     table = catalog.tracked(int(words["source_id"])).source.table
     with database.connection() as connection:
         donors = database.run(connection, "vectors_donors", words, {"generation": generation_id, **_identity(table)}).fetchall()
-    for (donor,) in donors:
-        tables = generation_words(donor)
-        if donor != generation_id:
-            yield tables["chunks"]
-        yield tables["kept"]
+    return [donor for (donor,) in donors]
+
+
+def _prepaid(database: Database, words: Words, generation_id: int, digests: Collection[bytes]) -> dict[bytes, StoredVectors]:
+    values = {"generation": generation_id, "digests": codec.array(digests)}
+    with database.keyed() as connection:
+        rows = database.run(connection, "vectors_prepaid", {}, values, binary=True).fetchall()
+    stored = _stored(words)
+    return {digest: np.frombuffer(data, stored).copy() for digest, data in rows}
+
+
+def _stored(words: Words) -> np.dtype[np.float16 | np.float32]:
+    return np.dtype(np.float32 if words["stored"] == "vector" else np.float16)
 
 
 def _find(
     database: Database, words: Words, table: str, keys: Sequence[Key], digests: Collection[bytes]
 ) -> dict[bytes, StoredVectors]:
     rows = _rows(database, "vectors_find", words, table, keys, digests)
-    stored = np.dtype(np.float32 if words["stored"] == "vector" else np.float16)
+    stored = _stored(words)
     return {digest: np.frombuffer(data[_HEADER_BYTES:], stored.newbyteorder(">")).astype(stored) for digest, data in rows}
 
 
@@ -149,6 +165,8 @@ def donors_forget(database: Database, connection: Connection, table: Table) -> N
 
 def donors_trim(database: Database, seconds: float) -> int:
     """Drop what was left longer ago than that, or is held by an active generation by now; return how many generations."""
+    with database.connection() as connection:
+        database.run(connection, "prepaid_trim", {}, {"microseconds": round(PREPAID_SECONDS * 1e6)})
     with database.transaction() as connection:
         return _drop(database, connection, "donors_spent", {"microseconds": round(seconds * 1e6)})
 

@@ -6,7 +6,7 @@
 
 -- Differs by necessity: enroll_last, model_insert, model_find, failures_hold, lease_remainder, settle_compare,
 -- failures_any, failures_delete, kept_any, kept_delete, kept_forget, journal_trim_bound, journal_trim_find,
--- vectors_kept, digests_kept: there is one writer and no round trip, so that several
+-- vectors_kept, digests_kept, prepaid_any: there is one writer and no round trip, so that several
 -- short statements do what one statement with its own compare must do on PostgreSQL.
 
 -- Differs by necessity: lease_keys, lease_keys_retry, rows_settle_gone, failures_forget, failures_park: a key may be text that
@@ -356,6 +356,8 @@ DELETE FROM ann_shard WHERE generation_id = {generation};
 DELETE FROM postings_upkeep WHERE generation_id = {generation};
 DELETE FROM spend WHERE generation_id = {generation};
 DELETE FROM audit WHERE generation_id = {generation};
+DELETE FROM batch WHERE generation_id = {generation};
+DELETE FROM prepaid WHERE generation_id = {generation};
 DELETE FROM generation WHERE id = {generation}
 
 -- name: generation_donate
@@ -369,6 +371,8 @@ DELETE FROM ann_shard WHERE generation_id = {generation};
 DELETE FROM postings_upkeep WHERE generation_id = {generation};
 DELETE FROM spend WHERE generation_id = {generation};
 DELETE FROM audit WHERE generation_id = {generation};
+DELETE FROM batch WHERE generation_id = {generation};
+DELETE FROM prepaid WHERE generation_id = {generation};
 DELETE FROM generation WHERE id = {generation}
 
 -- name: donor_insert
@@ -408,16 +412,16 @@ SELECT g.backoff_until <= :now AND NOT EXISTS (SELECT 1 FROM model m WHERE m.id 
     OR g.fresh < (SELECT max(seq) FROM {journal})
     OR EXISTS (SELECT 1 FROM {failures} f JOIN {journal} j ON j.seq = f.seq
                WHERE f.lease IS NULL AND f.retry_at IS NOT NULL AND f.retry_at <= :now)
-    OR g.backfill > 0
+    OR (g.backfill > 0 AND g.held_until <= :now)
     OR (g.confirmed < g.fresh
         AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.generation_id = g.id AND l.lo < coalesce(g.mark, g.fresh)))
-    OR (g.swept < g.origin AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.generation_id = g.id AND l.lo < g.origin)))
+    OR (g.backfill = 0 AND g.swept < g.origin AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.generation_id = g.id AND l.lo < g.origin)))
 FROM generation g WHERE g.id = :generation
 
 -- name: cursors
 -- A generation's cursors. Differs by necessity: the transaction has locked the whole file already.
 SELECT origin, fresh, backfill, confirmed, mark, horizon, swept, origin_horizon, backoff_until > :now
-    OR EXISTS (SELECT 1 FROM model m WHERE m.id = model_id AND m.drift IS NOT NULL)
+    OR EXISTS (SELECT 1 FROM model m WHERE m.id = model_id AND m.drift IS NOT NULL), held_until > :now
 FROM generation WHERE id = :generation
 
 -- name: cursors_write
@@ -644,6 +648,49 @@ SELECT digest FROM {chunks} WHERE {keys_given}
 -- name: digests_kept
 -- Those that are put by of a row.
 SELECT digest FROM {kept} WHERE {keys_given}
+
+-- name: vectors_prepaid
+-- Vectors that are paid for, by their digests.
+SELECT digest, embedding FROM prepaid WHERE generation_id = ? AND digest = ?
+
+-- name: prepaid_any
+-- Whether there are any.
+SELECT EXISTS (SELECT 1 FROM prepaid WHERE generation_id = ?)
+
+-- name: prepaid_insert
+-- Put a vector by that is paid for.
+INSERT OR IGNORE INTO prepaid (generation_id, digest, embedding, stored_at) SELECT id, ?, ?, ? FROM generation WHERE id = ?
+
+-- name: prepaid_trim
+-- Drop what was put by a while ago for generations that are not being built any more.
+DELETE FROM prepaid WHERE stored_at < ? AND generation_id NOT IN (SELECT id FROM generation WHERE state = 'building')
+
+-- name: batch_insert
+-- Plan a batch, unless one is open or nothing is left to backfill.
+INSERT OR IGNORE INTO batch (generation_id, tag, state, "after", upto, requests, answered, expires_at, created_at)
+SELECT id, :tag, 'planned', :after, :after, 0, 0, 0, :now FROM generation WHERE id = :generation AND backfill > :after
+
+-- name: batches
+-- The batches of a generation, oldest first.
+SELECT id, generation_id, tag, state, "after", upto, requests, answered, provider_id, error FROM batch
+WHERE generation_id = ? ORDER BY id
+
+-- name: batch_take
+-- Take an open batch on, unless somebody else has it.
+UPDATE batch SET owner = :owner, expires_at = :expires_at
+WHERE generation_id = :generation AND state IN ('planned', 'sending', 'submitted') AND (owner = :owner OR expires_at <= :now)
+RETURNING id, generation_id, tag, state, "after", upto, requests, answered, provider_id, error
+
+-- name: batch_write
+-- Write what has become of a batch that is ours.
+UPDATE batch SET state = :state, upto = :upto, requests = :requests, answered = :answered, provider_id = :provider_id,
+    error = :error, expires_at = CASE WHEN :state IN ('done', 'failed') THEN 0 ELSE expires_at END
+WHERE id = :id AND owner = :owner AND expires_at > :now
+RETURNING 1
+
+-- name: batch_hold
+-- Hold the backfill lane.
+UPDATE generation SET held_until = ? WHERE id = ?
 
 -- name: spend_add
 -- Add to what a generation has cost, if it is still there.

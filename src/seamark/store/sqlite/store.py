@@ -13,6 +13,7 @@ from seamark.store.sqlite import (
     adopt,
     audit,
     audits,
+    batches,
     catalog,
     checks,
     claims,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from seamark.cost import Spent
+    from seamark.cost import Batch, Spent
     from seamark.findings import AuditEntries, AuditPage, AuditPostings, AuditStrays
     from seamark.model import (
         Audited,
@@ -420,6 +421,26 @@ class SqliteStore:
     ) -> frozenset[bytes]:
         """Return those of the digests that a generation of that model need not embed again."""
         return vectors.digests_known(self._connections, self._words_for(source), model, precision, keys, digests)
+
+    def vectors_put(self, generation_id: int, digests: Sequence[bytes], vectors: StoredVectors) -> None:
+        """Put vectors that are paid for by."""
+        batches.vectors_put(self._connections, generation_id, digests, vectors)
+
+    def batch_begin(self, generation_id: int, after: int, seconds: float) -> Batch | None:
+        """Plan a batch of the rows above a `seq`, or return the one that is open."""
+        return batches.batch_begin(self._connections, generation_id, after, seconds)
+
+    def batches(self, generation_id: int) -> Sequence[Batch]:
+        """Return the batches of a generation, oldest first."""
+        return batches.batches_list(self._connections, generation_id)
+
+    def batch_take(self, generation_id: int, owner: str, seconds: float) -> Batch | None:
+        """Take the open batch of a generation on for so long."""
+        return batches.batch_take(self._connections, generation_id, owner, seconds)
+
+    def batch_write(self, batch: Batch, owner: str, seconds: float) -> bool:
+        """Write what has become of a batch, and hold the backfill lane for so long."""
+        return batches.batch_write(self._connections, batch, owner, seconds)
 
     def spend_add(self, generation_id: int, worker: str, spent: Spent) -> None:
         """Add to what indexing of a generation has cost."""

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from seamark.store.sqlite.words import Words
 
 
+PREPAID_SECONDS = 3600.0
+"""Longer than a lease can be under way whose worker has found its vectors among those that are paid for."""
+
+
 def vectors_known(
     connections: Connections, words: Words, keys: Sequence[Key], held: Sequence[Key], digests: Collection[bytes]
 ) -> Mapping[bytes, StoredVectors]:
@@ -41,6 +45,11 @@ def vectors_known(
         look("vectors_find", held)
         if lacking and connection.value(words["kept_any"]):
             look("vectors_kept", keys)
+        if lacking and connection.value(STATEMENTS["prepaid_any"], (words.generation,)):
+            asked = [(words.generation, digest) for digest in lacking]
+            for digest, embedding in connection.many_rows(STATEMENTS["vectors_prepaid"], asked):
+                found[digest] = np.frombuffer(embedding, stored).copy()
+                lacking.discard(digest)
         if lacking:
             for (donor,) in connection.rows(words["vectors_donors"], {"generation": words.generation}):
                 look("vectors_find", keys, **generation_words(donor))
@@ -91,6 +100,8 @@ def donors_trim(connections: Connections, seconds: float) -> int:
     """Drop what was left longer ago than that, or is held by an active generation by now; return how many generations."""
     with connections.use() as connection:
         before = {"before": clock(connection) - int(seconds * MICROSECONDS)}
+        old = clock(connection) - int(PREPAID_SECONDS * MICROSECONDS)
+        connection.run(STATEMENTS["prepaid_trim"], (old,))
         if not connection.rows(STATEMENTS["donors_spent"], before):
             return 0
     with connections.transaction() as connection:

@@ -6,6 +6,7 @@ database, subclass each class below under a name that begins with `Test`, and ca
 """
 
 from seamark.testing.conformance.audit import AuditPages, AuditTurns, AuditWalks, Mending
+from seamark.testing.conformance.batches import Batches
 from seamark.testing.conformance.claims import Claims, Expiry
 from seamark.testing.conformance.concurrency import Concurrency
 from seamark.testing.conformance.costs import Costs
@@ -32,6 +33,7 @@ __all__ = [
     "AuditPages",
     "AuditTurns",
     "AuditWalks",
+    "Batches",
     "Claims",
     "Collections",
     "Concurrency",

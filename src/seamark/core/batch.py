@@ -1,0 +1,171 @@
+"""A backfill through a provider's batch interface: one step at a time, each of which can be repeated.
+
+A batch only fills in vectors beforehand (`vectors_put`): rows are claimed and settled by the ordinary workers, who find them
+there. While a batch is under way the generation's backfill lane is held; the hold lapses by itself a little after the time that
+the provider has, so that a backfill is never stopped for good. Before anything is sent it is written down that it will be, and
+before it is sent again the provider is asked whether it has it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from seamark.core.chunking import render
+from seamark.cost import Spent
+from seamark.embed.batches import Batched
+from seamark.embed.validation import embedder_errors, stored_vectors
+from seamark.errors import (
+    EmbedderConfigurationError,
+    EmbedderError,
+    EmbedderInputError,
+    EmbedderTransientError,
+    InvalidRequestError,
+)
+from seamark.model import precision
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from seamark.core.chunking import Chunker
+    from seamark.cost import Batch
+    from seamark.embed.batches import BatchAnswer
+    from seamark.embed.contract import Embedder
+    from seamark.model import Generation, Source
+    from seamark.store.contract import Store
+
+HOLD_SECONDS = 26 * 3600.0
+"""A provider has 24 hours; then the ordinary workers go on, and pay what is left."""
+TAKE_SECONDS = 600.0
+"""Whoever was at a batch and says nothing for so long is not at it any more."""
+PASSAGES_MAX = 20_000
+"""OpenAI takes 50,000 in a batch, and a file of 200 MB."""
+CHARACTERS_MAX = 60_000_000
+READ_ROWS = 500
+READ_CHARACTERS = 4_000_000
+ANSWERS_AT_ONCE = 256
+
+
+def batch_begin(store: Store, generation: Generation, embedder: Embedder) -> Batch | None:
+    """Plan a batch for what is left of a generation's backfill; None where nothing is left.
+
+    Raises:
+        InvalidRequestError: the model's provider has no batch interface.
+    """
+    if not isinstance(embedder, Batched):
+        raise InvalidRequestError(
+            f"{embedder.identity.name} has no batch interface; servers that speak OpenAI's have one: openai:<model>"
+        )
+    return store.batch_begin(generation.id, 0, HOLD_SECONDS)
+
+
+def batch_advance(
+    store: Store, source: Source, generation: Generation, embedder: Embedder, chunker: Chunker, owner: str
+) -> Batch | None:
+    """Take one step of the open batch; return how it stands, None where there is none, or somebody else is at it.
+
+    Raises nothing that an embedder raises: an outage leaves the batch as it is, to be looked at later; what cannot work fails
+    it.
+    """
+    batch = store.batch_take(generation.id, owner, TAKE_SECONDS)
+    if batch is None or not isinstance(embedder, Batched):
+        return None
+    step = _Step(store, source, generation, embedder, embedder, chunker, owner)
+    try:
+        with embedder_errors(embedder.identity.name):
+            return step.collect(batch) if batch.state == "submitted" else step.send(batch)
+    except (EmbedderConfigurationError, EmbedderInputError) as error:
+        return step.ended(replace(batch, state="failed", error=str(error)))
+    except EmbedderError:
+        return batch
+
+
+class _Step:
+    def __init__(
+        self,
+        store: Store,
+        source: Source,
+        generation: Generation,
+        embedder: Embedder,
+        provider: Batched,
+        chunker: Chunker,
+        owner: str,
+    ) -> None:
+        self._store, self._source, self._generation = store, source, generation
+        self._embedder, self._provider, self._chunker, self._owner = embedder, provider, chunker, owner
+
+    def send(self, batch: Batch) -> Batch:
+        """Send the next passages, unless the provider has them already."""
+        if batch.state == "sending" and (there := self._provider.batch_find(batch.tag)) is not None:
+            return self._written(replace(batch, state="submitted", provider_id=there))
+        passages, upto = self._passages(batch.after)
+        if not passages:
+            return self.ended(replace(batch, state="done", upto=upto))
+        sending = self._written(replace(batch, state="sending", upto=upto, requests=len(passages)))
+        there = self._provider.batch_send(batch.tag, ((digest.hex(), text) for digest, text in passages.items()))
+        return self._written(replace(sending, state="submitted", provider_id=there))
+
+    def _passages(self, after: int) -> tuple[dict[bytes, str], int]:
+        """Return the next passages, by digest, that there is no vector of, and up to which row."""
+        store, found, size, seq = self._store, dict[bytes, str](), 0, after
+        end = self._generation.backfill
+        while len(found) < PASSAGES_MAX and size < CHARACTERS_MAX:
+            rows = [row for row in store.rows_scan(self._source, seq, READ_ROWS, READ_CHARACTERS) if row.seq <= end]
+            if not rows:
+                return found, max(seq, end)
+            lacking: dict[bytes, str] = {}
+            live = [row for row in rows if row.live]
+            for row in live:
+                text = render(row.texts)
+                chunks = self._chunker.split(text, self._embedder.token_excess).chunks
+                lacking |= {chunk.digest: text[chunk.start : chunk.stop] for chunk in chunks if chunk.digest not in found}
+            if lacking:
+                known = store.vectors_known(self._generation.id, [row.key for row in live], (), lacking)
+                lacking = {digest: text for digest, text in lacking.items() if digest not in known}
+            found |= lacking
+            size += sum(map(len, lacking.values()))
+            seq = rows[-1].seq
+        return found, seq
+
+    def collect(self, batch: Batch) -> Batch:
+        """Look whether the provider is done, and put by what it has answered."""
+        assert batch.provider_id is not None
+        look = self._provider.batch_look(batch.provider_id)
+        if not look.ended:
+            return batch
+        answered = tokens = 0
+        results = iter(()) if look.results is None else self._provider.batch_results(look.results)
+        while answers := list(islice(results, ANSWERS_AT_ONCE)):
+            answered += self._put(answers)
+            tokens += sum(answer.tokens for answer in answers)
+            if self._store.batch_take(self._generation.id, self._owner, TAKE_SECONDS) is None:
+                return batch  # somebody else is at it, and does all of this again
+        self._store.spend_add(self._generation.id, self._owner, Spent(1, answered, tokens))
+        error = look.error
+        if error is None and batch.requests and not answered:
+            error = f"batch {batch.provider_id} has answered none of {batch.requests:,} requests"
+        return self.ended(replace(batch, state="done" if error is None else "failed", answered=answered, error=error))
+
+    def _put(self, answers: Sequence[BatchAnswer]) -> int:
+        """Put the vectors by, checked as those of a call are; return how many."""
+        found = {bytes.fromhex(answer.name): answer.vector for answer in answers if answer.vector is not None}
+        if found:
+            stored, identity = precision(self._generation.identity), self._embedder.identity
+            vectors = stored_vectors(np.stack(list(found.values())), len(found), identity, stored)
+            self._store.vectors_put(self._generation.id, list(found), vectors)
+        return len(found)
+
+    def ended(self, batch: Batch) -> Batch:
+        """Write down how a batch has ended; plan the next, or let go of the backfill lane where it failed or was the last."""
+        self._written(batch, 0)
+        if batch.state == "done" and batch.upto < self._generation.backfill:
+            self._store.batch_begin(self._generation.id, batch.upto, HOLD_SECONDS)
+        return batch
+
+    def _written(self, batch: Batch, seconds: float = HOLD_SECONDS) -> Batch:
+        if not self._store.batch_write(batch, self._owner, seconds):
+            raise EmbedderTransientError(f"batch {batch.tag} has been taken over by another worker")
+        return batch

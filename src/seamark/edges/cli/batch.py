@@ -1,0 +1,57 @@
+"""`batch`: a backfill through the provider's batch interface."""
+
+import uuid
+from typing import Annotated
+
+import typer
+
+from seamark.cost import Batch
+from seamark.edges import serialise
+from seamark.edges.cli.session import FOUND_A_PROBLEM, INTERRUPTED, SIGNALLED, Session, command
+from seamark.edges.cli.text import counted, line
+from seamark.edges.cli.work import stop_on_signals
+
+POLL_SECONDS = 30.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    command(app, "batch", "seamark batch notes", "seamark batch notes --no-wait")(batch)
+
+
+def batch(
+    session: Session,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="What was attached.")],
+    *,
+    wait: Annotated[bool, typer.Option(help="Wait for the provider here; workers look after it as well.")] = True,
+    every: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="How often the provider is asked.")] = POLL_SECONDS,
+) -> int:
+    """Have a new index embedded through the provider's batch interface: half the price at OpenAI, within a day.
+
+    Search, and rows that are written meanwhile, go on as ever; the rows that were there wait for the provider. Interrupted, and
+    run again, it goes on where it was, and nothing is sent twice. Next: `seamark work`, which calls the model for what is left.
+
+    Exit codes: 0 all is answered; 1 a batch failed, and the rest is left to `work`; 130 Ctrl-C; 143 SIGTERM.
+    """
+    owner = f"batch:{uuid.uuid4().hex[:8]}"
+    with session.service() as service, stop_on_signals() as stop:
+        tracked = service.source(source)
+        begun = {tracked.batch().id}
+        while wait and not stop.is_set():
+            service.batches_advance(owner)
+            known = tracked.batches()
+            begun |= {one.id for one in known if one.state not in ("done", "failed")}
+            if all(one.state in ("done", "failed") for one in known):
+                break
+            stop.wait(every)
+        found = [one for one in tracked.batches() if one.id in begun]
+    session.show({"source": source, "batches": [serialise.batch(one) for one in found]}, *map(_told, found))
+    if stop.number is not None:
+        return INTERRUPTED if stop.signal == "SIGINT" else SIGNALLED + stop.number
+    return FOUND_A_PROBLEM if any(one.state == "failed" for one in found) else 0
+
+
+def _told(one: Batch) -> str:
+    answered = f", {one.answered:,} answered" if one.state in ("done", "failed") else ""
+    error = f": {line(one.error)}" if one.error else ""
+    return f"batch {one.id}: {one.state}, {counted(one.requests, 'passage')}{answered}{error}"

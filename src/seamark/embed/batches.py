@@ -1,0 +1,159 @@
+"""OpenAI's batch interface: a file of requests, answered within a day for half the price.
+
+A file is uploaded (`/files`), a batch made of it (`/batches`, with our tag in its metadata), looked at until it has ended, and
+its results are read from another file, one line for each request, in no order.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+
+from seamark.embed.replies import openai_reply
+from seamark.errors import EmbedderError, EmbedderTransientError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
+
+    import httpx2
+    import numpy as np
+    from numpy.typing import NDArray
+
+ENDPOINT = "/v1/embeddings"
+"""What the lines of a file ask for, wherever the server itself is."""
+TAG = "seamark"
+"""The member of a batch's metadata that holds our tag."""
+PAGES_MAX = 20
+_ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLook:
+    """How a batch stands. `results` is the file of what was answered, `error` why there is not everything in it."""
+
+    ended: bool
+    results: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchAnswer:
+    """One request's answer: its vector and what it was billed, or neither where it was refused."""
+
+    name: str
+    vector: NDArray[np.float32] | None
+    tokens: int
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """What an embedder may have besides: its provider takes many documents at once, and answers later, for less."""
+
+    def batch_find(self, tag: str) -> str | None:
+        """Return the provider's id of the batch with that tag, None when it has none."""
+        ...
+
+    def batch_send(self, tag: str, passages: Iterable[tuple[str, str]]) -> str:
+        """Send passages, each with a name of its own, as a batch with that tag; return the provider's id of it."""
+        ...
+
+    def batch_look(self, batch: str) -> BatchLook:
+        """Say how a batch stands."""
+        ...
+
+    def batch_results(self, results: str) -> Iterator[BatchAnswer]:
+        """Return the answers one by one, in no order."""
+        ...
+
+
+class Opened(Protocol):
+    """Makes a request with the key, and raises our errors."""
+
+    def __call__(self, method: str, path: str, **request: Any) -> AbstractContextManager[httpx2.Response]:
+        """Return the reply, of status 200, its body to be read."""
+        ...
+
+
+def batch_find(opened: Opened, tag: str) -> str | None:
+    """Go through the provider's list of batches, newest first."""
+    after: dict[str, str] = {}
+    for _ in range(PAGES_MAX):
+        with opened("GET", "/batches", params={"limit": "100", **after}) as reply:
+            page = _object(reply.read())
+        batches = cast("list[dict[str, Any]]", page.get("data") or [])
+        for batch in batches:
+            if cast("dict[str, str]", batch.get("metadata") or {}).get(TAG) == tag:
+                return str(batch["id"])
+        if not page.get("has_more") or not batches:
+            return None
+        after = {"after": str(batches[-1]["id"])}
+    return None
+
+
+def batch_send(opened: Opened, tag: str, body: dict[str, object], passages: Iterable[tuple[str, str]]) -> str:
+    """Upload the requests, and make a batch of them."""
+    with tempfile.TemporaryFile() as file:
+        for name, text in passages:
+            request = {"custom_id": name, "method": "POST", "url": ENDPOINT, "body": {**body, "input": text}}
+            file.write(json.dumps(request).encode("ascii") + b"\n")
+        file.seek(0)
+        files = {"file": (f"{tag}.jsonl", file, "application/jsonl")}
+        with opened("POST", "/files", data={"purpose": "batch"}, files=files) as reply:
+            uploaded = _object(reply.read())
+    asked = {
+        "input_file_id": uploaded["id"],
+        "endpoint": ENDPOINT,
+        "completion_window": "24h",
+        "metadata": {TAG: tag},
+    }
+    with opened("POST", "/batches", json=asked) as reply:
+        return str(_object(reply.read())["id"])
+
+
+def batch_look(opened: Opened, batch: str) -> BatchLook:
+    """Ask for a batch."""
+    with opened("GET", f"/batches/{batch}") as reply:
+        found = _object(reply.read())
+    status = str(found.get("status"))
+    if status not in _ENDED:
+        return BatchLook(ended=False)
+    results = cast("str | None", found.get("output_file_id"))
+    if status == "completed":
+        return BatchLook(ended=True, results=results)
+    listed = cast("dict[str, Any]", found.get("errors") or {})
+    errors = cast("list[dict[str, Any]]", listed.get("data") or [])
+    said = "; ".join(str(error.get("message")) for error in errors[:3])
+    return BatchLook(ended=True, results=results, error=f"batch {batch} has {status}{': ' if said else ''}{said}")
+
+
+def batch_results(opened: Opened, results: str, name: str) -> Iterator[BatchAnswer]:
+    """Read the file of the results line by line."""
+    with opened("GET", f"/files/{results}/content") as reply:
+        for line in reply.iter_lines():
+            if line.strip():
+                yield _answer(_object(line.encode()), name)
+
+
+def _answer(line: dict[str, Any], name: str) -> BatchAnswer:
+    match line:
+        case {"custom_id": str(asked), "response": {"status_code": 200, "body": body}}:
+            try:
+                vectors, tokens = openai_reply(body, 1, name)
+            except EmbedderError:  # it is asked for again, one call at a time, by those who say which text is to blame
+                return BatchAnswer(asked, None, 0)
+            return BatchAnswer(asked, vectors[0], tokens or 0)
+        case _:
+            return BatchAnswer(str(line.get("custom_id")), None, 0)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(body)
+    except ValueError as error:
+        raise EmbedderTransientError(f"the batch interface answered with something that is not JSON: {body[:300]!r}") from error
+    if not isinstance(found, dict):
+        raise EmbedderTransientError(f"the batch interface answered with something that is no object: {body[:300]!r}")
+    return cast("dict[str, Any]", found)

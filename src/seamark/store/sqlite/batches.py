@@ -1,0 +1,74 @@
+"""Batches that are given to a provider, and the vectors that are paid for and not settled yet."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from seamark.cost import Batch
+from seamark.store.sqlite.claims import MICROSECONDS, clock
+from seamark.store.sqlite.words import STATEMENTS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from seamark.model import StoredVectors
+    from seamark.store.sqlite.connection import Connections
+
+
+def vectors_put(connections: Connections, generation: int, digests: Sequence[bytes], vectors: StoredVectors) -> None:
+    """Put vectors by."""
+    with connections.transaction() as connection:
+        now = clock(connection)
+        rows = [(digest, vector.tobytes(), now, generation) for digest, vector in zip(digests, vectors, strict=True)]
+        connection.many(STATEMENTS["prepaid_insert"], rows)
+
+
+def batch_begin(connections: Connections, generation: int, after: int, seconds: float) -> Batch | None:
+    """Plan a batch, or return the one that is open."""
+    with connections.transaction() as connection:
+        now = clock(connection)
+        values = {"generation": generation, "after": after, "tag": f"seamark-{uuid.uuid4().hex}", "now": now}
+        connection.run(STATEMENTS["batch_insert"], values)
+        if connection.changes():
+            connection.run(STATEMENTS["batch_hold"], (now + int(seconds * MICROSECONDS), generation))
+        found = [Batch(*row) for row in connection.rows(STATEMENTS["batches"], (generation,))]
+    return next((batch for batch in found if batch.state not in ("done", "failed")), None)
+
+
+def batches_list(connections: Connections, generation: int) -> list[Batch]:
+    """Return the batches of a generation."""
+    with connections.use() as connection:
+        return [Batch(*row) for row in connection.rows(STATEMENTS["batches"], (generation,))]
+
+
+def batch_take(connections: Connections, generation: int, owner: str, seconds: float) -> Batch | None:
+    """Take the open batch on."""
+    with connections.transaction() as connection:
+        now = clock(connection)
+        expires_at = now + int(seconds * MICROSECONDS)
+        values = {"generation": generation, "owner": owner, "now": now, "expires_at": expires_at}
+        row = connection.row(STATEMENTS["batch_take"], values)
+    return None if row is None else Batch(*row)
+
+
+def batch_write(connections: Connections, batch: Batch, owner: str, seconds: float) -> bool:
+    """Write what has become of a batch."""
+    with connections.transaction() as connection:
+        now = clock(connection)
+        values = {
+            "id": batch.id,
+            "state": batch.state,
+            "upto": batch.upto,
+            "requests": batch.requests,
+            "answered": batch.answered,
+            "provider_id": batch.provider_id,
+            "error": None if batch.error is None else batch.error.encode("utf-8", "replace").decode("utf-8"),
+            "owner": owner,
+            "now": now,
+        }
+        if connection.row(STATEMENTS["batch_write"], values) is None:
+            return False
+        held_until = now + int(seconds * MICROSECONDS) if seconds else 0
+        connection.run(STATEMENTS["batch_hold"], (held_until, batch.generation_id))
+        return True

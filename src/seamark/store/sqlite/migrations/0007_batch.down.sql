@@ -1,0 +1,3 @@
+DROP TABLE prepaid;
+DROP TABLE batch;
+ALTER TABLE generation DROP COLUMN held_until;

@@ -1,0 +1,185 @@
+"""A backfill through a provider's batch interface, against a real server on this machine, on both databases."""
+
+from __future__ import annotations
+
+import pytest
+
+import seamark
+from seamark.core import batch as batches
+from seamark.core.registry import PROBES
+from seamark.errors import EmbedderUnavailableError, InvalidRequestError
+from seamark.testing.batch_server import BillingServer, ServedBatch, billed
+from seamark.testing.oracle import OracleEmbedder, oracle_proves
+
+ROWS = 40
+
+
+@pytest.fixture
+def notes(backend):
+    application = backend.application()
+    integer, text = backend.type("integer"), backend.type("text")
+    application.run(f"CREATE TABLE notes(id {integer} PRIMARY KEY, body {text})")
+    application.many("INSERT INTO notes VALUES (?, ?)", [(n, f"the body of note {n}") for n in range(1, ROWS + 1)])
+    return application
+
+
+@pytest.fixture
+def server():
+    with BillingServer() as serving:
+        yield serving
+
+
+@pytest.fixture
+def service(backend, notes, server):
+    with seamark.open(backend.url, model=server.locator) as opened:
+        yield opened
+
+
+def asked(server) -> list[str]:
+    """Texts that were embedded by ordinary calls."""
+    return [text for texts in server.calls if texts != PROBES for text in texts]
+
+
+def proven(backend, service, tracked, notes) -> None:
+    generation = next(g for g in service.store.generations(tracked.source.id) if g.kind == "vector" and g.state == "active")
+    chunks = backend.chunks(tracked.source, generation)
+    texts = dict(notes.run("SELECT id, body FROM notes"))
+    assert {chunk.key[0] for chunk in chunks} == texts.keys()
+    assert [c.key for c in chunks if not oracle_proves(c.vector, texts[c.key[0]][c.start : c.stop], "oracle")] == []
+
+
+def state(tracked):
+    return [batch.state for batch in tracked.batches()]
+
+
+def test_a_backfill_is_sent_answered_and_settled_without_a_call(backend, notes, service, server):
+    tracked = service.attach("notes", text="body")
+    begun = tracked.batch()
+    assert tracked.batch() == begun
+    [sent] = service.batches_advance("w1")
+    assert (sent.state, sent.requests) == ("submitted", ROWS)
+    assert [batch.state for batch in service.batches_advance("w1")] == ["submitted"], "the provider is not done"
+    notes.run("INSERT INTO notes VALUES (1001, 'fresh')")
+    server.finish()
+    [done] = service.batches_advance("w1")
+    assert (done.state, done.answered) == ("done", ROWS)
+    service.work(until="current")
+    assert asked(server) == ["fresh"]
+    proven(backend, service, tracked, notes)
+    [status] = service.status()
+    spent = next(each.spent for each in status.generations if each.generation.kind == "vector")
+    assert spent.texts == ROWS + 1
+    assert spent.tokens == billed("fresh") + sum(billed(f"the body of note {n}") for n in range(1, ROWS + 1))
+
+
+def test_rows_that_are_written_meanwhile_are_indexed_meanwhile(notes, service, server):
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    service.batches_advance("w1")
+    notes.run("INSERT INTO notes VALUES (1001, 'fresh')")
+    notes.run("UPDATE notes SET body = 'edited' WHERE id = 1")
+    generation = service.store.generations(tracked.source.id)[-1]
+    lease = service.store.lease_claim(generation.id, "w1", 100, 60).lease
+    assert lease.lane == "fresh"
+    assert service.store.lease_claim(generation.id, "w1", 100, 60).lease is None
+
+
+def test_what_the_provider_has_already_is_not_sent_again(service, server):
+    """Cut off when the batch was made, before anybody could write down its name; others have batches there, too."""
+    for _ in range(5):
+        server.batches.append(ServedBatch("other", "other", []))
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    server.dropped.add("/batches")
+    service.batches_advance("w1")
+    assert state(tracked) == ["sending"]
+    for number in range(5):
+        server.batches.append(ServedBatch(f"later-{number}", "later", []))
+    service.batches_advance("w1")
+    assert state(tracked) == ["submitted"]
+    assert len([batch for batch in server.batches if batch.tag.startswith("seamark-")]) == 1
+
+
+def test_another_process_goes_on_where_one_was_cut_off(backend, notes, service, server):
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    server.dropped.add("/files")
+    service.batches_advance("w1")
+    assert (state(tracked), server.batches) == (["sending"], [])
+    assert service.batches_advance("w2") == (), "the first is still at it"
+    with seamark.open(backend.url, model=server.locator) as other:
+        assert [batch.state for batch in other.batches_advance("w1")] == ["submitted"]
+        server.finish()
+        assert [batch.state for batch in other.batches_advance("w1")] == ["done"]
+        other.work(until="current")
+    assert len(server.batches) == 1
+    assert asked(server) == []
+    proven(backend, service, tracked, notes)
+
+
+@pytest.mark.parametrize("status", ["failed", "expired", "cancelled"])
+def test_a_batch_that_fails_says_so_and_lets_the_workers_go_on(backend, notes, service, server, status):
+    """What it has answered all the same is not paid for twice."""
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    service.batches_advance("w1")
+    answered = 0 if status == "failed" else 15
+    server.finish(status, answered)
+    [failed] = service.batches_advance("w1")
+    assert (failed.state, failed.answered) == ("failed", answered)
+    assert status in failed.error
+    service.work(until="current")
+    assert len(asked(server)) == ROWS - answered
+    proven(backend, service, tracked, notes)
+
+
+def test_a_text_that_is_refused_is_left_to_the_workers_who_park_it(notes, service, server):
+    server.refused.add("the body of note 7")
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    service.batches_advance("w1")
+    server.finish()
+    assert [batch.answered for batch in service.batches_advance("w1")] == [ROWS - 1]
+    service.work(until="current", threads=1)
+    assert [(failure.key, failure.kind) for failure in tracked.failures()] == [((7,), "input")]
+    assert asked(server) == []
+
+
+def test_a_large_table_is_sent_in_parts(backend, notes, service, server, monkeypatch):
+    monkeypatch.setattr(batches, "PASSAGES_MAX", 15)
+    monkeypatch.setattr(batches, "READ_ROWS", 10)
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    for _ in range(20):
+        service.batches_advance("w1")
+        server.finish()
+    assert state(tracked) == ["done", "done"]
+    assert [batch.requests for batch in tracked.batches()] == [20, 20]
+    service.work(until="current")
+    assert asked(server) == []
+    proven(backend, service, tracked, notes)
+
+
+def test_a_model_without_a_batch_interface_is_refused(backend, notes):
+    with seamark.open(backend.url, embedder=OracleEmbedder()) as service:
+        tracked = service.attach("notes", text="body")
+        with pytest.raises(InvalidRequestError, match="batch interface"):
+            tracked.batch()
+
+
+def test_nothing_is_left_to_batch_once_it_is_embedded(service):
+    tracked = service.attach("notes", text="body")
+    service.work(until="current")
+    with pytest.raises(InvalidRequestError, match="nothing is left"):
+        tracked.batch()
+
+
+def test_what_a_lease_has_paid_for_is_not_lost_when_it_is_given_back(backend, notes):
+    """The model goes out in the middle of a lease: what it had answered is found by whoever takes the lease up."""
+    embedder = OracleEmbedder(batch_items=8, errors=[None, None, EmbedderUnavailableError("out", 0.1)])
+    with seamark.open(backend.url, embedder=embedder) as service:
+        tracked = service.attach("notes", text="body")
+        service.work(until="current", threads=1)
+        assert tracked.coverage().embedded == ROWS
+        twice = [text for text, count in embedder.texts.items() if count > 1]
+        assert len(twice) == 8, "only those of the call that failed"
