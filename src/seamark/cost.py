@@ -47,7 +47,7 @@ BatchState = Literal["planned", "sending", "submitted", "done", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class ProviderBatch:
     """Passages of a generation's rows `after < seq <= upto` that are given to a provider's batch interface under a `tag`.
 
     `planned`: it is not known yet which; `sending`: it may or may not be there; `submitted`: it is, as `provider_id`; `done`;

@@ -1,5 +1,7 @@
 """`estimate`, and the budget of `work`, as a user meets them: against a server that bills, on both databases."""
 
+import threading
+
 import pytest
 
 from seamark.core.registry import PROBES
@@ -76,3 +78,31 @@ def test_work_ends_within_its_budget_and_says_so(ran, cli, backend, lamps, serve
 def test_a_budget_in_money_wants_a_price(cli, backend, words):
     wrong = cli("work", "--until", "current", *words, db=backend.url)
     assert (wrong.code, "--price" in wrong.err) == (2, True)
+
+
+def test_batch_sends_the_backfill_and_waits_for_the_provider(cli, backend, lamps, server):
+    sent = cli("batch", "lamps", "--no-wait", "--json", db=backend.url)
+    assert (sent.code, [batch["state"] for batch in sent.json()["batches"]]) == (0, ["planned"])
+    ending = threading.Timer(2.0, server.finish)
+    ending.start()
+    try:
+        done = cli("batch", "lamps", "--every", "0.2", "--json", db=backend.url)
+    finally:
+        ending.join()
+    assert done.code == 0
+    [batch] = done.json()["batches"]
+    assert (batch["state"], batch["requests"], batch["answered"], batch["error"]) == ("done", 200, 200, None)
+    assert cli("work", "--until", "current", db=backend.url).code == 0
+    assert paid(server) == 0, "no ordinary call"
+    again = cli("batch", "lamps", db=backend.url)
+    assert (again.code, "nothing is left" in again.err) == (2, True)
+
+
+def test_a_batch_that_fails_is_told_by_the_exit_code(cli, backend, lamps, server):
+    ending = threading.Timer(2.0, server.finish, ("expired", 0))
+    ending.start()
+    try:
+        failed = cli("batch", "lamps", "--every", "0.2", db=backend.url)
+    finally:
+        ending.join()
+    assert (failed.code, "expired" in failed.out) == (1, True)

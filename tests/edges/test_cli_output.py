@@ -22,7 +22,7 @@ from seamark.model import Progress
 COMMANDS = (
     *("attach", "detach", "add", "estimate", "work", "status", "search", "doctor", "demo", "sql", "verify", "views", "reembed"),
     "compare",
-    "batch",
+    *("batch", "adopt"),
     *("failures list", "failures retry"),
     *(f"model {name}" for name in ("list", "swap", "activate", "rollback", "retire", "drop", "accept")),
 )

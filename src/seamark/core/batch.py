@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from seamark.core.chunking import Chunker
-    from seamark.cost import Batch
+    from seamark.cost import ProviderBatch
     from seamark.embed.batches import BatchAnswer
     from seamark.embed.contract import Embedder
     from seamark.model import Generation, Source
@@ -49,7 +49,7 @@ READ_CHARACTERS = 4_000_000
 ANSWERS_AT_ONCE = 256
 
 
-def batch_begin(store: Store, generation: Generation, embedder: Embedder) -> Batch | None:
+def batch_begin(store: Store, generation: Generation, embedder: Embedder) -> ProviderBatch | None:
     """Plan a batch for what is left of a generation's backfill; None where nothing is left.
 
     Raises:
@@ -64,7 +64,7 @@ def batch_begin(store: Store, generation: Generation, embedder: Embedder) -> Bat
 
 def batch_advance(
     store: Store, source: Source, generation: Generation, embedder: Embedder, chunker: Chunker, owner: str
-) -> Batch | None:
+) -> ProviderBatch | None:
     """Take one step of the open batch; return how it stands, None where there is none, or somebody else is at it.
 
     Raises nothing that an embedder raises: an outage leaves the batch as it is, to be looked at later; what cannot work fails
@@ -97,7 +97,7 @@ class _Step:
         self._store, self._source, self._generation = store, source, generation
         self._embedder, self._provider, self._chunker, self._owner = embedder, provider, chunker, owner
 
-    def send(self, batch: Batch) -> Batch:
+    def send(self, batch: ProviderBatch) -> ProviderBatch:
         """Send the next passages, unless the provider has them already."""
         if batch.state == "sending" and (there := self._provider.batch_find(batch.tag)) is not None:
             return self._written(replace(batch, state="submitted", provider_id=there))
@@ -130,7 +130,7 @@ class _Step:
             seq = rows[-1].seq
         return found, seq
 
-    def collect(self, batch: Batch) -> Batch:
+    def collect(self, batch: ProviderBatch) -> ProviderBatch:
         """Look whether the provider is done, and put by what it has answered."""
         assert batch.provider_id is not None
         look = self._provider.batch_look(batch.provider_id)
@@ -158,14 +158,14 @@ class _Step:
             self._store.vectors_put(self._generation.id, list(found), vectors)
         return len(found)
 
-    def ended(self, batch: Batch) -> Batch:
+    def ended(self, batch: ProviderBatch) -> ProviderBatch:
         """Write down how a batch has ended; plan the next, or let go of the backfill lane where it failed or was the last."""
         self._written(batch, 0)
         if batch.state == "done" and batch.upto < self._generation.backfill:
             self._store.batch_begin(self._generation.id, batch.upto, HOLD_SECONDS)
         return batch
 
-    def _written(self, batch: Batch, seconds: float = HOLD_SECONDS) -> Batch:
+    def _written(self, batch: ProviderBatch, seconds: float = HOLD_SECONDS) -> ProviderBatch:
         if not self._store.batch_write(batch, self._owner, seconds):
             raise EmbedderTransientError(f"batch {batch.tag} has been taken over by another worker")
         return batch

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from seamark.core.registry import Embedders
-    from seamark.cost import Batch, Spent
+    from seamark.cost import ProviderBatch, Spent
     from seamark.model import Audited, Coverage, Generation, Rows, Source, Views, WorkerBeat
     from seamark.store.contract import Store
 
@@ -307,9 +307,9 @@ class Seamark:
         """Return the views for SQL users, and what another program's connection has to run to have them."""
         return self.store.views()
 
-    def batches_advance(self, owner: str) -> tuple[Batch, ...]:
+    def batches_advance(self, owner: str) -> tuple[ProviderBatch, ...]:
         """Take one step of every batch that is under way with a provider; return how each of them stands now."""
-        found: list[Batch | None] = []
+        found: list[ProviderBatch | None] = []
         for source in self.store.sources():
             for generation in self.store.generations(source.id):
                 if generation.model is None or generation.state == "retired":

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from seamark.core.adopt import Batch
     from seamark.core.search import Mode
     from seamark.core.service import Seamark
-    from seamark.cost import Batch, Estimate
+    from seamark.cost import Estimate, ProviderBatch
     from seamark.findings import Finding, Findings
     from seamark.model import (
         Adopted,
@@ -350,7 +350,7 @@ class Tracked:
             generations=counts,
         )
 
-    def batch(self) -> Batch:
+    def batch(self) -> ProviderBatch:
         """Have what is left of a backfill embedded through the provider's batch interface, for less, within a day.
 
         Search and fresh rows go on as ever; the backfill waits for the provider. Workers see to it, on any machine, and go on
@@ -369,7 +369,7 @@ class Tracked:
             f"nothing is left to backfill in {self.name!r}: a batch is for a new index, before `work` has filled it"
         )
 
-    def batches(self) -> tuple[Batch, ...]:
+    def batches(self) -> tuple[ProviderBatch, ...]:
         """Return the batches of the generations there are, oldest first."""
         store = self._service.store
         return tuple(batch for one in store.generations(self.source.id) for batch in store.batches(one.id))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from seamark.core.compare import Comparison, QueryComparison
     from seamark.core.search import SearchResult
-    from seamark.cost import Batch, Estimate
+    from seamark.cost import Estimate, ProviderBatch
     from seamark.findings import Finding, Findings
     from seamark.model import (
         Adopted,
@@ -321,7 +321,7 @@ def healthy(values: Sequence[Check]) -> bool:
     return all(value.ok for value in values if value.required)
 
 
-def batch(value: Batch) -> Json:
+def batch(value: ProviderBatch) -> Json:
     """Return how a batch at a provider stands."""
     error = None if value.error is None else text(value.error)
     return {

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from seamark.cost import Batch, Spent
+    from seamark.cost import ProviderBatch, Spent
     from seamark.model import (
         Check,
         ChunkHit,
@@ -406,22 +406,22 @@ class Store(Auditing, Protocol):
         """
         ...
 
-    def batch_begin(self, generation_id: int, after: int, seconds: float) -> Batch | None:
+    def batch_begin(self, generation_id: int, after: int, seconds: float) -> ProviderBatch | None:
         """Plan a batch of the rows above a `seq`, and hold the generation's backfill lane for so long.
 
         Where one is open already, that one is returned. None when there is no such generation, or nothing is left to backfill.
         """
         ...
 
-    def batches(self, generation_id: int) -> Sequence[Batch]:
+    def batches(self, generation_id: int) -> Sequence[ProviderBatch]:
         """Return the batches of a generation, oldest first."""
         ...
 
-    def batch_take(self, generation_id: int, owner: str, seconds: float) -> Batch | None:
+    def batch_take(self, generation_id: int, owner: str, seconds: float) -> ProviderBatch | None:
         """Take the open batch of a generation on for so long, unless somebody else has it; None when there is none."""
         ...
 
-    def batch_write(self, batch: Batch, owner: str, seconds: float) -> bool:
+    def batch_write(self, batch: ProviderBatch, owner: str, seconds: float) -> bool:
         """Write what has become of a batch, and hold the generation's backfill lane for so long from now.
 
         0 lets go of the lane. False, and nothing written, where the owner has lost the batch. One that is done or failed is

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from seamark.cost import Batch
+from seamark.cost import ProviderBatch
 from seamark.edges import serialise
 from seamark.edges.cli.session import FOUND_A_PROBLEM, INTERRUPTED, SIGNALLED, Session, command
 from seamark.edges.cli.text import counted, line
@@ -51,7 +51,7 @@ def batch(
     return FOUND_A_PROBLEM if any(one.state == "failed" for one in found) else 0
 
 
-def _told(one: Batch) -> str:
+def _told(one: ProviderBatch) -> str:
     answered = f", {one.answered:,} answered" if one.state in ("done", "failed") else ""
     error = f": {line(one.error)}" if one.error else ""
     return f"batch {one.id}: {one.state}, {counted(one.requests, 'passage')}{answered}{error}"

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from seamark.cost import Batch, Spent
+    from seamark.cost import ProviderBatch, Spent
     from seamark.findings import AuditEntries, AuditPage, AuditPostings, AuditStrays
     from seamark.model import (
         Audited,
@@ -387,19 +387,19 @@ class PostgresStore:
         """See the contract."""
         batches.vectors_put(self._database, generation_id, digests, vectors)
 
-    def batch_begin(self, generation_id: int, after: int, seconds: float) -> Batch | None:
+    def batch_begin(self, generation_id: int, after: int, seconds: float) -> ProviderBatch | None:
         """See the contract."""
         return batches.batch_begin(self._database, generation_id, after, seconds)
 
-    def batches(self, generation_id: int) -> Sequence[Batch]:
+    def batches(self, generation_id: int) -> Sequence[ProviderBatch]:
         """See the contract."""
         return batches.batches_list(self._database, generation_id)
 
-    def batch_take(self, generation_id: int, owner: str, seconds: float) -> Batch | None:
+    def batch_take(self, generation_id: int, owner: str, seconds: float) -> ProviderBatch | None:
         """See the contract."""
         return batches.batch_take(self._database, generation_id, owner, seconds)
 
-    def batch_write(self, batch: Batch, owner: str, seconds: float) -> bool:
+    def batch_write(self, batch: ProviderBatch, owner: str, seconds: float) -> bool:
         """See the contract."""
         return batches.batch_write(self._database, batch, owner, seconds)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
-from seamark.cost import Batch
+from seamark.cost import ProviderBatch
 from seamark.store.sqlite.claims import MICROSECONDS, clock
 from seamark.store.sqlite.words import STATEMENTS
 
@@ -24,7 +24,7 @@ def vectors_put(connections: Connections, generation: int, digests: Sequence[byt
         connection.many(STATEMENTS["prepaid_insert"], rows)
 
 
-def batch_begin(connections: Connections, generation: int, after: int, seconds: float) -> Batch | None:
+def batch_begin(connections: Connections, generation: int, after: int, seconds: float) -> ProviderBatch | None:
     """Plan a batch, or return the one that is open."""
     with connections.transaction() as connection:
         now = clock(connection)
@@ -32,27 +32,27 @@ def batch_begin(connections: Connections, generation: int, after: int, seconds: 
         connection.run(STATEMENTS["batch_insert"], values)
         if connection.changes():
             connection.run(STATEMENTS["batch_hold"], (now + int(seconds * MICROSECONDS), generation))
-        found = [Batch(*row) for row in connection.rows(STATEMENTS["batches"], (generation,))]
+        found = [ProviderBatch(*row) for row in connection.rows(STATEMENTS["batches"], (generation,))]
     return next((batch for batch in found if batch.state not in ("done", "failed")), None)
 
 
-def batches_list(connections: Connections, generation: int) -> list[Batch]:
+def batches_list(connections: Connections, generation: int) -> list[ProviderBatch]:
     """Return the batches of a generation."""
     with connections.use() as connection:
-        return [Batch(*row) for row in connection.rows(STATEMENTS["batches"], (generation,))]
+        return [ProviderBatch(*row) for row in connection.rows(STATEMENTS["batches"], (generation,))]
 
 
-def batch_take(connections: Connections, generation: int, owner: str, seconds: float) -> Batch | None:
+def batch_take(connections: Connections, generation: int, owner: str, seconds: float) -> ProviderBatch | None:
     """Take the open batch on."""
     with connections.transaction() as connection:
         now = clock(connection)
         expires_at = now + int(seconds * MICROSECONDS)
         values = {"generation": generation, "owner": owner, "now": now, "expires_at": expires_at}
         row = connection.row(STATEMENTS["batch_take"], values)
-    return None if row is None else Batch(*row)
+    return None if row is None else ProviderBatch(*row)
 
 
-def batch_write(connections: Connections, batch: Batch, owner: str, seconds: float) -> bool:
+def batch_write(connections: Connections, batch: ProviderBatch, owner: str, seconds: float) -> bool:
     """Write what has become of a batch."""
     with connections.transaction() as connection:
         now = clock(connection)

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from seamark.cost import Batch, Spent
+    from seamark.cost import ProviderBatch, Spent
     from seamark.findings import AuditEntries, AuditPage, AuditPostings, AuditStrays
     from seamark.model import (
         Audited,
@@ -426,19 +426,19 @@ class SqliteStore:
         """Put vectors that are paid for by."""
         batches.vectors_put(self._connections, generation_id, digests, vectors)
 
-    def batch_begin(self, generation_id: int, after: int, seconds: float) -> Batch | None:
+    def batch_begin(self, generation_id: int, after: int, seconds: float) -> ProviderBatch | None:
         """Plan a batch of the rows above a `seq`, or return the one that is open."""
         return batches.batch_begin(self._connections, generation_id, after, seconds)
 
-    def batches(self, generation_id: int) -> Sequence[Batch]:
+    def batches(self, generation_id: int) -> Sequence[ProviderBatch]:
         """Return the batches of a generation, oldest first."""
         return batches.batches_list(self._connections, generation_id)
 
-    def batch_take(self, generation_id: int, owner: str, seconds: float) -> Batch | None:
+    def batch_take(self, generation_id: int, owner: str, seconds: float) -> ProviderBatch | None:
         """Take the open batch of a generation on for so long."""
         return batches.batch_take(self._connections, generation_id, owner, seconds)
 
-    def batch_write(self, batch: Batch, owner: str, seconds: float) -> bool:
+    def batch_write(self, batch: ProviderBatch, owner: str, seconds: float) -> bool:
         """Write what has become of a batch, and hold the backfill lane for so long."""
         return batches.batch_write(self._connections, batch, owner, seconds)
 

@@ -11,7 +11,7 @@ from seamark.testing.oracle import oracle_vector
 from seamark.testing.workbench import DIMENSION, passages
 
 if TYPE_CHECKING:
-    from seamark.cost import Batch
+    from seamark.cost import ProviderBatch
     from seamark.model import Generation
     from seamark.testing.workbench import Workbench
 
@@ -24,7 +24,7 @@ def digest(text: str) -> bytes:
     return chunk.digest
 
 
-def begun(bench: Workbench, generation: Generation) -> Batch:
+def begun(bench: Workbench, generation: Generation) -> ProviderBatch:
     """Begin a batch that can be begun."""
     batch = bench.store.batch_begin(generation.id, 0, LONG)
     assert batch is not None
