@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from seamark.core.estimate import CALIBRATION_TEXTS
 from seamark.core.registry import PROBES
 from seamark.testing.batch_server import BillingServer, billed
 
@@ -106,3 +107,25 @@ def test_a_batch_that_fails_is_told_by_the_exit_code(cli, backend, lamps, server
     finally:
         ending.join()
     assert (failed.code, "expired" in failed.out) == (1, True)
+
+
+def test_a_swap_through_the_batch_interface_is_begun_by_one_command(cli, backend, lamps, server):
+    assert cli("work", "--until", "current", db=backend.url).code == 0
+    other = server.locator.replace("oracle", "another")
+    calls = len(server.calls)
+    refused = cli("model", "swap", "lamps", "--model", "static", "--batch-api", "--yes", "--json", db=backend.url)
+    assert (refused.code, "batch interface" in refused.err) == (2, True)
+    swapped = cli("model", "swap", "lamps", "--model", other, "--batch-api", "--yes", "--json", db=backend.url)
+    assert (swapped.code, swapped.json()["batch"]["state"]) == (0, "planned")
+    ending = threading.Timer(2.0, server.finish)
+    ending.start()
+    try:
+        assert cli("batch", "lamps", "--every", "0.2", db=backend.url).code == 0
+    finally:
+        ending.join()
+    assert cli("work", "--until", "current", db=backend.url).code == 0
+    asked = [texts for texts in server.calls[calls:] if texts != PROBES]
+    assert sum(map(len, asked)) <= CALIBRATION_TEXTS, "only what the estimate asked for"
+    [status] = cli("status", "--json", db=backend.url).json()["sources"]
+    active = next(each for each in status["generations"] if each["kind"] == "vector" and each["state"] == "active")
+    assert (active["model"]["name"], active["coverage"]["missing"]) == ("openai:another", 0)

@@ -55,11 +55,16 @@ def batch_begin(store: Store, generation: Generation, embedder: Embedder) -> Pro
     Raises:
         InvalidRequestError: the model's provider has no batch interface.
     """
+    batch_check(embedder)
+    return store.batch_begin(generation.id, 0, HOLD_SECONDS)
+
+
+def batch_check(embedder: Embedder) -> None:
+    """Raise InvalidRequestError where the model's provider has no batch interface."""
     if not isinstance(embedder, Batched):
         raise InvalidRequestError(
             f"{embedder.identity.name} has no batch interface; servers that speak OpenAI's have one: openai:<model>"
         )
-    return store.batch_begin(generation.id, 0, HOLD_SECONDS)
 
 
 def batch_advance(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from seamark.core import catalog, lifecycle
 from seamark.core.adopt import WHOLE_ROW_CHARACTERS, Adopting, place_check
 from seamark.core.audit import verify
-from seamark.core.batch import batch_begin
+from seamark.core.batch import batch_begin, batch_check
 from seamark.core.chunking import Chunker
 from seamark.core.compare import NDCG_RANKS, Comparison, comparison, key_text
 from seamark.core.estimate import estimate
@@ -368,6 +368,11 @@ class Tracked:
         raise InvalidRequestError(
             f"nothing is left to backfill in {self.name!r}: a batch is for a new index, before `work` has filled it"
         )
+
+    def batch_check(self, model: str | None = None) -> None:
+        """Raise InvalidRequestError where a model, the default one otherwise, has no batch interface."""
+        embedders = self._service.embedders
+        batch_check(embedders.named(model) if model else embedders.default()[0])
 
     def batches(self) -> tuple[ProviderBatch, ...]:
         """Return the batches of the generations there are, oldest first."""

@@ -79,6 +79,9 @@ def swap(
     manual: Annotated[bool, typer.Option("--manual", help="Leave it to `model activate` to have it searched.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would take.")] = False,
     price: Price = None,
+    batch_api: Annotated[
+        bool, typer.Option("--batch-api", help="Through the provider's batch interface: within a day, for less; see `batch`.")
+    ] = False,
     yes: Yes = False,
 ) -> None:
     """Index a table by another model, chunk size or language, beside the index that is searched.
@@ -94,7 +97,10 @@ def swap(
         made: tuple[Generation, ...] = ()
         if plan.steps and not dry_run:
             _confirm(session, f"Index {line(table)} so?", yes=yes)
+            if batch_api:
+                tracked.batch_check(model)
             made = tracked.swap(model, chunk, language, precision, manual=manual)
+        batch = tracked.batch() if batch_api and made else None
     begun = ", ".join(_named(one) for one in made)
     session.show(
         {
@@ -102,8 +108,11 @@ def swap(
             "plan": serialise.swap_plan(plan),
             "estimate": None if cost is None else serialise.estimate(cost, price),
             "generations": [serialise.generation(one) for one in made],
+            "batch": None if batch is None else serialise.batch(batch),
         },
-        f"{line(table)}: {begun} is being built. Next: seamark work" if made else f"{line(table)}: nothing was begun",
+        f"{line(table)}: {begun} is being built. Next: seamark {'batch' if batch else 'work'}"
+        if made
+        else f"{line(table)}: nothing was begun",
     )
 
 
