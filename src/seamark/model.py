@@ -37,6 +37,7 @@ GenerationState = Literal["building", "active", "retired"]
 Lane = Literal["fresh", "backfill", "retry", "sweep"]
 FailureKind = Literal["configuration", "unavailable", "transient", "input"]
 StampName = Literal["embedded_model_id", "embedded_model_version", "embedded_at", "has_embedding", "embed_gen"]
+Track = Literal["triggers", "poll"]
 Operator = Literal["=", "!=", "<", "<=", ">", ">=", "in"]
 
 
@@ -123,6 +124,7 @@ class SourceSpec:
     """What `attach` was asked to track. `where` says which rows are live; None means all of them.
 
     `stamp`: columns of the table that say of each row what the generation that search reads holds of its present text.
+    `track`: whether triggers feed the journal, or a poller, by the key, which only ever grows.
     """
 
     table: str
@@ -130,6 +132,7 @@ class SourceSpec:
     where: Filter | None = None
     touch: tuple[Touch, ...] = ()
     stamp: tuple[StampName, ...] = ()
+    track: Track = "triggers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -630,13 +633,15 @@ class SourceStatus:
     """How a source stands, and each of its generations that is not retired.
 
     `problems`: in what the table is no longer as it was attached, so that the counts are not of its rows. `unfinished`: an
-    attach of it is under way, or was cut short.
+    attach of it is under way, or was cut short. `edits_seconds`: within what time edits and deletes of a polled table are
+    found; None when it has triggers, or when workers do not audit.
     """
 
     source: Source
     generations: tuple[GenerationStatus, ...]
     problems: tuple[str, ...] = ()
     unfinished: bool = False
+    edits_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ def test_from_attach_to_search(cli, backend, notes):
         "where": {"deleted_at": None},
         "touch": {},
         "stamp": [],
+        "track": "triggers",
         "state": "ready",
     }
     assert attached.json()["coverage"]["missing"] == 3

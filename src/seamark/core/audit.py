@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from seamark.core import catalog
 from seamark.core.chunking import render
 from seamark.core.comparison import ChunksComparison, WordsComparison
+from seamark.core.polling import poll
 from seamark.errors import EmbedderConfigurationError, StoreError, StorePermissionError, StoreUnavailableError
 from seamark.findings import Finding, Findings, Reason
 from seamark.model import Progress
@@ -74,6 +75,7 @@ def verify(
     faults = tuple(store.source_faults(source))
     mended = tuple(store.source_mend(source)) if repair and faults else ()
     try:
+        poll(store, source)
         audit.walk()
     except (StoreUnavailableError, StorePermissionError):
         raise
@@ -171,11 +173,7 @@ class _Audit:
         wrong: list[Finding] = []
         if first:
             self._rows += len(page.keys)
-            wrong += [
-                Finding(key, Reason.UNENTERED, None)
-                for key, live, deleted in zip(page.keys, page.live, page.deleted, strict=True)
-                if live and deleted
-            ]
+            wrong += [Finding(key, Reason.UNENTERED, None) for key in self._unentered(page)]
         texts = _rendered(page)
         for comparison in active:
             held = page.held.get(comparison.generation.id)
@@ -184,6 +182,11 @@ class _Audit:
                     wrong.append(Finding(page.keys[place], reason, comparison.generation.id))
         self._report(wrong)
         self._look_again(active, SUSPECTS)
+
+    def _unentered(self, page: AuditPage) -> Sequence[Key]:
+        """Return the live rows that the journal does not have, but for those that a poller is still to come by."""
+        keys = [key for key, live, deleted in zip(page.keys, page.live, page.deleted, strict=True) if live and deleted]
+        return self._store.keys_polled(self._source, keys) if keys and self._source.spec.track == "poll" else keys
 
     def _look_again(self, active: Sequence[Comparison], enough: int = 1) -> None:
         """Compare the rows that an index of words did not fit with all of its postings read anew, once they are so many."""

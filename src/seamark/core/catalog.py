@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 from seamark.core.chunking import Chunker
 from seamark.core.filters import filter_parse, filter_write
 from seamark.errors import InvalidRequestError, SourceConflictError, TableUnusableError, UnknownColumnError
-from seamark.model import GenerationSpec, Precision, SourceSpec, TextColumn, Touch, filter_columns
+from seamark.model import GenerationSpec, Precision, SourceSpec, TextColumn, Touch, Track, filter_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,6 +37,8 @@ def source_spec(
     touch: Mapping[str, str | Sequence[str]] | None,
     inspect: Callable[[str], Table],
     stamp: str | Sequence[str] = (),
+    track: str = "triggers",
+    poll: str | None = None,
 ) -> SourceSpec:
     """Check what `attach` was given against the tables as they stand, and return what to track.
 
@@ -57,7 +59,34 @@ def source_spec(
                 f"add text=['{related.table}.<column>'] or leave it out"
             )
     spec = SourceSpec(table.name, columns, filter_parse(where, table) if where else None, touches)
-    return replace(spec, stamp=_stamp(table, spec, (stamp,) if isinstance(stamp, str) else stamp))
+    spec = replace(spec, stamp=_stamp(table, spec, (stamp,) if isinstance(stamp, str) else stamp))
+    return replace(spec, track=_track(table, spec, track, poll))
+
+
+def _track(table: Table, spec: SourceSpec, track: str, poll: str | None) -> Track:
+    """Return how the journal is fed, where the table allows for it."""
+    if track not in get_args(Track):
+        raise InvalidRequestError(f"track={track!r}: there are {', '.join(get_args(Track))}")
+    if track == "triggers":
+        if poll is not None:
+            raise InvalidRequestError(f"poll={poll!r} is for track='poll'")
+        return "triggers"
+    if spec.stamp:
+        raise InvalidRequestError(
+            f"table {table.name!r} is to be polled and not to be written to, so that it cannot be stamped"
+        )
+    if len(table.key) != 1:
+        raise TableUnusableError(
+            f"table {table.name!r} has a key of {len(table.key)} columns; one that only grows can be polled"
+        )
+    [key] = table.key
+    if poll is None and _column(table, key).kind != "integer":
+        raise InvalidRequestError(
+            f"table {table.name!r}: key {key!r} is no integer; if every new row has a higher one, say so with poll={key!r}"
+        )
+    if poll not in (None, key):
+        raise InvalidRequestError(f"table {table.name!r} can be polled by its key {key!r} only, not by {poll!r}")
+    return "poll"
 
 
 def _stamp(table: Table, spec: SourceSpec, names: Sequence[str]) -> tuple[StampName, ...]:
@@ -154,6 +183,7 @@ def source_check(source: Source, spec: SourceSpec) -> None:
             ("where", _where_told(source.spec), _where_told(spec)),
             ("touch", _touch_told(source.spec), _touch_told(spec)),
             ("stamp", list(source.spec.stamp), list(spec.stamp)),
+            ("track", source.spec.track, spec.track),
         )
         if there != asked
     ]

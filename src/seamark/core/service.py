@@ -130,6 +130,8 @@ class Seamark:
         precision: str | None = None,
         model: str | None = None,
         stamp: str | Sequence[str] = (),
+        track: str = "triggers",
+        poll: str | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> Tracked:
         """Track a table: from now on every committed change of it is found, embedded and searchable.
@@ -146,6 +148,10 @@ class Seamark:
             model: which embedder; the one given to `open`, or the default one, otherwise.
             stamp: columns of this table that say of each row what is embedded, made where they are not there; some of
                 `embedded_model_id`, `embedded_model_version`, `embedded_at`, `has_embedding`, `embed_gen` (docs/sql.md).
+            track: "poll" for a table that must not get triggers, nor be written to: workers look for new rows every half
+                second, by a key of one column that only ever grows; edits and deletes are found by their audit, once a day
+                unless it is set otherwise.
+            poll: that key, to be named where it is no integer.
             progress: called with the rows entered into the journal so far.
 
         Existing rows enter the journal in batches; an interrupted attach goes on where it was when called again. With the same
@@ -158,7 +164,7 @@ class Seamark:
             SourceDriftError: it is attached already, and has been renamed, recreated or lost its triggers since.
         """
         found = self.store.table_inspect(table)
-        spec = catalog.source_spec(found, text, where, touch, self.store.table_inspect, stamp)
+        spec = catalog.source_spec(found, text, where, touch, self.store.table_inspect, stamp, track, poll)
         words = lifecycle.Words(model, chunk, language, precision)
         known = catalog.source_find(self.store.sources(), table, found)
         there = self.store.generations(known.id) if known is not None else ()
@@ -358,7 +364,9 @@ class Seamark:
         except StoreError as error:
             if not problems or isinstance(error, StoreUnavailableError | StorePermissionError):
                 raise  # else it cannot be counted, with tables of ours gone
-        return SourceStatus(source, counted, problems, unfinished=not catalog.attached(source, generations))
+        edits = self.audit_interval_seconds if source.spec.track == "poll" and self.audit_interval_seconds > 0 else None
+        unfinished = not catalog.attached(source, generations)
+        return SourceStatus(source, counted, problems, unfinished=unfinished, edits_seconds=edits)
 
     def source_problems(self, source: Source) -> tuple[str, ...]:
         """Say in what the table is no longer as it was attached; nothing when all is well."""

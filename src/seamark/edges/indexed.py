@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from seamark.core.catalog import attached
+from seamark.core.polling import poll
 from seamark.errors import SourceDriftError, SourceUnfinishedError
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Indexed:
         """Return where the source's journal ended when it was first seen attached; None if it is not attached to the end."""
         store = self._service.store
         if source.id not in self._ends and attached(source, store.generations(source.id)):
+            poll(store, source)
             self._ends[source.id] = store.journal_end(source)
         return self._ends.get(source.id)
 

@@ -90,6 +90,7 @@ def source(value: Source) -> Json:
         "where": None if spec.where is None else filter_write(spec.where),
         "touch": {related.table: list(related.columns) for related in spec.touch},
         "stamp": list(spec.stamp),
+        "track": spec.track,
         "state": value.state,
     }
 
@@ -234,6 +235,7 @@ def source_status(value: SourceStatus) -> Json:
         **({"state": "broken"} if value.problems else {}),
         "problems": list(value.problems),
         "unfinished": value.unfinished,
+        "edits_seconds": value.edits_seconds,
         "generations": generations,
     }
 

@@ -17,6 +17,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
+from seamark.core.polling import poll
 from seamark.core.retry import CONFIGURATION_DELAY_SECONDS, outage_delay
 from seamark.core.sync import LEASE_SECONDS, step
 from seamark.edges.auditor import Auditor
@@ -55,6 +56,7 @@ KEEPER_SECONDS = LEASE_SECONDS / 3
 KEEPER_LOOK_SECONDS = 0.5
 BEAT_SECONDS = 2.0
 UPKEEP_SECONDS = 1.0
+POLL_SECONDS = 0.5
 TRIM_SECONDS = 30.0
 KEPT_TRIMS = 120
 """Every so many times rows are looked for that have left a table, which takes the longer the more are outside the `where`."""
@@ -140,7 +142,7 @@ class Worker:
         with (
             self._registered(),
             self._running([self._keep], self._left),
-            self._running([*working, self._maintain, self._audit], self._done),
+            self._running([*working, self._maintain, self._poll, self._audit], self._done),
         ):
             self._watch(progress)
         if self._failure is not None:
@@ -309,6 +311,14 @@ class Worker:
             if time.monotonic() - trimmed >= TRIM_SECONDS:
                 self._trim()
                 trimmed = time.monotonic()
+
+    def _poll(self) -> None:
+        """Look for new rows of tables that have no triggers."""
+        while not self._waited(POLL_SECONDS):
+            for source in dict.fromkeys(source for source, _, _ in self._catalog.current()):
+                if source.spec.track == "poll":
+                    with self._unless_detached([known.id for known in self._service.store.generations(source.id)]):
+                        poll(self._service.store, source)
 
     def _audit(self) -> None:
         """Audit what is due; a worker that is to return does not begin with what takes long."""

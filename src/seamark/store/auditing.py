@@ -91,6 +91,21 @@ class Auditing(Protocol):
         """
         ...
 
+    # --- tables without triggers ------------------------------------------------------------------------------
+
+    def source_poll(self, source: Source, limit: int) -> int:
+        """Enter rows that have come since the last time into the journal of a polled source; return how many were looked at.
+
+        Fewer than `limit` when there are no more. Live rows whose key is above all that were looked at before are entered at
+        once. A row may be committed after one with a higher key: what was passed is gone through once more when every
+        transaction that was open then has ended, and a moment has gone by for those who had drawn a key and not begun one.
+        """
+        ...
+
+    def keys_polled(self, source: Source, keys: Sequence[Key]) -> Sequence[Key]:
+        """Return those keys of rows that the poller has passed for good: it will not enter them any more."""
+        ...
+
     # --- when it is time for an audit -------------------------------------------------------------------------
 
     def audit_begin(self, source_id: int, worker: str, seconds: float, interval_seconds: float) -> bool:

@@ -1,7 +1,7 @@
 """`attach`, `detach` and `add`: what is tracked."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -72,6 +72,11 @@ def attach(
     language: Language = None,
     precision: Precision = None,
     model: Model = None,
+    track: Annotated[
+        Literal["triggers", "poll"],
+        typer.Option(help="poll: no triggers, nothing is written to the table; edits are found by the workers' audit."),
+    ] = "triggers",
+    poll: Annotated[str | None, typer.Option(metavar="KEY", help="The key that only ever grows, if it is no integer.")] = None,
     stamp: Annotated[
         list[str] | None,
         typer.Option(metavar="COLUMN,…", help="Columns of the table that say of each row what is embedded: docs/sql.md."),
@@ -95,6 +100,8 @@ def attach(
             precision=precision,
             model=model,
             stamp=stamps,
+            track=track,
+            poll=poll,
             progress=report,
         )
         coverage = tracked.coverage()

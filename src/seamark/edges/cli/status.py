@@ -45,6 +45,9 @@ def _source(status: SourceStatus) -> Iterator[Text]:
     columns = ", ".join(columns_write(spec.text))
     state = " (not attached to the end: if nobody is at it, run the same attach again)" if status.unfinished else ""
     yield Text.assemble((line(status.source.name), "bold"), f"  text {line(columns)}{state}")
+    if status.source.spec.track == "poll":
+        edits = "by verify only" if status.edits_seconds is None else f"within {duration(status.edits_seconds)}"
+        yield Text(f"  track: poll; edits and deletes found {edits}")
     for problem in status.problems:
         yield Text(f"  broken: {shortened(problem, ERROR_CHARACTERS)}; {MEND.format(line(status.source.name))}", "red")
     for generation in status.generations:

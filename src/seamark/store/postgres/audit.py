@@ -38,14 +38,14 @@ def audit_page(
 ) -> AuditPage:
     """Read the next rows of the user's table; see the contract."""
     texts = len(source.spec.text)
-    begin = _bound(words["k_s"], words, after, ">", "a")
+    begin = bound(words["k_s"], words, after, ">", "a")
     values = {**begin.values, "limit": limit, "characters": characters}
     with database.keyed_snapshot() as connection:
         page = {**words, "after": begin.condition}
         rows = database.run(connection, "audit_page", page, values).fetchall()
         keys: list[Key] = [row[4 + texts :] for row in rows]
         cut = bool(rows) and (len(rows) < rows[0][0] or len(rows) == limit)
-        end = _bound(words["k_s"], words, keys[-1] if keys else None, "<=", "u")
+        end = bound(words["k_s"], words, keys[-1] if keys else None, "<=", "u")
         span = {"after": begin.condition, "until": end.condition}
         reading = _Held(database, connection, keys, span, {**begin.values, **end.values})
         held = {one.id: reading.held(one, {**words, **its}) for one, its in generations} if keys else {}
@@ -103,21 +103,21 @@ class _Held:
 
 
 @dataclass(frozen=True, slots=True)
-class _Bound:
+class Bound:
     """A comparison of a key's columns with a key, and its parameters."""
 
     condition: str = "TRUE"
     values: Mapping[str, KeyValue] = field(default_factory=dict[str, "KeyValue"])
 
 
-def _bound(columns: str, words: Words, key: Key | None, operator: str, prefix: str) -> _Bound:
+def bound(columns: str, words: Words, key: Key | None, operator: str, prefix: str) -> Bound:
     """Compare with a key; anything will do where there is none."""
     if not key:
-        return _Bound()
+        return Bound()
     types = [one.rpartition("::")[2] for one in words["key_values"].split(", ")]
     names = [f"{prefix}{place}" for place in range(1, len(key) + 1)]
     marks = ", ".join(f"%({name})s::{type_}" for name, type_ in zip(names, types, strict=True))
-    return _Bound(f"({columns}) {operator} ({marks})", dict(zip(names, key, strict=True)))
+    return Bound(f"({columns}) {operator} ({marks})", dict(zip(names, key, strict=True)))
 
 
 # --- the journal, and what is held of no row ----------------------------------------------------------------------
@@ -153,11 +153,11 @@ def _strays(
 ) -> AuditStrays:
     """Find where the next so many end, and then what is astray among them."""
     end, look = statements
-    begin = _bound(columns, words, after, ">", "a")
+    begin = bound(columns, words, after, ">", "a")
     with database.keyed_snapshot() as connection:
         bounded = {**words, "after": begin.condition}
         found = database.run(connection, end, bounded, {**begin.values, "limit": limit}).fetchone()
-        until = _bound(columns, words, found, "<=", "u")
+        until = bound(columns, words, found, "<=", "u")
         bounded["until"] = until.condition
         keys = database.run(connection, look, bounded, {**begin.values, **until.values}).fetchall()
     return AuditStrays(keys, found)

@@ -106,6 +106,7 @@ def spec_dump(spec: SourceSpec) -> dict[str, Any]:
         "where": None if spec.where is None else _filter_dump(spec.where),
         "touch": [[touch.table, touch.columns] for touch in spec.touch],
         "stamp": spec.stamp,
+        "track": spec.track,
     }
 
 
@@ -117,6 +118,7 @@ def spec_load(stored: Mapping[str, Any]) -> SourceSpec:
         None if stored["where"] is None else _filter_load(stored["where"]),
         tuple(Touch(table, tuple(columns)) for table, columns in stored["touch"]),
         tuple(stored.get("stamp", ())),
+        stored.get("track", "triggers"),
     )
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from seamark.store.postgres.catalog import Catalog
     from seamark.store.postgres.connection import Connection, Database
 
+_BEHIND = "its sequence was set back behind what is indexed"
 _MISSED = "rows were written while a column that its triggers read, or a table, had another name or type; they are missing"
 
 
@@ -30,16 +31,23 @@ def source_faults(database: Database, catalog: Catalog, source: Source) -> Seque
     with database.connection() as connection:
         if gone := tables_gone(database, connection, source.id):
             return [f"tables of ours are gone: {', '.join(gone)}"]
-        if not database.run(connection, "functions", {}, values).fetchall():
-            return ["triggers are gone, with their functions; rows written since are missing"]
-        if off := database.run(connection, "triggers_off", {}, values).fetchall():
-            return [_off(table, [name for name, _ in names]) for table, names in groupby(off, key=lambda row: row[1])]
-        if parted := _partitions(database, connection, catalog, source, values):
-            return parted
+        if source.spec.track == "triggers" and (unfed := _triggers(database, connection, catalog, source, values)):
+            return unfed
         [(missed, behind)] = database.run(connection, "journal_state", words, values).fetchall()
     if missed:
         return [_MISSED]
-    return ["its sequence was set back behind what is indexed"] if behind else []
+    return [_BEHIND] if behind else []
+
+
+def _triggers(
+    database: Database, connection: Connection, catalog: Catalog, source: Source, values: Mapping[str, object]
+) -> list[str]:
+    """Say which triggers do not fire, and which partitions they do not speak for."""
+    if not database.run(connection, "functions", {}, values).fetchall():
+        return ["triggers are gone, with their functions; rows written since are missing"]
+    if off := database.run(connection, "triggers_off", {}, values).fetchall():
+        return [_off(table, [name for name, _ in names]) for table, names in groupby(off, key=lambda row: row[1])]
+    return _partitions(database, connection, catalog, source, values)
 
 
 def tables_gone(database: Database, connection: Connection, source_id: int, *, retired: bool = False) -> list[str]:

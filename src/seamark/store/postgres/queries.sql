@@ -1493,6 +1493,35 @@ ON CONFLICT (generation_id) DO UPDATE SET audited_at = EXCLUDED.audited_at, rows
 SELECT a.generation_id, a.audited_at, a.rows, a.findings, a.repaired
 FROM seamark.audit a JOIN seamark.generation g ON g.id = a.generation_id WHERE g.source_id = %(source)s;
 
+-- name: poll_state
+-- Give how far a polled table has been looked at: from where the enrolment ended, if never. Give also whether all transactions
+-- that were open at the mark have ended, or were of another cluster, and a moment has gone by.
+SELECT CASE WHEN p.source_id IS NULL THEN s.enrolled ELSE p.seen END, p.confirmed, p.mark, coalesce(p.horizon, 0),
+    coalesce(p.marked_at, 0), p.marked_at <= seamark.clock() - %(margin)s::bigint
+        AND (pg_snapshot_xmin(n)::text::bigint >= p.horizon OR p.horizon >= pg_snapshot_xmax(n)::text::bigint)
+FROM seamark.source s LEFT JOIN seamark.poll p ON p.source_id = s.id CROSS JOIN pg_current_snapshot() n
+WHERE s.id = %(source)s;
+
+-- name: poll_write
+-- Remember how far it has been looked at. The time is that of a new mark, or the old one's.
+INSERT INTO seamark.poll (source_id, seen, confirmed, mark, horizon, marked_at)
+VALUES (%(source)s, %(seen)s, %(confirmed)s, %(mark)s, %(horizon)s, coalesce(%(marked_at)s, seamark.clock()))
+ON CONFLICT (source_id) DO UPDATE SET seen = EXCLUDED.seen, confirmed = EXCLUDED.confirmed, mark = EXCLUDED.mark,
+    horizon = EXCLUDED.horizon, marked_at = EXCLUDED.marked_at;
+
+-- name: poll_found
+-- Give the next rows beyond a key, in its order, and whether they are live.
+SELECT {k_s}, ({where}) IS TRUE FROM {source} s WHERE {after} ORDER BY {k_s} LIMIT %(limit)s;
+
+-- name: poll_missed
+-- Give live rows of a range of keys that the journal does not have.
+SELECT {k_s} FROM {source} s
+WHERE {after} AND {until} AND ({where}) AND NOT EXISTS (SELECT FROM {journal} j WHERE {j_is_s}) ORDER BY {k_s} LIMIT %(limit)s;
+
+-- name: poll_passed
+-- Give those keys that are not beyond one.
+SELECT {k_s} FROM unnest({key_arrays}) AS b ({k}) JOIN {source} s ON {s_is_b} WHERE {until};
+
 -- name: journal_renew_lock
 -- Lock entries, but for those that somebody is writing just now: they get a new `seq` by it.
 -- Differs by necessity: there are other writers.

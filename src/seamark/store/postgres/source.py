@@ -66,7 +66,8 @@ def source_create(database: Database, name: str, spec: SourceSpec, table: Table)
         database.run(connection, "journal_create", words)
         for statement in ("journal_key", "journal_order", "sequence_create", "missed_create"):
             database.run(connection, statement, words)
-        triggers_create(database, connection, tracked, words)
+        if spec.track == "triggers":
+            triggers_create(database, connection, tracked, words)
         if spec.stamp:
             stamps_create(database, connection, tracked, words)
         views_refresh(database, connection)

@@ -20,6 +20,7 @@ from seamark.store.postgres import (
     lifecycle,
     mend,
     models,
+    poll,
     schema,
     settle,
     upkeep,
@@ -354,6 +355,14 @@ class PostgresStore:
     def source_trust(self, source: Source) -> None:
         """See the contract."""
         mend.source_trust(self._database, self._catalog.words(source.id))
+
+    def source_poll(self, source: Source, limit: int) -> int:
+        """See the contract."""
+        return poll.source_poll(self._database, self._catalog.words(source.id), source, limit)
+
+    def keys_polled(self, source: Source, keys: Sequence[Key]) -> Sequence[Key]:
+        """See the contract."""
+        return poll.keys_polled(self._database, self._catalog.words(source.id), source, keys)
 
     def audit_begin(self, source_id: int, worker: str, seconds: float, interval_seconds: float) -> bool:
         """See the contract."""

@@ -38,6 +38,7 @@ def spec_dump(spec: SourceSpec) -> str:
             "where": None if spec.where is None else _filter_dump(spec.where),
             "touch": [[touch.table, list(touch.columns)] for touch in spec.touch],
             "stamp": list(spec.stamp),
+            "track": spec.track,
         }
     )
 
@@ -51,12 +52,14 @@ def spec_load(text: str) -> SourceSpec:
         None if found["where"] is None else _filter_load(found["where"]),
         tuple(Touch(table, tuple(columns)) for table, columns in found["touch"]),
         tuple(found.get("stamp", ())),
+        found.get("track", "triggers"),
     )
 
 
-def journal_exists(connection: Connection, table: Table, schema: Literal["main", "app"]) -> bool:
-    """Say whether the user's file, which is `schema` on this connection, holds a table's journal."""
-    return bool(connection.value(STATEMENTS["journal_exists"].format(schema=schema), (journal_name(table.name),)))
+def journal_exists(connection: Connection, source: Source, schema: Literal["main", "app"] | None = None) -> bool:
+    """Say whether a source's journal is there: in the user's file, which is `schema` on this connection, or in our own."""
+    looked = schema or ("main" if source.spec.track == "poll" else "app")
+    return bool(connection.value(STATEMENTS["journal_exists"].format(schema=looked), (journal_name(source.table.name),)))
 
 
 def columns_dump(table: Table) -> str:

@@ -10,6 +10,7 @@ from seamark.model import Coverage
 from seamark.store.sqlite.catalog import journal_exists
 from seamark.store.sqlite.claims import MICROSECONDS, clock
 from seamark.store.sqlite.connection import integers
+from seamark.store.sqlite.source import journal_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +36,7 @@ def coverage(connections: Connections, words: Words, generations: Sequence[Words
     No row is tracked where the journal is gone, as when a backup from before the attach was restored; `source_faults` tells.
     """
     with connections.snapshot() as connection:
-        if not journal_exists(connection, words.source.table, "app"):
+        if not journal_exists(connection, words.source):
             return dict.fromkeys((one.generation for one in generations), _NOTHING)
         journal = connection.value(words["coverage_journal"]) - connection.value(words["coverage_deleted"])
         return {one.generation: _Counting(connection, one).coverage(journal) for one in generations}
@@ -129,7 +130,7 @@ def journal_trim(connections: Connections, generations: Sequence[Words], words: 
         if not seqs or not _quiet(connections):
             break
         try:
-            with connections.user_transaction(durable=False) as connection:
+            with journal_transaction(connections, words.source, durable=False) as connection:
                 dropped += len(connection.many_rows(words["journal_trim"], [(seq,) for seq in seqs]))
         except StorePermissionError:
             break

@@ -22,7 +22,7 @@ def failures_list(connections: Connections, words: Words, limit: int) -> list[Fa
     width = 2 * len(words.source.table.key)
     codec = connections.codec
     with connections.use() as connection:
-        if not journal_exists(connection, words.source.table, "app"):
+        if not journal_exists(connection, words.source):
             return []
         rows = connection.rows(words["failures"], (limit,))
     return [Failure(words.generation, key_shown(key_read(row[:width], codec), codec), *row[width:]) for row in rows]

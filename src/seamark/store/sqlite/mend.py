@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from seamark.store.sqlite.catalog import generations_list
-from seamark.store.sqlite.source import source_restore, tables_gone
+from seamark.store.sqlite.source import journal_transaction, source_restore, tables_gone
 from seamark.store.sqlite.words import STATEMENTS
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def journal_renew(connections: Connections, words: Words, keys: Sequence[Key]) -
     written = 0
     for start in range(0, len(keys), RENEW_ROWS):
         rows = [(*key, floor) for key in keys[start : start + RENEW_ROWS]]
-        with connections.user_transaction() as connection:
+        with journal_transaction(connections, words.source) as connection:
             written += len(connection.many_rows(words["journal_renew"], rows))
             written += len(connection.many_rows(words["journal_enter"], rows))
     return written
@@ -60,7 +60,7 @@ def source_mend(connections: Connections, words: Words, words_of: Callable[[Conn
 def _lift(connections: Connections, words: Words) -> bool:
     """See to it that the journal's next `seq` is above all that a generation has met with; say whether it was not."""
     floor = {"floor": _floor(connections, words.source)}
-    with connections.user_transaction() as connection:
+    with journal_transaction(connections, words.source) as connection:
         connection.run(words["journal_lift"], floor)
         lifted = connection.changes()
         connection.run(words["journal_lift_empty"], floor)

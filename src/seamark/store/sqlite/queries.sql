@@ -105,7 +105,9 @@ UPDATE source SET enrolled = coalesce(?, enrolled), state = ? WHERE id = ? AND s
 
 -- name: source_delete
 -- Forget a source.
-DELETE FROM source WHERE id = ?
+DELETE FROM source WHERE id = :source;
+DELETE FROM poll WHERE source_id = :source;
+DELETE FROM audit_run WHERE source_id = :source
 
 -- name: journal_exists
 -- Whether the user's file holds this journal.
@@ -1037,7 +1039,7 @@ SELECT * FROM ({select})
 SELECT {keys_c}, c.ordinal AS ordinal, c.start AS start, c.stop AS stop, {model_id} AS model_id,
     {model_version} AS model_version, strftime('%Y-%m-%dT%H:%M:%fZ', r.embedded_at / 1000000.0, 'unixepoch') AS embedded_at,
     coalesce(j.seq = r.seq AND NOT j.deleted, 0) AS current, {generation} AS generation, {state} AS state
-FROM seamark.{chunks} c JOIN seamark.{rows} r ON {r_is_c} LEFT JOIN main.{journal_here} j ON {j_is_c}
+FROM seamark.{chunks} c JOIN seamark.{rows} r ON {r_is_c} LEFT JOIN {journal_seen} j ON {j_is_c}
 
 -- name: view_state
 -- Part of the views: the state of a generation, looked up once.
@@ -1049,7 +1051,7 @@ SELECT {source_name} AS source, {key} AS key, {model_id} AS model_id, {model_ver
     0 AS attempts, NULL AS last_error, {changed_at} AS inserted_at,
     strftime('%Y-%m-%dT%H:%M:%fZ', r.embedded_at / 1000000.0, 'unixepoch') AS updated_at, {kind} AS kind,
     {generation} AS generation
-FROM seamark.{rows} r JOIN main.{journal_here} j ON j.seq = r.seq
+FROM seamark.{rows} r JOIN {journal_seen} j ON j.seq = r.seq
 WHERE r.chunks >= 0 AND NOT j.deleted AND {state} <> 'retired'
 
 -- name: view_jobs_failed
@@ -1058,7 +1060,7 @@ SELECT {source_name} AS source, {key} AS key, {model_id} AS model_id, {model_ver
     f.attempts AS attempts, f.error AS last_error, {changed_at} AS inserted_at,
     strftime('%Y-%m-%dT%H:%M:%fZ', f.failed_at / 1000000.0, 'unixepoch') AS updated_at, {kind} AS kind,
     {generation} AS generation
-FROM seamark.{failures} f JOIN main.{journal_here} j ON j.seq = f.seq LEFT JOIN seamark.lease l ON l.id = f.lease AND {held}
+FROM seamark.{failures} f JOIN {journal_seen} j ON j.seq = f.seq LEFT JOIN seamark.lease l ON l.id = f.lease AND {held}
 WHERE l.id IS NULL AND NOT j.deleted AND {state} <> 'retired'
 
 -- name: view_jobs_retried
@@ -1067,7 +1069,7 @@ SELECT {source_name} AS source, {key} AS key, {model_id} AS model_id, {model_ver
     f.attempts AS attempts, f.error AS last_error, {changed_at} AS inserted_at,
     strftime('%Y-%m-%dT%H:%M:%fZ', f.failed_at / 1000000.0, 'unixepoch') AS updated_at, {kind} AS kind,
     {generation} AS generation
-FROM seamark.lease l JOIN seamark.{failures} f ON f.lease = l.id JOIN main.{journal_here} j ON j.seq = f.seq
+FROM seamark.lease l JOIN seamark.{failures} f ON f.lease = l.id JOIN {journal_seen} j ON j.seq = f.seq
 WHERE l.generation_id = {generation} AND {held} AND NOT j.deleted AND {state} <> 'retired'
 
 -- name: view_jobs_running
@@ -1075,7 +1077,7 @@ WHERE l.generation_id = {generation} AND {held} AND NOT j.deleted AND {state} <>
 SELECT {source_name} AS source, {key} AS key, {model_id} AS model_id, {model_version} AS model_version, 'running' AS status,
     0 AS attempts, NULL AS last_error, {changed_at} AS inserted_at, {changed_at} AS updated_at, {kind} AS kind,
     {generation} AS generation
-FROM seamark.lease l CROSS JOIN main.{journal_here} j ON j.seq > l.lo AND j.seq <= l.hi
+FROM seamark.lease l CROSS JOIN {journal_seen} j ON j.seq > l.lo AND j.seq <= l.hi
 WHERE l.generation_id = {generation} AND l.lane <> 'retry' AND {held} AND NOT j.deleted AND {open} AND {state} <> 'retired'
 
 -- name: view_jobs_pending
@@ -1092,7 +1094,7 @@ FROM (
     UNION ALL SELECT max(l.lo, CASE WHEN l.hi <= g.origin THEN g.backfill ELSE g.origin END),
         min(l.hi, CASE WHEN l.hi <= g.origin THEN g.swept ELSE g.confirmed END), g.id, g.state
     FROM seamark.generation g JOIN seamark.lease l ON l.generation_id = g.id AND l.lane <> 'retry'
-) w CROSS JOIN main.{journal_here} j ON j.seq > w.lo AND j.seq <= w.hi
+) w CROSS JOIN {journal_seen} j ON j.seq > w.lo AND j.seq <= w.hi
 WHERE w.id = {generation} AND w.state <> 'retired' AND NOT j.deleted AND {open} AND NOT EXISTS (
     SELECT 1 FROM seamark.lease l
     WHERE l.generation_id = {generation} AND l.lane <> 'retry' AND {held} AND j.seq > l.lo AND j.seq <= l.hi
@@ -1290,6 +1292,31 @@ ON CONFLICT (generation_id) DO UPDATE SET audited_at = excluded.audited_at, rows
 -- The last audits of a source's generations.
 SELECT a.generation_id, a.audited_at, a.rows, a.findings, a.repaired
 FROM audit a JOIN generation g ON g.id = a.generation_id WHERE g.source_id = ?
+
+-- name: poll_state
+-- How far a polled table has been looked at; from where the enrolment ended, if never.
+SELECT CASE WHEN p.source_id IS NULL THEN s.enrolled ELSE p.seen END, p.confirmed, p.mark, coalesce(p.horizon, 0), coalesce(p.marked_at, 0)
+FROM source s LEFT JOIN poll p ON p.source_id = s.id WHERE s.id = ?
+
+-- name: poll_write
+-- Remember how far it has been looked at.
+INSERT INTO poll (source_id, seen, confirmed, mark, horizon, marked_at) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (source_id) DO UPDATE SET seen = excluded.seen, confirmed = excluded.confirmed, mark = excluded.mark,
+    horizon = excluded.horizon, marked_at = excluded.marked_at
+
+-- name: poll_found
+-- The next rows beyond a key, in its order, and whether they are live.
+SELECT coalesce({live}, 0), {table_keys_raw} FROM {table} t WHERE {after} AND {keys_present} ORDER BY {table_keys} LIMIT ?
+
+-- name: poll_missed
+-- Live rows of a range of keys that the journal does not have.
+SELECT {table_keys_raw} FROM {table} t
+WHERE {after} AND {until} AND {keys_present} AND ({live}) AND NOT EXISTS (SELECT 1 FROM {journal} j WHERE {j_is_t})
+ORDER BY {table_keys} LIMIT ?
+
+-- name: poll_passed
+-- Whether a row's key is not beyond one.
+SELECT {table_keys} FROM {table} t WHERE {t_is_given} AND {until}
 
 -- name: journal_floor
 -- The highest seq that a generation has met with, as far as the cursors tell.

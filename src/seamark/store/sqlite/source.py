@@ -8,6 +8,7 @@ each finds the row that says what to complete.
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,11 @@ from seamark.store.sqlite.filters import filter_literal
 from seamark.store.sqlite.keys import key_dump, key_marks, key_read
 from seamark.store.sqlite.stamps import stamp_empty, stamps_drop, stamps_made, stamps_make, stamps_plan
 from seamark.store.sqlite.tables import columns_generated, key_collations
-from seamark.store.sqlite.words import STATEMENTS, generation_words, journal_name, quoted, table_words
+from seamark.store.sqlite.words import STATEMENTS, generation_words, journal_name, quoted, source_words, table_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from seamark.model import Generation, Source, SourceSpec, Table, Touch
     from seamark.store.sqlite.connection import Connection, Connections
@@ -33,10 +35,17 @@ def sources_list(connection: Connection) -> list[Source]:
     return [source_load(row) for row in connection.rows(STATEMENTS["sources"])]
 
 
+def journal_transaction(
+    connections: Connections, source: Source, *, durable: bool = True
+) -> AbstractContextManager[Connection]:
+    """Begin a transaction on the file that has the source's journal; keep it short."""
+    return connections.transaction() if source.spec.track == "poll" else connections.user_transaction(durable=durable)
+
+
 def source_create(connections: Connections, name: str, spec: SourceSpec, table: Table) -> Source:
     """Make the source's row, its journal and its triggers."""
     assert table.key
-    with connections.user_transaction():
+    with connections.user_transaction() if spec.track == "triggers" else nullcontext():
         pass  # a file that cannot be written is refused here, before the sidecar has a source that nothing follows
     values = (name, table.name, columns_dump(table), key_dump(table.key), spec_dump(spec))
     with connections.transaction() as connection:
@@ -46,7 +55,7 @@ def source_create(connections: Connections, name: str, spec: SourceSpec, table: 
         stamps_plan(connection, found)
         shape = _shape(connection, found)
         kept = bool(generations_list(connection, found.id))
-    with connections.user_transaction() as connection:
+    with journal_transaction(connections, found) as connection:
         stamps_make(connection, found)
         _follow(connection, found, shape, keep=kept or found.enrolled is not None or found.state == "ready")
     return found
@@ -64,7 +73,7 @@ def source_enroll(connections: Connections, words: Words, limit: int) -> Enrolme
     columns = ", ".join(f"t.{quoted(column)}" for column in source.table.key)
     passed = stored.enrolled or ()
     beyond = f"({columns}) > ({key_marks(passed)})" if passed else "1"
-    with connections.user_transaction() as connection:
+    with journal_transaction(connections, source) as connection:
         found = connection.row(words.fill("enroll_last", after=beyond), (*passed, limit))
         last = () if found is None else key_read(found[:-1], connections.codec)
         if last:
@@ -81,10 +90,10 @@ def source_enroll(connections: Connections, words: Words, limit: int) -> Enrolme
 
 def source_forget(connections: Connections, source: Source, *, stamps: bool) -> None:
     """Take everything of ours out of the user's file; the stamp columns that were made only if that is asked for."""
-    words = table_words(source.table)
+    words = source_words(source)
     with connections.use() as connection:
         made = stamps_made(connection, source) if stamps else []
-    with connections.user_transaction() as connection:
+    with journal_transaction(connections, source) as connection:
         for trigger in _triggers(source, _Shape()):
             connection.run(f"DROP TRIGGER IF EXISTS {quoted(trigger)}")
         connection.run(STATEMENTS["journal_drop"].format_map(words))
@@ -114,7 +123,7 @@ def source_restore(connections: Connections, source: Source) -> list[str]:
         shape = _shape(connection, source)
         wanted = _triggers(source, shape)
         standing = _standing(connection, wanted, "app")
-    with connections.user_transaction() as connection:
+    with journal_transaction(connections, source) as connection:
         _follow(connection, source, shape, keep=True)
     return sorted(name for name in wanted if standing.get(name) != wanted[name])
 
@@ -138,10 +147,10 @@ def _follow(connection: Connection, source: Source, shape: _Shape, *, keep: bool
     A journal that is there already is kept when what feeds it is just what would be made now (the sidecar has been lost), or
     when the sidecar counts on its `seq` values (`keep`). Else it was made for other words, and is begun anew.
     """
-    words = table_words(source.table)
+    words = source_words(source)
     wanted = _triggers(source, shape)
     standing = _standing(connection, wanted, "main")
-    present = journal_exists(connection, source.table, "main")
+    present = journal_exists(connection, source, "main")
     if present and standing == wanted:
         return
     for trigger in wanted:
@@ -169,7 +178,7 @@ def source_faults(connection: Connection, source: Source) -> list[str]:
         faults.append(f"triggers are gone or changed: {', '.join(missing)}")
     if faults:
         return faults
-    statement = STATEMENTS["witness_broken"].format_map(table_words(source.table))
+    statement = STATEMENTS["witness_broken"].format_map(source_words(source))
     if connection.value(statement, {"source": source.id}):
         return ["the file is older than what was indexed of it, as after a restored backup"]
     return []
@@ -178,7 +187,8 @@ def source_faults(connection: Connection, source: Source) -> list[str]:
 def tables_gone(connection: Connection, source: Source) -> list[str]:
     """Return the names of the source's tables of ours that are not there: of its journal, and of generations not retired."""
     ours = [name for one in generations_list(connection, source.id) if one.state != "retired" for name in _tables(one)]
-    looked = (("app", [journal_name(source.table.name)]), ("main", ours))
+    place = "main" if source.spec.track == "poll" else "app"
+    looked = ((place, [journal_name(source.table.name)]), ("main", ours))
     statement = STATEMENTS["tables_gone"]
     return [
         name for schema, names in looked for (name,) in connection.rows(statement.format(schema=schema), (json.dumps(names),))
@@ -197,7 +207,9 @@ def _standing(connection: Connection, wanted: Mapping[str, str], schema: str) ->
 
 
 def _triggers(source: Source, shape: _Shape) -> dict[str, str]:
-    """Return name → statement of all triggers of a source."""
+    """Return name → statement of all triggers of a source; a polled one has none."""
+    if source.spec.track == "poll":
+        return {}
     table, spec = source.table, source.spec
     on = quoted(table.name)
     own = [text.column for text in spec.text if text.table is None]

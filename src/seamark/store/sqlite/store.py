@@ -23,6 +23,7 @@ from seamark.store.sqlite import (
     lifecycle,
     mend,
     models,
+    poll,
     settle,
     tables,
     upkeep,
@@ -142,7 +143,7 @@ class SqliteStore:
             vectors.donors_drop(self._connections, found.table.name)
         with self._connections.transaction() as connection:
             owed_drop(connection, found)
-            connection.run(STATEMENTS["source_delete"], (source_id,))
+            connection.run(STATEMENTS["source_delete"], {"source": source_id})
 
     def donors_drop(self, table: str) -> int:
         """Drop the vectors that detaches have left of a table; return of how many generations."""
@@ -393,6 +394,14 @@ class SqliteStore:
     def source_trust(self, source: Source) -> None:
         """Take the journal as it stands for the one to go by."""
         mend.source_trust(self._connections, self._words_for(source))
+
+    def source_poll(self, source: Source, limit: int) -> int:
+        """Enter rows that have come since the last time into the journal of a polled source."""
+        return poll.source_poll(self._connections, self._words_for(source), limit)
+
+    def keys_polled(self, source: Source, keys: Sequence[Key]) -> Sequence[Key]:
+        """Return those keys of rows that the poller has passed for good."""
+        return poll.keys_polled(self._connections, self._words_for(source), keys)
 
     def audit_begin(self, source_id: int, worker: str, seconds: float, interval_seconds: float) -> bool:
         """Take the audit of a source on, if it is time for one."""

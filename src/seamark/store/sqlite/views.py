@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from seamark.model import Views
 from seamark.store.sqlite.filters import literal
 from seamark.store.sqlite.source import sources_list
-from seamark.store.sqlite.words import STATEMENTS, generation_words, journal_name, quoted, table_words
+from seamark.store.sqlite.words import STATEMENTS, generation_words, journal_name, quoted, source_words
 from seamark.store.views import COLUMNS, JOBS, JOBS_COLUMNS, key_names, view_name
 
 if TYPE_CHECKING:
@@ -40,7 +40,10 @@ def views_select(connection: Connection) -> dict[str, str]:
     found: dict[str, str] = {}
     jobs: list[str] = []
     for source in sources_list(connection):
-        if not connection.value(STATEMENTS["journal_there"], (journal_name(source.table.name),)):
+        if (
+            not connection.value(STATEMENTS["journal_there"], (journal_name(source.table.name),))
+            and source.spec.track != "poll"
+        ):
             continue
         parts = [(row[2], _words(source, row)) for row in generations if row[0] == source.id]
         embeddings = [_fill("view_embeddings", words) for kind, words in parts if kind == "vector"]
@@ -59,7 +62,7 @@ def _union(parts: Sequence[str], columns: Sequence[str]) -> str:
 
 def _words(source: Source, row: Row) -> dict[str, str]:
     _, generation, kind, model, version = row
-    words = table_words(source.table) | generation_words(generation)
+    words = source_words(source) | generation_words(generation)
     keys = [f"k{place}" for place in range(1, len(source.table.key) + 1)]
     shown = [quoted(name) for name in key_names(source.table.key)]
     words |= {

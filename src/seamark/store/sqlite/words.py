@@ -38,7 +38,7 @@ class Words:
         """Make the words. `related` maps each touching table to the columns that its rows are ordered by."""
         self.source = source
         self.generation = generation
-        self._words = table_words(source.table) | _spec_words(source, related) | generation_words(generation)
+        self._words = source_words(source) | _spec_words(source, related) | generation_words(generation)
         self._statements: dict[str, str] = {}
 
     def __getitem__(self, name: str) -> str:
@@ -60,6 +60,15 @@ class Words:
         return source is self.source or (source.table == self.source.table and source.spec == self.source.spec)
 
 
+def source_words(source: Source) -> dict[str, str]:
+    """Return the words for a source's table and its journal, which is in our own file where the table is polled."""
+    words = table_words(source.table)
+    if source.spec.track == "poll":
+        journal = words["journal_here"]
+        words |= {"journal": f"main.{journal}", "journal_seen": f"seamark.{journal}", "table_here": words["table"]}
+    return words
+
+
 def table_words(table: Table) -> dict[str, str]:
     """Return the words for a user's table and its journal."""
     journal = quoted(journal_name(table.name))
@@ -73,6 +82,7 @@ def table_words(table: Table) -> dict[str, str]:
         "table_keys_descending": ", ".join(f"{column} DESC" for column in columns),
         "journal": f"app.{journal}",
         "journal_here": journal,
+        "journal_seen": f"main.{journal}",
         "journal_key": quoted(f"seamark_key_{table.name}"),
         "journal_alike": quoted(f"seamark_alike_{table.name}"),
         "journal_deleted": quoted(f"seamark_deleted_{table.name}"),

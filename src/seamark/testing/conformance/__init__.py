@@ -5,7 +5,7 @@ database, subclass each class below under a name that begins with `Test`, and ca
 `pytest.register_assert_rewrite("seamark.testing")` before the import.
 """
 
-from seamark.testing.conformance.audit import AuditPages, AuditTurns, AuditWalks, Mending
+from seamark.testing.conformance.audit import AuditPages, AuditTurns, AuditWalks, Mending, Polling
 from seamark.testing.conformance.batches import Batches
 from seamark.testing.conformance.claims import Claims, Expiry
 from seamark.testing.conformance.concurrency import Concurrency
@@ -49,6 +49,7 @@ __all__ = [
     "Mending",
     "Models",
     "Names",
+    "Polling",
     "Reads",
     "Retirements",
     "Reuse",

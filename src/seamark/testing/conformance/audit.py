@@ -5,10 +5,11 @@ What is really wrong takes a hand in the tables of the store, which differ: `tes
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from seamark.model import Audited, Condition, FailedRow
+from seamark.model import Audited, Condition, FailedRow, SourceSpec, TextColumn
 from seamark.store.blocks import term_weight
 from seamark.testing.workbench import CHARACTERS, LONG, passages, words
 
@@ -362,3 +363,73 @@ class AuditTurns:
         assert bench.store.audits(source.id) == {}
         assert not bench.store.audit_begin(source.id, "w1", 60, 0)
         bench.store.audit_end(source.id, "w1", ())
+
+
+class Polling:
+    """`source_poll`, `keys_polled`."""
+
+    def polled(self, bench: Workbench, *bodies: str) -> Source:
+        """Make the table of notes, and attach it without triggers."""
+        bench.notes_table(*bodies)
+        spec = SourceSpec("notes", (TextColumn("body"),), track="poll")
+        source = bench.store.source_create("notes", spec, bench.store.table_inspect("notes"))
+        while not bench.store.source_enroll(source, 100).done:
+            pass
+        return bench.source(source.id)
+
+    def entered(self, bench: Workbench, source: Source) -> list[Key]:
+        """Return the keys of live rows that the journal has."""
+        page = one_page(bench, source)
+        return [key for key, deleted in zip(page.keys, page.deleted, strict=True) if not deleted]
+
+    def test_new_rows_are_entered_in_the_order_of_their_keys(self, bench: Workbench) -> None:
+        """Those that were there are entered by the enrolment; each further call looks at so many."""
+        source = self.polled(bench, "a", "b")
+        assert self.entered(bench, source) == [(1,), (2,)]
+        assert bench.store.source_poll(source, 10) == 0
+        bench.app.many("INSERT INTO notes (id, body) VALUES (?, 'new')", [(number,) for number in (7, 3, 9, 5)])
+        assert self.entered(bench, source) == [(1,), (2,)]
+        assert bench.store.source_poll(source, 3) == 3
+        assert self.entered(bench, source) == [(1,), (2,), (3,), (5,), (7,)]
+        assert bench.store.source_poll(source, 3) == 1
+        assert bench.store.source_poll(source, 3) == 0
+        page = one_page(bench, source)
+        assert list(page.seqs) == sorted(seq or 0 for seq in page.seqs)
+
+    def test_polled_rows_are_indexed(self, bench: Workbench) -> None:
+        """By the lanes that there are."""
+        source = self.polled(bench, "a|b", "c")
+        vector, lexical = bench.vector(source), bench.lexical(source)
+        bench.app.run("INSERT INTO notes (id, body) VALUES (9, 'i|j')")
+        bench.store.source_poll(source, 10)
+        bench.drain(source, vector, lexical)
+        bench.verify(source, vector)
+        bench.verify(source, lexical)
+
+    def test_keys_are_passed_for_good_once_nobody_can_be_late(self, bench: Workbench) -> None:
+        """Not at once."""
+        source = self.polled(bench, "a", "b")
+        bench.app.run("INSERT INTO notes (id, body) VALUES (9, 'i')")
+        bench.store.source_poll(source, 10)
+        assert list(bench.store.keys_polled(source, [(1,), (9,)])) == []
+        passed: list[Key] = []
+        for _ in range(200):
+            time.sleep(0.05)
+            bench.store.source_poll(source, 10)
+            passed = list(bench.store.keys_polled(source, [(1,), (9,), (77,)]))
+            if (9,) in passed:
+                break
+        assert sorted(passed) == [(1,), (9,)]
+
+    def test_the_users_schema_is_untouched(self, bench: Workbench) -> None:
+        """From the attach to the end."""
+        bench.app.run(f"CREATE TABLE other (id {bench.backend.type('integer')} PRIMARY KEY)")
+        source = self.polled(bench, "a")
+        before = bench.backend.schema()
+        assert "seamark" not in before
+        bench.app.run("INSERT INTO notes (id, body) VALUES (9, 'i')")
+        bench.store.source_poll(source, 10)
+        assert list(bench.store.source_faults(source)) == []
+        assert list(bench.store.source_mend(source)) == []
+        bench.store.source_drop(source.id)
+        assert bench.backend.schema() == before
