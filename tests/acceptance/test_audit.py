@@ -18,7 +18,7 @@ from seamark.core import audit
 from seamark.edges import auditor
 from seamark.edges.auditor import Auditor
 from seamark.errors import StoreError, StoreIncompatibleError
-from seamark.findings import Reason
+from seamark.model.findings import Reason
 from seamark.testing.judgement import judge
 from seamark.testing.oracle import OracleEmbedder
 

@@ -12,9 +12,9 @@ from seamark.core import catalog, estimate
 from seamark.core.chunking import Chunker
 from seamark.core.registry import PROBES
 from seamark.core.sync import lease_rows
-from seamark.cost import Spent
 from seamark.embed.tokens import tokens_count, tokens_estimate
 from seamark.errors import BudgetSpentError
+from seamark.model.cost import Spent
 from seamark.testing.batch_server import BillingServer, billed
 from seamark.testing.oracle import OracleEmbedder
 

@@ -12,7 +12,7 @@ import seamark
 from seamark.core.polling import poll
 from seamark.edges.auditor import Auditor
 from seamark.errors import InvalidRequestError, SourceConflictError, TableUnusableError
-from seamark.findings import Reason
+from seamark.model.findings import Reason
 from seamark.testing.judgement import judge
 from seamark.testing.oracle import OracleEmbedder
 

@@ -19,16 +19,16 @@ from seamark.core.chunking import render
 from seamark.core.comparison import ChunksComparison, WordsComparison
 from seamark.core.polling import poll
 from seamark.errors import EmbedderConfigurationError, StoreError, StorePermissionError, StoreUnavailableError
-from seamark.findings import Finding, Findings, Reason
 from seamark.model import Progress
+from seamark.model.findings import Finding, Findings, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from seamark.core.comparison import Comparison
-    from seamark.findings import AuditPage, AuditStrays
     from seamark.model import Generation, Key, Source
+    from seamark.model.findings import AuditPage, AuditStrays
     from seamark.store.contract import Store
 
 AUDIT_INTERVAL_SECONDS = 86_400.0

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seamark.core.chunking import render
-from seamark.cost import Spent
 from seamark.embed.batches import Batched
 from seamark.embed.validation import embedder_errors, stored_vectors
 from seamark.errors import (
@@ -26,15 +25,16 @@ from seamark.errors import (
     InvalidRequestError,
 )
 from seamark.model import precision
+from seamark.model.cost import Spent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from seamark.core.chunking import Chunker
-    from seamark.cost import ProviderBatch
     from seamark.embed.batches import BatchAnswer
     from seamark.embed.contract import Embedder
     from seamark.model import Generation, Source
+    from seamark.model.cost import ProviderBatch
     from seamark.store.contract import Store
 
 HOLD_SECONDS = 26 * 3600.0

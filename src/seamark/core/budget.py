@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from seamark.cost import Spent
 from seamark.embed.tokens import TokenCounter, embed_metered, tokens_count
 from seamark.errors import BudgetSpentError
+from seamark.model.cost import Spent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,14 +19,14 @@ import numpy as np
 from seamark.core.analysis import CAP, STEMS_KEPT, TERM_CHARACTERS, Analyzer, words
 from seamark.core.chunking import Chunker
 from seamark.errors import EmbedderConfigurationError
-from seamark.findings import Reason
+from seamark.model.findings import Reason
 from seamark.store.blocks import term_weight
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from seamark.findings import AuditHeld, AuditPage, AuditPostings, Passage
     from seamark.model import Generation, Key
+    from seamark.model.findings import AuditHeld, AuditPage, AuditPostings, Passage
     from seamark.store.contract import Store
 
 DOCUMENTS = 4_000_000

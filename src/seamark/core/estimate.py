@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from seamark.core.chunking import render
-from seamark.cost import Estimate, Spent
 from seamark.embed.tokens import Metered, TokenCounter, embed_metered, tokens_count
 from seamark.embed.validation import embedder_errors
+from seamark.model.cost import Estimate, Spent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from seamark.core.chunking import Chunker
-    from seamark.cost import Measure
     from seamark.embed.contract import Embedder
     from seamark.model import Precision, Source, SourceRow
+    from seamark.model.cost import Measure
     from seamark.store.contract import Store
 
 EXACT_ROWS = 100_000

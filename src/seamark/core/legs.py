@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seamark.model import ChunkHit, Filter, Key, Source
-    from seamark.store.contract import Reader
+    from seamark.store.reader import Reader
 
 MATCHING_ROWS = 20_000
 """Where no more rows than these match a filter, all of them are ranked; some 20 ms."""

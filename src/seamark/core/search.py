@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seamark.model import Filter, Generation, GenerationKind, Key, LiveRow, Source
-    from seamark.store.contract import Reader
+    from seamark.store.reader import Reader
 
     QueryEmbedder = Callable[[Generation, str], tuple[NDArray[np.float32], float]]
     """Embeds a query for a vector generation; also returns the weight of that leg in a convex fusion. Raises EmbedderError."""

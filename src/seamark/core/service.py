@@ -15,7 +15,6 @@ from seamark.core.registry import Registry
 from seamark.core.reuse import Stored
 from seamark.core.sync import Indexer, LexicalIndexer, VectorIndexer
 from seamark.core.tracked import Tracked
-from seamark.cost import NOTHING_SPENT
 from seamark.errors import (
     EmbedderConfigurationError,
     EmbedderError,
@@ -28,6 +27,7 @@ from seamark.errors import (
     UnknownSourceError,
 )
 from seamark.model import Check, GenerationStatus, Progress, SourceStatus, precision
+from seamark.model.cost import NOTHING_SPENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from seamark.core.registry import Embedders
-    from seamark.cost import ProviderBatch, Spent
     from seamark.model import Audited, Coverage, Generation, Rows, Source, Views, WorkerBeat
+    from seamark.model.cost import ProviderBatch, Spent
     from seamark.store.contract import Store
 
 ENROLL_ROWS = 2000

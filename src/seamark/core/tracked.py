@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from seamark.core.adopt import Batch
     from seamark.core.search import Mode
     from seamark.core.service import Seamark
-    from seamark.cost import Estimate, ProviderBatch
-    from seamark.findings import Finding, Findings
     from seamark.model import (
         Adopted,
         Failure,
@@ -52,6 +50,8 @@ if TYPE_CHECKING:
         Source,
         SwapPlan,
     )
+    from seamark.model.cost import Estimate, ProviderBatch
+    from seamark.model.findings import Finding, Findings
 
     QueryVector = tuple[NDArray[np.float32], float]
 
@@ -380,7 +380,7 @@ class Tracked:
         return tuple(batch for one in store.generations(self.source.id) for batch in store.batches(one.id))
 
     def estimate(self, model: str | None = None, chunk: int | None = None, *, calibrate: bool = True) -> Estimate:
-        """Estimate what it costs to embed the rows as they are now, less what is there already; see `seamark.cost.Estimate`.
+        """Estimate what it costs to embed the rows as they are now, less what is there already; see `Estimate`.
 
         Args:
             model: which embedder; the one that search reads the vectors of, otherwise.

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from seamark.core.service import Seamark
-    from seamark.findings import Findings
     from seamark.model import Source
+    from seamark.model.findings import Findings
 
 LOOK_SECONDS = 10.0
 """How often it is looked whether an audit is due; more often where the interval is that short."""

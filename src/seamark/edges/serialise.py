@@ -16,15 +16,13 @@ from uuid import UUID
 
 from seamark.core.catalog import columns_write
 from seamark.core.filters import filter_write
-from seamark.cost import price
+from seamark.model.cost import price
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from seamark.core.compare import Comparison, QueryComparison
     from seamark.core.search import SearchResult
-    from seamark.cost import Estimate, ProviderBatch
-    from seamark.findings import Finding, Findings
     from seamark.model import (
         Adopted,
         Audited,
@@ -48,6 +46,8 @@ if TYPE_CHECKING:
         SwapStep,
         Views,
     )
+    from seamark.model.cost import Estimate, ProviderBatch
+    from seamark.model.findings import Finding, Findings
 
 Json = dict[str, object]
 

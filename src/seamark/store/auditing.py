@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from seamark.findings import AuditEntries, AuditPage, AuditPostings, AuditStrays
     from seamark.model import Audited, Key, Source
+    from seamark.model.findings import AuditEntries, AuditPage, AuditPostings, AuditStrays
 
 
 class Auditing(Protocol):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seamark.findings import AuditPostings
 from seamark.model import POSTING
+from seamark.model.findings import AuditPostings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

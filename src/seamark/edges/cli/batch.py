@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from seamark.cost import ProviderBatch
 from seamark.edges import serialise
 from seamark.edges.cli.session import FOUND_A_PROBLEM, INTERRUPTED, SIGNALLED, Session, command
 from seamark.edges.cli.text import counted, line
 from seamark.edges.cli.work import stop_on_signals
+from seamark.model.cost import ProviderBatch
 
 POLL_SECONDS = 30.0
 

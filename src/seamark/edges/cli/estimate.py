@@ -4,11 +4,11 @@ from typing import Annotated
 
 import typer
 
-from seamark.cost import Estimate, price
 from seamark.edges import serialise
 from seamark.edges.cli.session import Session, command
 from seamark.edges.cli.sources import Model
 from seamark.edges.cli.text import counted, line
+from seamark.model.cost import Estimate, price
 
 MEASURES = {
     "exact": "counted by the model's own tokenizer",

@@ -9,7 +9,6 @@ from rich.text import Text
 from seamark.core.analysis import Analyzer
 from seamark.core.chunking import Chunker
 from seamark.core.tracked import Tracked
-from seamark.cost import Estimate
 from seamark.edges import serialise
 from seamark.edges.cli.budget import Budget, BudgetTokens, Price, tokens_of
 from seamark.edges.cli.estimate import told
@@ -23,6 +22,7 @@ from seamark.edges.cli.work import stop_on_signals
 from seamark.edges.reembed import Reembed
 from seamark.model import Generation, GenerationKind, GenerationListing, SwapPlan
 from seamark.model import precision as stored_precision
+from seamark.model.cost import Estimate
 
 Table = Annotated[str, typer.Argument(metavar="TABLE", help="What was attached.")]
 Number = Annotated[int, typer.Argument(metavar="GENERATION", help="Its number; `seamark model list` has them.")]

@@ -12,8 +12,8 @@ from seamark.edges import serialise
 from seamark.edges.cli.progress import Report, progress
 from seamark.edges.cli.session import FOUND_A_PROBLEM, Session, command
 from seamark.edges.cli.text import counted, line
-from seamark.findings import Finding, Findings
 from seamark.model import Check
+from seamark.model.findings import Finding, Findings
 
 LISTED = 20
 """Findings of a source that are listed for people; `--json` has all of them."""

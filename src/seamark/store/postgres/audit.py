@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from seamark.findings import AuditEntries, AuditHeld, AuditPage, AuditPostings, AuditStrays
 from seamark.model import precision
+from seamark.model.findings import AuditEntries, AuditHeld, AuditPage, AuditPostings, AuditStrays
 from seamark.store.blocks import postings_sum
 from seamark.store.postgres import codec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from seamark.findings import Passage
     from seamark.model import Generation, Key, KeyValue, Source
+    from seamark.model.findings import Passage
     from seamark.store.postgres.connection import Connection, Database, Row
     from seamark.store.postgres.names import Words
 

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from psycopg import Cursor
 
     from seamark.model import Filter, Generation, Key, Source
-    from seamark.store.contract import Answer
     from seamark.store.postgres.catalog import Catalog
     from seamark.store.postgres.connection import Connection, Database, Row
     from seamark.store.postgres.names import Words
+    from seamark.store.reader import Answer
 
 WIDTH_PER_CHUNK = 2
 """How much wider a search of the HNSW index is than what is asked for."""
@@ -33,7 +33,7 @@ WIDTH_MAX = 1000
 
 
 class PostgresReader:
-    """See `seamark.store.contract.Reader`."""
+    """See `seamark.store.reader.Reader`."""
 
     def __init__(self, database: Database, catalog: Catalog, connection: Connection) -> None:
         self._database, self._catalog, self._connection = database, catalog, connection

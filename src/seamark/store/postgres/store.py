@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from seamark.cost import ProviderBatch, Spent
-    from seamark.findings import AuditEntries, AuditPage, AuditPostings, AuditStrays
     from seamark.model import (
         Audited,
         Check,
@@ -70,9 +68,11 @@ if TYPE_CHECKING:
         VectorBatch,
         VectorPlace,
     )
-    from seamark.store.contract import Reader
+    from seamark.model.cost import ProviderBatch, Spent
+    from seamark.model.findings import AuditEntries, AuditPage, AuditPostings, AuditStrays
     from seamark.store.postgres.connection import Connection
     from seamark.store.postgres.names import Words
+    from seamark.store.reader import Reader
 
 WORKER_KEPT_SECONDS = 86_400
 PENDING_FEW = 100_000

@@ -13,8 +13,8 @@ import numpy as np
 from psycopg import errors
 from psycopg.types.json import Jsonb
 
-from seamark.cost import Spent
 from seamark.errors import StoreError
+from seamark.model.cost import Spent
 from seamark.store.postgres import codec
 from seamark.store.postgres.names import generation_words, key_columns, key_type
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seamark.findings import AuditEntries, AuditHeld, AuditPage, AuditPostings, AuditStrays
 from seamark.model import precision
+from seamark.model.findings import AuditEntries, AuditHeld, AuditPage, AuditPostings, AuditStrays
 from seamark.store.blocks import postings_sum
 from seamark.store.sqlite.connection import integers
 from seamark.store.sqlite.keys import key_marks, key_read, key_sound
@@ -17,8 +17,8 @@ from seamark.store.sqlite.words import quoted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from seamark.findings import Passage
     from seamark.model import Generation, Key, Precision
+    from seamark.model.findings import Passage
     from seamark.store.sqlite.connection import Connection, Connections, Row
     from seamark.store.sqlite.words import Words
 

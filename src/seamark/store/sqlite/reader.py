@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seamark.model import Filter, Generation, Key, Source
-    from seamark.store.contract import Answer
+    from seamark.store.reader import Answer
     from seamark.store.sqlite.ann import Neighbours
     from seamark.store.sqlite.connection import Connection
     from seamark.store.sqlite.words import Words

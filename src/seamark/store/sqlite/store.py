@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from seamark.cost import ProviderBatch, Spent
-    from seamark.findings import AuditEntries, AuditPage, AuditPostings, AuditStrays
     from seamark.model import (
         Audited,
         Check,
@@ -78,7 +76,9 @@ if TYPE_CHECKING:
         Views,
         WorkerBeat,
     )
-    from seamark.store.contract import Reader
+    from seamark.model.cost import ProviderBatch, Spent
+    from seamark.model.findings import AuditEntries, AuditPage, AuditPostings, AuditStrays
+    from seamark.store.reader import Reader
 
 
 class SqliteStore:

@@ -16,8 +16,8 @@ from seamark.testing.workbench import CHARACTERS, LONG, passages, words
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from seamark.findings import AuditPage
     from seamark.model import Generation, Key, Source
+    from seamark.model.findings import AuditPage
     from seamark.testing.workbench import Workbench
 
 TEXTS: tuple[str | None, ...] = ("a b", None, "c|d|e", " ", "f " * LONG)

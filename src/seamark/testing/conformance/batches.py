@@ -11,8 +11,8 @@ from seamark.testing.oracle import oracle_vector
 from seamark.testing.workbench import DIMENSION, passages
 
 if TYPE_CHECKING:
-    from seamark.cost import ProviderBatch
     from seamark.model import Generation
+    from seamark.model.cost import ProviderBatch
     from seamark.testing.workbench import Workbench
 
 LONG = 3600.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from seamark.cost import Spent
 from seamark.model import Condition, GenerationSpec, ModelIdentity
+from seamark.model.cost import Spent
 from seamark.testing.workbench import CHARACTERS, DIMENSION, passages
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from seamark.testing.workbench import DIMENSION
 
 if TYPE_CHECKING:
     from seamark.model import Generation, Key, Source
-    from seamark.store.contract import Reader
+    from seamark.store.reader import Reader
     from seamark.testing.workbench import Workbench
 
 KEYS: list[Key] = [(3,), (9,), (1,), (2,), (5,)]
