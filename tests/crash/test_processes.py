@@ -188,8 +188,9 @@ def test_a_worker_that_slept_past_its_lease_writes_nothing(stage, newer):
     """It sleeps between the embedding and the settle; another finishes what it had, or what has become of it."""
     rows = [(number, None, f"the first text of {number}", 1) for number in range(1, 7)]
     stage.bench.app.many("INSERT INTO notes VALUES (?, ?, ?, ?)", rows)
-    # With one thread, lest another one sleeps in the middle of a transaction of its own; tombstones stay, to be compared.
-    zombie = stage.enter("worker", sleep_after=1, threads=1, constants={"seamark.edges.worker:TRIM_SECONDS": 1000.0})
+    # One thread alone is at work, lest another one sleeps in the middle of a transaction of its own.
+    idle = {f"seamark.edges.worker:{name}_SECONDS": 1000.0 for name in ("KEEPER_LOOK", "UPKEEP", "TRIM")}
+    zombie = stage.enter("worker", sleep_after=1, threads=1, constants=idle)
     until(zombie.stopped, "the worker sleeps after it has embedded")
     held = {lease for lease, worker in leases(stage) if worker.split(":")[1] == str(zombie.began["pid"])}
     assert held, "it has what it embedded in its hand"
