@@ -1,7 +1,7 @@
 """Audit: compare a table, its journal and what the indexes hold of it, row by row and by content, in bounded memory.
 
 Four walks: the table in key order, against journal, rows, chunks and postings; the journal in the order of `seq`, against the
-table and the cursors; and what each generation holds in key order, for what belongs to no row. Each look is one snapshot, and a
+table; and what each generation holds in key order, for what belongs to no row. Each look is one snapshot, and a
 row is compared with an index only where the index claims to hold the very version that the journal has. So what is written
 meanwhile is no finding: the index does not claim it yet.
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from seamark.core.comparison import Comparison
     from seamark.model import Generation, Key, Source
-    from seamark.model.findings import AuditPage, AuditStrays
+    from seamark.model.findings import AuditHeld, AuditPage, AuditStrays
     from seamark.store.contract import Store
 
 AUDIT_INTERVAL_SECONDS = 86_400.0
@@ -156,7 +156,8 @@ class _Audit:
 
     def _table(self, comparisons: Sequence[Comparison], *, first: bool) -> None:
         active = [comparison for comparison in comparisons if comparison.active]
-        numbers = [comparison.generation.id for comparison in active]
+        walked = self._generations if first else [comparison.generation for comparison in active]
+        numbers = [generation.id for generation in walked]
         after: Key | None = None
         while True:
             with self._throttle():
@@ -174,6 +175,8 @@ class _Audit:
         if first:
             self._rows += len(page.keys)
             wrong += [Finding(key, Reason.UNENTERED, None) for key in self._unentered(page)]
+            for number, held in page.held.items():
+                wrong += self._missing(number, _unclaimed(page, held))
         texts = _rendered(page)
         for comparison in active:
             held = page.held.get(comparison.generation.id)
@@ -218,17 +221,19 @@ class _Audit:
         return page
 
     def _journal(self) -> None:
-        numbers = [one.id for one in self._generations]
         after: int | None = 0
         while after is not None:
             with self._throttle():
-                entries = self._store.audit_journal(self._source, numbers, after, ENTRIES)
-                wrong = [Finding(key, Reason.GONE, None) for key in entries.gone]
-                gone = set(entries.gone)
-                for number, keys in entries.missing.items():
-                    wrong += [Finding(key, Reason.MISSING, number) for key in keys if key not in gone]
-                self._report(wrong)
+                entries = self._store.audit_journal(self._source, after, ENTRIES)
+                self._report([Finding(key, Reason.GONE, None) for key in entries.gone])
+                for generation in self._generations:
+                    self._report(self._missing(generation.id, entries.tombstones))
             after = entries.upto
+
+    def _missing(self, number: int, keys: Sequence[Key]) -> list[Finding]:
+        """Return those of the keys that a generation does not hold as they are, and that no lane will come by."""
+        missing = self._store.audit_missing(self._source, number, keys) if keys else ()
+        return [Finding(key, Reason.MISSING, number) for key in missing]
 
     def _strays(self, generation: Generation, look: Callable[[Source, int, Key | None, int], AuditStrays]) -> None:
         after: Key | None = None
@@ -269,8 +274,16 @@ class _Audit:
             self._repaired += self._store.journal_renew(self._source, keys)
 
 
+def _unclaimed(page: AuditPage, held: AuditHeld) -> list[Key]:
+    """Return the keys of live rows of which a generation does not hold the version that the journal has."""
+    if tuple(page.seqs) == tuple(held.seqs):
+        return []  # as it mostly is
+    columns = zip(page.keys, page.live, page.deleted, page.seqs, held.seqs, strict=True)
+    return [key for key, live, deleted, seq, claimed in columns if live and not deleted and seq != claimed]
+
+
 def _rendered(page: AuditPage) -> list[str]:
     """Return the rows' rendered texts; most tables have one text column, and no time is lost on it."""
-    if page.texts and len(page.texts[0]) == 1:
-        return [text if text and not text.isspace() else "" for (text,) in page.texts]
-    return [render(texts) for texts in page.texts]
+    if len(page.texts) == 1:
+        return [text if text and not text.isspace() else "" for text in page.texts[0]]
+    return [render(texts) for texts in zip(*page.texts, strict=True)]

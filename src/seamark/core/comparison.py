@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from seamark.core.analysis import CAP, STEMS_KEPT, TERM_CHARACTERS, Analyzer, words
+from seamark.core.analysis import CAP, STEMS_KEPT, TERM_CHARACTERS, Analyzer, words_each
 from seamark.core.chunking import Chunker
 from seamark.errors import EmbedderConfigurationError
 from seamark.model.findings import Reason
@@ -25,13 +26,15 @@ from seamark.store.blocks import term_weight
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from numpy.typing import NDArray
+
     from seamark.model import Generation, Key
     from seamark.model.findings import AuditHeld, AuditPage, AuditPostings, Passage
     from seamark.store.contract import Store
 
 DOCUMENTS = 4_000_000
 """Documents whose postings are summed up at once, in 64 MB; of an index of more the table is walked several times."""
-_MASK = 2**64 - 1
+_NONE = np.zeros(1, np.uint64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,10 @@ class Comparison(Protocol):
         ...
 
 
-def _claimed(page: AuditPage, held: AuditHeld) -> list[int]:
+def _claimed(page: AuditPage, held: AuditHeld) -> Sequence[int]:
     """Return the places of the live rows of which the index claims to hold the version that the journal has."""
+    if tuple(page.seqs) == tuple(held.seqs) and all(page.live) and not any(page.deleted):
+        return range(len(page.keys))  # as it mostly is
     columns = zip(page.live, page.deleted, page.seqs, held.seqs, strict=True)
     return [place for place, (live, deleted, seq, claimed) in enumerate(columns) if claimed == seq and live and not deleted]
 
@@ -211,24 +216,34 @@ class WordsComparison:
         ]
 
     def _wrong(self, page: AuditPage, texts: Sequence[str], held: AuditHeld) -> Iterator[tuple[int, Reason]]:
-        sums = self._sums
-        assert sums is not None
-        once = self._first == 1
-        summed: list[tuple[int, int]] = []
+        places: list[int] = []
+        documents: list[int] = []
         for place in _claimed(page, held):
             chunks, document = held.chunks[place], held.documents[place]
-            if chunks < 0 or (chunks == 0) != (not texts[place]) or (chunks > 0 and document is None):
-                if once:
-                    yield place, Reason.OUTDATED
-            elif document is not None and 0 <= document - sums.first < len(sums.weights):
-                summed.append((place, document - sums.first))
-        if not summed:
-            return
-        documents = np.fromiter((document for _, document in summed), np.int64, len(summed))
-        columns: list[list[int]] = [column[documents].tolist() for column in (sums.weights, sums.counts, sums.lengths)]
-        weigh = self._weights.__getitem__
-        for at, (weight, count, length) in enumerate(zip(*columns, strict=True)):
-            place = summed[at][0]
-            found = words(texts[place])
-            if len(found) <= CAP and (length != len(found) or sum(map(weigh, found)) & _MASK != weight):
-                yield place, Reason.OUTDATED if count == length > 0 else Reason.INCOMPLETE
+            if chunks == 1 and document is not None and texts[place]:
+                places.append(place)
+                documents.append(document)
+            elif (chunks != 0 or texts[place]) and self._first == 1:
+                yield place, Reason.OUTDATED
+        if places:
+            yield from self._unsummed(places, np.array(documents, np.int64), texts)
+
+    def _unsummed(
+        self, places: Sequence[int], documents: NDArray[np.int64], texts: Sequence[str]
+    ) -> Iterator[tuple[int, Reason]]:
+        """Compare what the documents of this walk sum up to with the words of their rows' texts."""
+        sums = self._sums
+        assert sums is not None
+        documents -= sums.first
+        chosen = np.flatnonzero((documents >= 0) & (documents < len(sums.weights))).tolist()
+        found = words_each([texts[places[at]] for at in chosen])
+        lengths = np.fromiter(map(len, found), np.int64, len(found))
+        weighed = map(self._weights.__getitem__, chain.from_iterable(found))
+        totals = np.concatenate([_NONE, np.cumsum(np.fromiter(weighed, np.uint64, int(lengths.sum())), dtype=np.uint64)])
+        ends = np.cumsum(lengths)
+        documents = documents[chosen]
+        told = sums.lengths[documents]
+        fits = (totals[ends] - totals[ends - lengths] == sums.weights[documents]) & (told == lengths)
+        for at in np.flatnonzero(~fits & (lengths <= CAP)).tolist():
+            whole = told[at] > 0 and told[at] == sums.counts[documents[at]]
+            yield places[chosen[at]], Reason.OUTDATED if whole else Reason.INCOMPLETE

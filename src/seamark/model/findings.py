@@ -102,8 +102,8 @@ class AuditHeld:
 class AuditPage:
     """Rows of the user's table, next in key order, with what the journal and the generations hold of them, in one snapshot.
 
-    Column by column. `seqs` and `deleted` are the journal's; None and true where it has no entry. `last` is where the next
-    page begins, None after the last one.
+    Column by column; `texts` has one such column for each text column of the source. `seqs` and `deleted` are the journal's;
+    None and true where it has no entry. `last` is where the next page begins, None after the last one.
     """
 
     keys: Sequence[Key]
@@ -117,13 +117,13 @@ class AuditPage:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntries:
-    """What is wrong with entries of the journal, next in order of `seq`. `upto` is where the next begin, None after the last.
+    """Entries of the journal that have no live row, next in order of `seq`: `gone` ought to have one, `tombstones` not.
 
-    `gone`: live entries without a live row. `missing`, by generation: entries that no lane will come by.
+    `upto` is where the next begin, None after the last.
     """
 
     gone: Sequence[Key]
-    missing: Mapping[int, Sequence[Key]]
+    tombstones: Sequence[Key]
     upto: int | None
 
 

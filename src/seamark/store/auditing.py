@@ -29,11 +29,15 @@ class Auditing(Protocol):
         """
         ...
 
-    def audit_journal(self, source: Source, generation_ids: Sequence[int], after: int, limit: int) -> AuditEntries:
-        """Look at the next `limit` entries of the journal above the `seq` `after`, in one snapshot.
+    def audit_journal(self, source: Source, after: int, limit: int) -> AuditEntries:
+        """Look at the next `limit` entries of the journal above the `seq` `after`: return those without a live row."""
+        ...
 
-        An entry is `missing` in a generation that has neither done its `seq` nor recorded it as failed, though both cursors and
-        both sweeps have passed it and no lease, expired or not, covers it (I3 is broken).
+    def audit_missing(self, source: Source, generation_id: int, keys: Sequence[Key]) -> Sequence[Key]:
+        """Return those keys whose entry a generation has not done, and that no lane will come by (I3 is broken).
+
+        It has neither done the entry's `seq` nor recorded it as failed, though both cursors and both sweeps have passed it and
+        no lease, expired or not, covers it.
         """
         ...
 

@@ -47,17 +47,14 @@ def audit_page(
         cut = bool(rows) and (len(rows) < rows[0][0] or len(rows) == limit)
         end = bound(words["k_s"], words, keys[-1] if keys else None, "<=", "u")
         span = {"after": begin.condition, "until": end.condition}
+        for alias in "rc":  # the same range of our own tables, which are in the same order
+            for bounding, word in ((begin, "after"), (end, "until")):
+                span[f"{word}_{alias}"] = bounding.condition.replace(words["k_s"], words[f"k_{alias}"], 1)
+        database.run(connection, "audit_ranges", {})
         reading = _Held(database, connection, keys, span, {**begin.values, **end.values})
         held = {one.id: reading.held(one, {**words, **its}) for one, its in generations} if keys else {}
-    return AuditPage(
-        keys,
-        [row[1] for row in rows],
-        [row[4 : 4 + texts] for row in rows],
-        [row[2] for row in rows],
-        [row[3] for row in rows],
-        held,
-        keys[-1] if cut else None,
-    )
+    columns: list[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [()] * (4 + texts)
+    return AuditPage(keys, columns[1], columns[4 : 4 + texts], columns[2], columns[3], held, keys[-1] if cut else None)
 
 
 class _Held:
@@ -123,19 +120,21 @@ def bound(columns: str, words: Words, key: Key | None, operator: str, prefix: st
 # --- the journal, and what is held of no row ----------------------------------------------------------------------
 
 
-def audit_journal(
-    database: Database, words: Words, generations: Sequence[tuple[int, Words]], after: int, limit: int
-) -> AuditEntries:
+def audit_journal(database: Database, words: Words, after: int, limit: int) -> AuditEntries:
     """Look at the next entries above a `seq`; see the contract."""
     with database.keyed_snapshot() as connection:
         [(upto,)] = database.run(connection, "journal_step", words, {"lo": after, "hi": _LAST, "rows": limit}).fetchall()
         values = {"lo": after, "hi": upto}
         gone = database.run(connection, "audit_gone", words, values).fetchall()
-        missing = {
-            number: database.run(connection, "audit_missing", {**words, **its}, {**values, "generation": number}).fetchall()
-            for number, its in generations
-        }
-    return AuditEntries(gone, missing, None if upto == _LAST else upto)
+        tombstones = database.run(connection, "audit_tombstones", words, values).fetchall()
+    return AuditEntries(gone, tombstones, None if upto == _LAST else upto)
+
+
+def audit_missing(database: Database, words: Words, generation_id: int, keys: Sequence[Key]) -> Sequence[Key]:
+    """Return those whose entry no lane will come by; see the contract."""
+    values = {**codec.keys_columns(keys, len(keys[0])), "generation": generation_id}
+    with database.keyed_snapshot() as connection:
+        return database.run(connection, "audit_missing", words, values).fetchall()
 
 
 def audit_rows(database: Database, words: Words, after: Key | None, limit: int) -> AuditStrays:

@@ -1393,11 +1393,21 @@ SELECT b.total, b.live, j.seq, coalesce(j.deleted, true), {texts_read}, {k_b}
 FROM b LEFT JOIN {journal} j ON {j_is_b}
 WHERE before < %(characters)s OR before = 0 ORDER BY {k_b};
 
+-- name: audit_ranges
+-- Join what is read by ranges of keys all at once, and not key by key.
+-- Differs by necessity: settings of the transaction.
+SET LOCAL enable_nestloop = off; SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on;
+
 -- name: audit_held_vector
 -- Give what a vector generation holds of the rows of a page: the first chunk with it, since most have only one.
-WITH b AS MATERIALIZED (SELECT {k_s_named} FROM {source} s WHERE {after} AND {until})
-SELECT r.seq, coalesce(r.chunks, -1), coalesce(r.truncated, false), c.start, c.stop, c.digest, {damaged}
-FROM b LEFT JOIN {rows} r ON {r_is_b} LEFT JOIN {chunks} c ON {c_is_b} AND c.ordinal = 0 AND r.chunks > 0
+WITH b AS MATERIALIZED (SELECT {k_s_named} FROM {source} s WHERE {after} AND {until} ORDER BY {k_s}),
+r AS MATERIALIZED (SELECT * FROM {rows} r WHERE {after_r} AND {until_r} ORDER BY {k_r}),
+c AS MATERIALIZED (
+    SELECT {k_c}, c.start, c.stop, c.digest, {damaged} AS damaged FROM {chunks} c
+    WHERE {after_c} AND {until_c} AND c.ordinal = 0 ORDER BY {k_c}
+)
+SELECT r.seq, coalesce(r.chunks, -1), coalesce(r.truncated, false), c.start, c.stop, c.digest, c.damaged
+FROM b LEFT JOIN r ON {r_is_b} LEFT JOIN c ON {c_is_b} AND r.chunks > 0
 ORDER BY {k_b};
 
 -- name: audit_damaged
@@ -1407,16 +1417,18 @@ NOT (coalesce({vector}.vector_dims(c.embedding) = {dimension}, false) AND {vecto
 
 -- name: audit_held_lexical
 -- Give what a lexical generation holds of the rows of a page.
-WITH b AS MATERIALIZED (SELECT {k_s_named} FROM {source} s WHERE {after} AND {until})
-SELECT r.seq, coalesce(r.chunks, -1), coalesce(r.truncated, false), r.doc
-FROM b LEFT JOIN {rows} r ON {r_is_b} ORDER BY {k_b};
+WITH b AS MATERIALIZED (SELECT {k_s_named} FROM {source} s WHERE {after} AND {until} ORDER BY {k_s}),
+r AS MATERIALIZED (SELECT * FROM {rows} r WHERE {after_r} AND {until_r} ORDER BY {k_r})
+SELECT r.seq, coalesce(r.chunks, -1), coalesce(r.truncated, false), r.doc FROM b LEFT JOIN r ON {r_is_b} ORDER BY {k_b};
 
 -- name: audit_passages
 -- Give the further chunks of the rows of a page.
-WITH b AS MATERIALIZED (SELECT {k_s_named} FROM {source} s WHERE {after} AND {until})
-SELECT c.start, c.stop, c.digest, {damaged}, {k_b}
-FROM b JOIN {rows} r ON {r_is_b} AND r.chunks > 1 JOIN {chunks} c ON {c_is_b} AND c.ordinal > 0 AND c.ordinal < r.chunks
-ORDER BY {k_b}, c.ordinal;
+WITH r AS MATERIALIZED (SELECT {k_r}, r.chunks FROM {rows} r WHERE {after_r} AND {until_r} AND r.chunks > 1),
+c AS MATERIALIZED (
+    SELECT {k_c}, c.ordinal, c.start, c.stop, c.digest, {damaged} AS damaged FROM {chunks} c
+    WHERE {after_c} AND {until_c} AND c.ordinal > 0
+)
+SELECT c.start, c.stop, c.digest, c.damaged, {k_c} FROM c JOIN r ON {r_is_c} AND c.ordinal < r.chunks ORDER BY {k_c}, c.ordinal;
 
 -- name: audit_gone
 -- Give live entries of a range whose row is not live.
@@ -1424,15 +1436,18 @@ SELECT {k_j} FROM {journal} j
 WHERE j.seq > %(lo)s AND j.seq <= %(hi)s AND NOT j.deleted
   AND NOT EXISTS (SELECT FROM {source} s WHERE {j_is_s} AND ({where})) ORDER BY j.seq;
 
+-- name: audit_tombstones
+-- Give tombstones of a range.
+SELECT {k_j} FROM {journal} j WHERE j.seq > %(lo)s AND j.seq <= %(hi)s AND j.deleted ORDER BY j.seq;
+
 -- name: audit_missing
--- Give entries of a range that a generation has neither done nor failed, behind its cursors and sweeps, and under no lease.
-SELECT {k_j} FROM seamark.generation g JOIN {journal} j ON j.seq > %(lo)s AND j.seq <= %(hi)s
+-- Give entries that are neither done nor failed in a generation, behind its cursors and sweeps, and under no lease.
+SELECT {k_j} FROM seamark.generation g CROSS JOIN unnest({key_arrays}) AS b ({k}) JOIN {journal} j ON {j_is_b}
 WHERE g.id = %(generation)s
   AND CASE WHEN j.seq > g.origin THEN j.seq <= g.confirmed ELSE j.seq > g.backfill AND j.seq <= g.swept END
   AND NOT EXISTS (SELECT FROM {rows} r WHERE {j_is_r} AND r.seq = j.seq)
   AND NOT EXISTS (SELECT FROM {failures} f WHERE {j_is_f} AND f.seq = j.seq)
-  AND NOT EXISTS (SELECT FROM seamark.lease l WHERE l.generation_id = g.id AND j.seq > l.lo AND j.seq <= l.hi)
-ORDER BY j.seq;
+  AND NOT EXISTS (SELECT FROM seamark.lease l WHERE l.generation_id = g.id AND j.seq > l.lo AND j.seq <= l.hi);
 
 -- name: audit_rows_end
 -- Give the key of the so-many-th row beyond one.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from seamark.store.sqlite.keys import key_marks, key_read, key_sound
 from seamark.store.sqlite.words import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from seamark.model import Generation, Key, Precision
     from seamark.model.findings import Passage
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from seamark.store.sqlite.words import Words
 
 _LAST = 2**63 - 1
+PIECE_ROWS = 256
+"""Rows taken at once, as long as their text is short."""
 _FLOATS: dict[Precision, tuple[np.dtype[np.unsignedinteger[Any]], int, int]] = {
     "float16": (np.dtype(np.uint16), 0x7FFF, 0x7C00),
     "float32": (np.dtype(np.uint32), 0x7FFF_FFFF, 0x7F80_0000),
@@ -64,31 +66,24 @@ class _Page:
         self._dropped: frozenset[int] = frozenset()
         self._rows: list[Row] = []
         self.keys: list[Key] = []
-        self._texts: list[Sequence[str | None]] = []
+        self._texts: list[list[str | None]] = []
 
     def read(self, limit: int, characters: int, *, raw: bool) -> Key | None:
         """Read the rows themselves; return where the next page begins."""
         width = len(self._columns)
-        columns = self._words.fill("audit_page", **self._range(), keys_read=self._keys_read(raw=raw))
+        statement = self._words.fill("audit_page", **self._range(), keys_read=self._keys_read(raw=raw))
         wide = 3 + (2 * width if raw else width)
-        rows: list[Row] = []
-        keys: list[Key] = []
-        texts: list[Sequence[str | None]] = []
-        budget, done = characters, True
-        with self._connection.stream(columns, (*self._after, limit)) as stream:
-            for row in stream:
-                rows.append(row)
-                keys.append(key_read(row[3:wide], self._codec) if raw else row[3:wide])
-                texts.append(self._text(row[wide:]))
-                budget -= sum(len(text) for text in row[wide:] if text is not None)
-                if budget < 0:
-                    done = False
-                    break
-        done = done and len(rows) < limit
-        self._rows, self.keys, self._texts = rows, keys, texts
-        self._until = keys[-1] if keys else ()
+        with self._connection.stream(statement, (*self._after, limit)) as stream:
+            rows = _taken(stream, wide, characters)
+            done = len(rows) < limit and next(stream, None) is None
+        self._rows = rows
         if raw:
-            self._dropped = frozenset(place for place, key in enumerate(keys) if not key_sound(key))
+            self.keys = [key_read(row[3:wide], self._codec) for row in rows]
+            self._dropped = frozenset(place for place, key in enumerate(self.keys) if not key_sound(key))
+        else:
+            self.keys = [row[3:wide] for row in rows]
+        self._texts = [self._decoded(column) for column in list(zip(*rows, strict=True))[wide:]]
+        self._until = self.keys[-1] if rows else ()
         return None if done else self._until
 
     def _keys_read(self, *, raw: bool) -> str:
@@ -96,12 +91,16 @@ class _Page:
             return ", ".join(self._columns)
         return self._words.word("table_keys_raw")
 
-    def _text(self, values: Sequence[bytes | None]) -> Sequence[str | None]:
+    def _decoded(self, column: Sequence[bytes | None]) -> list[str | None]:
+        """Return a column of texts, as `text_decode` would one by one."""
+        codec = self._codec
         try:
-            texts = [None if value is None else value.decode(self._codec) for value in values]
+            texts = [None if value is None else value.decode(codec) for value in column]
         except UnicodeDecodeError:
-            texts = [None if value is None else value.decode(self._codec, "replace") for value in values]
-        return [text if text is None or "\0" not in text else text.replace("\0", "\ufffd") for text in texts]
+            texts = [None if value is None else value.decode(codec, "replace") for value in column]
+        if any(value is not None and b"\0" in value for value in column):
+            texts = [None if text is None else text.replace("\0", "\ufffd") for text in texts]
+        return texts
 
     def _range(self) -> dict[str, str]:
         columns = ", ".join(self._columns)
@@ -118,39 +117,48 @@ class _Page:
         seqs, chunks, truncated, *rest = zip(*rows, strict=True)
         if lexical:
             return AuditHeld(seqs, chunks, truncated, documents=rest[0])
-        passages, damaged = self._passages(words, rows, generation)
+        starts, stops, digests, embeddings = rest
+        passages: list[Sequence[Passage]] = [(one,) for one in zip(starts, stops, digests, strict=True)]
+        places: Sequence[int] = range(len(rows))
+        if None in digests:
+            places = [place for place in places if digests[place] is not None]
+            passages = [() if digest is None else one for one, digest in zip(passages, digests, strict=True)]
+        found = [embeddings[place] for place in places]
+        damaged = {places[at] for at in _damaged(found, generation)}
+        if max(chunks) > 1:
+            self._further(words, generation, passages, damaged)
         return AuditHeld(seqs, chunks, truncated, passages, damaged)
 
-    def _passages(
-        self, words: Words, rows: list[Row], generation: Generation
-    ) -> tuple[list[Sequence[Passage]], frozenset[int]]:
-        first = [place for place, row in enumerate(rows) if row[6] is not None]
-        damaged = {first[place] for place in _damaged([rows[place][6] for place in first], generation)}
-        passages: list[Sequence[Passage]] = [() if row[6] is None else (row[3:6],) for row in rows]
-        if any(row[1] > 1 for row in rows):
-            places = {key: place for place, key in enumerate(self.keys)}
-            further = self._of(words, "audit_passages")
-            damaged.update(places[further[place][4:]] for place in _damaged([row[3] for row in further], generation))
-            for key, several in groupby(further, key=lambda row: row[4:]):
-                place = places[key]
-                passages[place] = (*passages[place], *(row[:3] for row in several))
-        return passages, frozenset(damaged)
+    def _further(self, words: Words, generation: Generation, passages: list[Sequence[Passage]], damaged: set[int]) -> None:
+        """Add the chunks of each row beyond the first, and the places of rows with one whose vector is none."""
+        places = {key: place for place, key in enumerate(self.keys)}
+        further = self._of(words, "audit_passages")
+        damaged.update(places[further[at][4:]] for at in _damaged([row[3] for row in further], generation))
+        for key, several in groupby(further, key=lambda row: row[4:]):
+            place = places[key]
+            passages[place] = (*passages[place], *(row[:3] for row in several))
 
     def page(self, held: dict[int, AuditHeld], last: Key | None) -> AuditPage:
         """Return the page, without the rows whose key is not well-formed."""
-        kept = [place for place in range(len(self.keys)) if place not in self._dropped]
+        rows, keys, texts = self._rows, self.keys, self._texts
         if self._dropped:
+            kept = [place for place in range(len(keys)) if place not in self._dropped]
             held = {number: _kept(one, kept) for number, one in held.items()}
-        rows = [self._rows[place] for place in kept]
-        return AuditPage(
-            [self.keys[place] for place in kept],
-            [bool(row[0]) for row in rows],
-            [self._texts[place] for place in kept],
-            [row[1] for row in rows],
-            [bool(row[2]) for row in rows],
-            held,
-            last,
-        )
+            rows, keys = [rows[place] for place in kept], [keys[place] for place in kept]
+            texts = [[column[place] for place in kept] for column in texts]
+        live, seqs, deleted = list(zip(*rows, strict=True))[:3] if rows else ((), (), ())
+        return AuditPage(keys, live, texts, seqs, deleted, held, last)
+
+
+def _taken(stream: Iterator[Row], wide: int, characters: int) -> list[Row]:
+    """Take rows until their text passes the budget, a piece at a time: as many as are likely to fit, and one at least."""
+    rows: list[Row] = []
+    size, piece = 0, 1
+    while size <= characters and (taken := list(islice(stream, piece))):
+        rows += taken
+        size += sum(len(text) for row in taken for text in row[wide:] if text is not None)
+        piece = max(1, min(PIECE_ROWS, (characters - size) * len(rows) // max(size, 1)))
+    return rows
 
 
 def _kept(held: AuditHeld, kept: Sequence[int]) -> AuditHeld:
@@ -180,16 +188,22 @@ def _damaged(embeddings: Sequence[bytes], generation: Generation) -> Sequence[in
 # --- the journal, and what is held of no row -----------------------------------------------------------------------
 
 
-def audit_journal(connections: Connections, words: Words, generations: Sequence[Words], after: int, limit: int) -> AuditEntries:
+def audit_journal(connections: Connections, words: Words, after: int, limit: int) -> AuditEntries:
     """Look at the next entries above a `seq`."""
     with connections.snapshot() as connection:
         upto = connection.value(words["journal_step"], (after, _LAST, limit - 1))
         within = (after, _LAST if upto is None else upto)
-        gone = _keys(connection.rows(words["audit_gone"], within), connections.codec)
-        missing = {
-            its.generation: _keys(connection.rows(its["audit_missing"], within), connections.codec) for its in generations
-        }
-    return AuditEntries(gone, missing, upto)
+        gone, tombstones = (
+            _keys(connection.rows(words[statement], within), connections.codec)
+            for statement in ("audit_gone", "audit_tombstones")
+        )
+    return AuditEntries(gone, tombstones, upto)
+
+
+def audit_missing(connections: Connections, words: Words, keys: Sequence[Key]) -> Sequence[Key]:
+    """Return those whose entry no lane will come by."""
+    with connections.snapshot() as connection:
+        return connection.many_rows(words["audit_missing"], keys)
 
 
 def audit_rows(connections: Connections, words: Words, after: Key | None, limit: int) -> AuditStrays:

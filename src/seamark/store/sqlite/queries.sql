@@ -1198,7 +1198,7 @@ SELECT next_id FROM generation WHERE id = ?
 
 -- name: audit_page
 -- Rows of the user's table in key order, with their journal's entries.
-SELECT {live}, j.seq, coalesce(j.deleted, 1), {keys_read}, {texts}
+SELECT coalesce({live}, 0), j.seq, coalesce(j.deleted, 1), {keys_read}, {texts}
 FROM {table} t LEFT JOIN {journal} j ON {j_is_t}
 WHERE {after} AND {keys_present} ORDER BY {table_keys} LIMIT ?
 
@@ -1226,15 +1226,18 @@ WHERE {after} AND {until} AND {keys_present} ORDER BY {table_keys}, c.ordinal
 SELECT {jkeys_raw} FROM {journal} j LEFT JOIN {table} t ON {t_is_j} AND ({live})
 WHERE j.seq > ? AND j.seq <= ? AND NOT j.deleted AND NOT ({t_found}) ORDER BY j.seq
 
+-- name: audit_tombstones
+-- Tombstones of a range.
+SELECT {jkeys_raw} FROM {journal} j INDEXED BY {journal_deleted} WHERE j.seq > ? AND j.seq <= ? AND j.deleted ORDER BY j.seq
+
 -- name: audit_missing
--- Entries of a range that a generation has neither done nor failed, behind its cursors and sweeps, and under no lease.
-SELECT {jkeys_raw} FROM generation g CROSS JOIN {journal} j
+-- Whether an entry is neither done nor failed in a generation, behind its cursors and sweeps, and under no lease.
+SELECT {jkeys} FROM generation g CROSS JOIN {journal} j ON {j_is_asked}
 LEFT JOIN {rows} r ON {r_is_j}
 LEFT JOIN {failures} f ON {f_is_j}
-WHERE g.id = {generation} AND j.seq > ? AND j.seq <= ? AND r.seq IS NOT j.seq AND f.seq IS NOT j.seq
+WHERE g.id = {generation} AND r.seq IS NOT j.seq AND f.seq IS NOT j.seq
   AND CASE WHEN j.seq > g.origin THEN j.seq <= g.confirmed ELSE j.seq > g.backfill AND j.seq <= g.swept END
   AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.generation_id = g.id AND j.seq > l.lo AND j.seq <= l.hi)
-ORDER BY j.seq
 
 -- name: audit_rows_end
 -- The key of the n-th row beyond one.

@@ -110,6 +110,7 @@ def table_words(table: Table) -> dict[str, str]:
         "t_is_r": _theirs_is(table, [f"r.{key}" for key in keys]),
         "t_is_given": _theirs_is(table, [f"?{number}" for number in range(1, count + 1)]),
         "j_is_given": " AND ".join(f"{key} = ?{number}" for number, key in enumerate(keys, 1)),
+        "j_is_asked": " AND ".join(f"j.{key} = ?{number}" for number, key in enumerate(keys, 1)),
         "given": ", ".join(f"?{number}" for number in range(1, count + 1)),
         "floor": f"?{count + 1}",
         "nothing": ", ".join(["x''"] * count),
