@@ -6,8 +6,9 @@ import random
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from seamark.core.service import Seamark
@@ -19,13 +20,16 @@ from seamark.store.postgres.store import PostgresStore
 from seamark.store.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     from seamark.embed.contract import Embedder
     from seamark.model import ModelIdentity
     from seamark.store.contract import Store
+
+
+T = TypeVar("T")
 
 
 def open(  # noqa: A001 read as seamark.open
@@ -56,7 +60,7 @@ def open(  # noqa: A001 read as seamark.open
     embedders = Embedders(model or configured.model, given)
     store = store_open(place, create=create)
     intervals = configured.retention_days, configured.audit_interval_seconds
-    return Seamark(store, embedders, worker.run, random.random, _throttle, *intervals)
+    return Seamark(store, embedders, worker.run, random.random, _throttle, *intervals, _ahead)
 
 
 def store_open(url: str, *, create: bool = False) -> Store:
@@ -86,6 +90,20 @@ def _throttle() -> Generator[None]:
     began = time.monotonic()
     yield
     time.sleep(time.monotonic() - began)
+
+
+def _ahead(call: Callable[[], T]) -> Callable[[], T]:
+    """Make a call in a thread of its own, and return what waits for its answer."""
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:  # noqa: BLE001 raised where it is waited for
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="seamark-ahead", daemon=True).start()
+    return answer.result
 
 
 class Embedders:

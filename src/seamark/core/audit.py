@@ -11,7 +11,9 @@ What does not fit the sums of an index of words is looked at again in newer ones
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 from seamark.core import catalog
@@ -23,7 +25,7 @@ from seamark.model import Progress
 from seamark.model.findings import Finding, Findings, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from seamark.core.comparison import Comparison
@@ -46,6 +48,15 @@ FINDINGS_KEPT = 1_000
 """Findings that are returned; all of them are counted, and given to whoever asks for each."""
 
 
+Ahead = Callable[[Callable[[], "AuditPage"]], Callable[[], "AuditPage"]]
+"""Begins a call, and returns what waits for its answer."""
+
+
+def when_asked(call: Callable[[], AuditPage]) -> Callable[[], AuditPage]:
+    """Begin nothing: the call is made by whoever waits for its answer."""
+    return call
+
+
 def verify(
     store: Store,
     source: Source,
@@ -54,6 +65,7 @@ def verify(
     progress: Callable[[Progress], None] | None = None,
     found: Callable[[Finding], None] | None = None,
     throttle: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ahead: Ahead = when_asked,
 ) -> Findings:
     """Compare everything of a source, and with `repair` give rows that are wrong a new version, to be indexed again.
 
@@ -64,9 +76,10 @@ def verify(
         progress: called with the rows compared so far.
         found: called with every finding.
         throttle: entered around each piece of work.
+        ahead: how to begin to read the next page while this one is compared; it is read in its turn otherwise.
     """
     generations = [one for one in store.generations(source.id) if one.state != "retired"]
-    audit = _Audit(store, source, generations, repair, progress, found, throttle)
+    audit = _Audit(store, source, generations, repair, progress, found, throttle, ahead)
     drift = catalog.source_drift(source, store.table_inspect)
     if not drift and not catalog.attached(source, generations):
         drift = ("it was not attached to the end: attach it again with the same words",)
@@ -101,7 +114,9 @@ class _Audit:
         progress: Callable[[Progress], None] | None,
         found: Callable[[Finding], None] | None,
         throttle: Callable[[], AbstractContextManager[None]],
+        ahead: Ahead,
     ) -> None:
+        self._ahead = ahead
         self._store, self._source, self._generations = store, source, generations
         self._repair, self._progress, self._told, self._throttle = repair, progress, found, throttle
         self._counts: Counter[tuple[Reason, int | None]] = Counter()
@@ -159,22 +174,30 @@ class _Audit:
         walked = self._generations if first else [comparison.generation for comparison in active]
         numbers = [generation.id for generation in walked]
         after: Key | None = None
-        while True:
-            with self._throttle():
-                page = self._store.audit_page(self._source, numbers, after, PAGE_ROWS, PAGE_CHARACTERS)
-                self._page(page, active, after, first=first)
-            if page.last is None:
-                break
-            after = page.last
-            if self._progress is not None:
-                self._progress(Progress(f"verify {self._source.name}", self._rows, None, 0.0))
+        answer: Callable[[], AuditPage] | None = self._ahead(partial(self._read, numbers, after))
+        try:
+            while answer is not None:
+                with self._throttle():
+                    page, answer = answer(), None
+                    if page.last is not None:
+                        answer = self._ahead(partial(self._read, numbers, page.last))
+                    self._page(page, active, after, first=first)
+                after = page.last
+                if self._progress is not None:
+                    self._progress(Progress(f"verify {self._source.name}", self._rows, None, 0.0))
+        finally:
+            if answer is not None:
+                answer()  # nothing is left under way
         self._look_again(active)
+
+    def _read(self, numbers: Sequence[int], after: Key | None) -> AuditPage:
+        return self._store.audit_page(self._source, numbers, after, PAGE_ROWS, PAGE_CHARACTERS)
 
     def _page(self, page: AuditPage, active: Sequence[Comparison], after: Key | None, *, first: bool) -> None:
         wrong: list[Finding] = []
         if first:
             self._rows += len(page.keys)
-            wrong += [Finding(key, Reason.UNENTERED, None) for key in self._unentered(page)]
+            wrong += [Finding(key, Reason.UNENTERED, None) for key in self._unentered(page, after)]
             for number, held in page.held.items():
                 wrong += self._missing(number, _unclaimed(page, held))
         texts = _rendered(page)
@@ -186,10 +209,14 @@ class _Audit:
         self._report(wrong)
         self._look_again(active, SUSPECTS)
 
-    def _unentered(self, page: AuditPage) -> Sequence[Key]:
+    def _unentered(self, page: AuditPage, after: Key | None) -> Sequence[Key]:
         """Return the live rows that the journal does not have, but for those that a poller is still to come by."""
-        keys = [key for key, live, deleted in zip(page.keys, page.live, page.deleted, strict=True) if live and deleted]
-        return self._store.keys_polled(self._source, keys) if keys and self._source.spec.track == "poll" else keys
+        keys = _unentered(page)
+        if not keys or self._source.spec.track != "poll":
+            return keys
+        passed = set(self._store.keys_polled(self._source, keys))
+        # It may have entered them since the page was read.
+        return [key for key in _unentered(self._read([], after)) if key in passed] if passed else []
 
     def _look_again(self, active: Sequence[Comparison], enough: int = 1) -> None:
         """Compare the rows that an index of words did not fit with all of its postings read anew, once they are so many."""
@@ -214,7 +241,7 @@ class _Audit:
     def _page_again(self, comparison: WordsComparison, after: Key | None) -> AuditPage:
         number = comparison.generation.id
         with self._throttle():
-            page = self._store.audit_page(self._source, [number], after, PAGE_ROWS, PAGE_CHARACTERS)
+            page = self._read([number], after)
             if number in page.held:
                 wrong = comparison.confirm(page, _rendered(page), page.held[number])
                 self._report([Finding(page.keys[place], reason, number) for place, reason in wrong])
@@ -272,6 +299,14 @@ class _Audit:
         keys = list(dict.fromkeys(one.key for one in wrong if one.reason is not Reason.ORPHAN))
         if keys:
             self._repaired += self._store.journal_renew(self._source, keys)
+
+
+def _unentered(page: AuditPage) -> list[Key]:
+    """Return the keys of live rows that the journal does not have as such."""
+    if not any(page.deleted):
+        return []
+    columns = zip(page.keys, page.live, page.deleted, strict=True)
+    return [key for key, live, deleted in columns if live and deleted]
 
 
 def _unclaimed(page: AuditPage, held: AuditHeld) -> list[Key]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from seamark.core import catalog, lifecycle
 from seamark.core.analysis import Analyzer
-from seamark.core.audit import AUDIT_INTERVAL_SECONDS
+from seamark.core.audit import AUDIT_INTERVAL_SECONDS, Ahead, when_asked
 from seamark.core.batch import batch_advance
 from seamark.core.budget import Budget
 from seamark.core.chunking import Chunker
@@ -96,12 +96,14 @@ class Seamark:
         throttle: Callable[[], AbstractContextManager[None]],
         retention_days: float = RETENTION_DAYS,
         audit_interval_seconds: float = AUDIT_INTERVAL_SECONDS,
+        ahead: Ahead = when_asked,
     ) -> None:
         self.store = store
         self.embedders = embedders
         self.registry = Registry(store, embedders)
         self._retention_days = retention_days
         self.audit_interval_seconds = audit_interval_seconds
+        self.ahead = ahead
         self._runner = runner
         self._jitter = jitter
         self._throttle = throttle

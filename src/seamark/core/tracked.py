@@ -414,7 +414,8 @@ class Tracked:
             progress: called with the rows compared so far.
             found: called with every finding; the first thousand are returned, too.
         """
-        return verify(self._service.store, self.source, repair=repair, progress=progress, found=found)
+        ahead = self._service.ahead
+        return verify(self._service.store, self.source, repair=repair, progress=progress, found=found, ahead=ahead)
 
     def failures(self, limit: int = 100) -> tuple[Failure, ...]:
         """Return the rows that could not be indexed: which, why, how often, and when they are tried again.
