@@ -86,13 +86,13 @@ def test_a_settle_that_does_not_compare_versions_is_caught(sqlite_backend, monke
 
 
 def test_a_settle_that_does_not_mind_its_lease_is_caught(postgres_backend, monkeypatch):
-    hold = postgres_settle._Settling._hold
+    hold = postgres_settle.Settling._hold
 
     def bold(self, rows):
         found = hold(self, rows)
         return np.arange(1, rows + 1) if found is None else found
 
-    monkeypatch.setattr(postgres_settle._Settling, "_hold", bold)
+    monkeypatch.setattr(postgres_settle.Settling, "_hold", bold)
     caught(postgres_backend)
 
 
