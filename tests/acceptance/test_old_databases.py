@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import os
+import signal
 import subprocess
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,11 +17,13 @@ from seamark.core.chunking import Chunker, render
 from seamark.embed.static import StaticEmbedder
 from seamark.store.postgres.schema import MIGRATIONS
 from seamark.testing.judgement import judge_source
+from seamark.testing.killer import Killer, Order
 from seamark.testing.oracle import OracleEmbedder
 from seamark.testing.workbench import Workbench
 
 VERSIONS = sorted(Path(__file__).parent.with_name("data").glob("v*"), key=lambda folder: int(folder.name[1:]))
 COLUMNS = {"notes": ("id", ("title", "body")), "articles": ("path", ("body",))}
+SAMPLES = 12
 PARKED = {"notes": {(29,)}, "articles": set()}
 
 
@@ -114,3 +118,27 @@ def test_an_old_database_is_searched_and_goes_on_without_a_call_of_the_model(fol
     assert 2 == len(new)
     assert sorted(new) == sorted(text for text in [*oracle.texts.elements(), *embedded] if text in new), "once each"
     judge(backend, texts)
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("folder", VERSIONS, ids=lambda folder: folder.name)
+def test_killed_anywhere_in_the_migrations_an_old_database_is_brought_up_to_date_by_the_next(folder, restored, tmp_path):
+    """All of a step or none of it: another process opens it, and it serves what it held."""
+    log = str(tmp_path / "calls")
+    with Killer() as killer:
+        unharmed = restored(folder)
+        count = killer.run(Order(unharmed.url, "open", 0, log)).moments
+        with seamark.open(unharmed.url, embedder=OracleEmbedder()) as service:
+            held = [service.source(table).coverage() for table in COLUMNS]
+        assert count > 2 * len(MIGRATIONS), "each migration takes a statement or more"
+        stride = int(os.environ.get("SEAMARK_KILL_STRIDE", "0")) or max(1, count // SAMPLES)
+        for moment in range(1, count + 1, stride):
+            backend = restored(folder)
+            ending = killer.run(Order(backend.url, "open", moment, log))
+            assert ending.signal == signal.SIGKILL, f"the kill at moment {moment} of {count} did not fire"
+            oracle = OracleEmbedder()
+            with seamark.open(backend.url, embedder=oracle) as service:
+                assert held == [service.source(table).coverage() for table in COLUMNS]
+                service.work(until="current")
+                assert not oracle.texts
+                judge(backend, {table: live(backend.application(), table) for table in COLUMNS})

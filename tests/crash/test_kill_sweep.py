@@ -17,7 +17,9 @@ import pytest
 
 from seamark.testing.judgement import judge, judge_calls
 from seamark.testing.killer import Killer, Order
+from seamark.testing.oracle import log_counts
 from seamark.testing.proxy import Proxy
+from seamark.testing.scenarios import EDITED
 
 SAMPLES = 40
 TITLES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
@@ -134,6 +136,54 @@ def test_killed_anywhere_in_a_swap_and_what_comes_after(name, scenario, samples,
             assert ending.signal == signal.SIGKILL, f"the kill at moment {moment} of {count} did not fire"
             try:
                 ended(case, case.finish(killer, scenario))
+            except Exception as error:
+                error.add_note(f"killed at moment {moment} of {count}")
+                raise
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", ["sqlite", "postgres"])
+def test_killed_anywhere_in_a_repair(name, killer, backend_open, tmp_path):
+    """Of what no trigger saw; done again, it ends where it would have."""
+    with ExitStack() as teardown:
+        case = Case(backend_open(name, tmp_path, teardown), tmp_path, 0)
+        count = moments(killer, case, "repair")
+        case.judge(0)
+    for moment in chosen(count, 8):
+        with ExitStack() as teardown:
+            case = Case(backend_open(name, tmp_path, teardown), tmp_path, moment)
+            ending = killer.run(case.order("repair", moment))
+            assert ending.signal == signal.SIGKILL, f"the kill at moment {moment} of {count} did not fire"
+            try:
+                case.judge(case.finish(killer, "repair"))
+            except Exception as error:
+                error.add_note(f"killed at moment {moment} of {count}")
+                raise
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", ["sqlite", "postgres"])
+def test_killed_anywhere_in_an_adoption(name, killer, backend_open, tmp_path):
+    """Done again, it ends where it would have, and no text that there was a vector of is ever embedded."""
+
+    def ended(case):
+        judge(case.backend, EXPECTED, "third fifth")
+        # The last two have another text by the edits, or come into the `where` with them.
+        embedded = {text for text in log_counts(case.log) if not any(word in text for word in EDITED)}
+        assert embedded <= {"seventh", "sixth\n\nbody of row 6"}
+
+    with ExitStack() as teardown:
+        case = Case(backend_open(name, tmp_path, teardown), tmp_path, 0)
+        count = moments(killer, case, "adopt")
+        ended(case)
+    for moment in chosen(count, 8):
+        with ExitStack() as teardown:
+            case = Case(backend_open(name, tmp_path, teardown), tmp_path, moment)
+            ending = killer.run(case.order("adopt", moment))
+            assert ending.signal == signal.SIGKILL, f"the kill at moment {moment} of {count} did not fire"
+            case.finish(killer, "adopt")
+            try:
+                ended(case)
             except Exception as error:
                 error.add_note(f"killed at moment {moment} of {count}")
                 raise

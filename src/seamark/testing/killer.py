@@ -14,54 +14,30 @@ import subprocess
 import sys
 import threading
 import traceback
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import apsw
 import psycopg
 
-import seamark
 from seamark.core import service, sync
 from seamark.edges import worker
-from seamark.errors import NoRollbackError, StoreUnavailableError, UnknownGenerationError, UnknownSourceError
-from seamark.testing.oracle import OracleEmbedder
+from seamark.errors import StoreUnavailableError
+from seamark.testing.scenarios import BATCH_ROWS, CHARACTERS, SCENARIOS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator
     from types import TracebackType
     from typing import Self
 
-    from seamark.core.budget import Tally
-    from seamark.core.service import Seamark
-    from seamark.core.sync import Indexed, Indexer
-    from seamark.core.tracked import Tracked
-    from seamark.model import Lease, SourceRow
+    from seamark.testing.scenarios import Scenario
+
 
 P = ParamSpec("P")
 Y = TypeVar("Y")
 S = TypeVar("S")
 R = TypeVar("R")
-Scenario = Literal["life", "crew", "detach", "swap", "activate", "rollback", "drop"]
-STEPS = 1000
-"""More steps than a scenario takes: a loop that gets here does not end."""
-BATCH_ROWS = 4
-"""Rows of an enrolment batch and of a lease, so that a table of a dozen rows makes several of each."""
-FIRST_VECTORS = 2
-"""The id of the vector generation that an attach begins."""
-CHARACTERS = 60
-"""Text of one reading, so that some leases are split."""
-EDITS = (
-    "INSERT INTO notes (id, title, body, org) VALUES (30, 'late', 'a row that comes late', 1) ON CONFLICT DO NOTHING",
-    "UPDATE notes SET body = 'edited since' WHERE id = 2",
-    "DELETE FROM notes WHERE id = 3",
-    "UPDATE notes SET id = 40, body = 'moved' WHERE id = 4",
-    "UPDATE notes SET org = 9 WHERE id = 5",
-    "UPDATE notes SET org = 1 WHERE id = 6",
-    "UPDATE notes SET body = '' WHERE id = 7",
-)
-"""What the application does between two rounds of work; doing it again changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,180 +140,6 @@ class Moments:
             return result
 
         return watched
-
-
-class _NoKeeper:
-    def hold(self, lease: Lease) -> None: ...
-
-    def drop(self, lease: Lease) -> None: ...
-
-
-class _Small:
-    """An indexer of small leases."""
-
-    lease_rows = BATCH_ROWS
-    concurrency = 1
-
-    def __init__(self, indexer: Indexer) -> None:
-        self._indexer = indexer
-
-    def index(self, rows: Sequence[SourceRow], cancelled: Callable[[], bool], tally: Tally) -> Indexed:
-        return self._indexer.index(rows, cancelled, tally)
-
-
-def _work(here: Seamark) -> None:
-    """Do in one thread, in a fixed order, all that a worker does."""
-    for _ in range(STEPS):
-        worked = False
-        for source in here.store.sources():
-            for generation in (one for one in here.store.generations(source.id) if one.state != "retired"):
-                indexer = _Small(here.indexer(generation))
-                claim = here.store.lease_claim(generation.id, "killer", indexer.lease_rows, sync.LEASE_SECONDS)
-                worked |= claim.again or claim.lease is not None
-                if claim.lease is not None:
-                    sync.step(here.store, source, generation, indexer, claim.lease, _NoKeeper(), lambda: False, 0)
-                if generation.state == "building":
-                    worked |= here.store.generation_activate(generation.id)
-        if not worked:
-            break
-    else:
-        raise AssertionError("the work does not end")
-    for generation in here.store.generations():
-        while here.store.generation_maintain(generation.id, idle=True):
-            pass
-    for source in here.store.sources():
-        here.store.journal_trim(source.id)
-
-
-def _attach(here: Seamark) -> None:
-    here.attach("notes", text=["title", "body"], where={"org": {"$ne": 9}})
-
-
-def _life(order: Order, moments: Moments) -> None:
-    """Open, attach, work, let the application edit, work."""
-    with seamark.open(order.url, embedder=OracleEmbedder(log=Path(order.log), batch_items=3)) as here:
-        _attach(here)
-        _work(here)
-        moments.paused = True
-        edit(order.url)
-        moments.paused = False
-        _work(here)
-
-
-def _crew(order: Order, moments: Moments) -> None:
-    """Do the same with the worker that users run, threads and all."""
-    with seamark.open(order.url, embedder=OracleEmbedder(log=Path(order.log), batch_items=3, concurrency=2)) as here:
-        _attach(here)
-        here.work(until="current", threads=3)
-        moments.paused = True
-        edit(order.url)
-        moments.paused = False
-        here.work(until="current", threads=3)
-
-
-def _detach(order: Order, moments: Moments) -> None:
-    """Attach and work unharmed, then detach."""
-    moments.paused = moments.kill_at > 0
-    with seamark.open(order.url, embedder=OracleEmbedder(log=Path(order.log))) as here:
-        if moments.paused:
-            _attach(here)
-            _work(here)
-        moments.paused = False
-        try:
-            here.detach("notes")
-        except UnknownSourceError:
-            assert not order.kill_at
-
-
-def _old(order: Order) -> OracleEmbedder:
-    return OracleEmbedder("oracle-a", log=Path(order.log), batch_items=3)
-
-
-def _new(order: Order) -> OracleEmbedder:
-    return OracleEmbedder("oracle-b", 48, log=Path(order.log + "-new"), batch_items=3)
-
-
-@contextmanager
-def _swapping(order: Order, moments: Moments, *, manual: bool | None = None) -> Generator[tuple[Seamark, Tracked]]:
-    """Attach by one model and work unharmed, unless that is done already, and open the database with another one beside it.
-
-    Unless `manual` is None, a swap to the other one is begun and worked on, then the application edits.
-    """
-    moments.paused = True
-    with seamark.open(order.url, embedder=_old(order)) as here:
-        first = not here.sources()
-        if first:
-            _attach(here)
-            _work(here)
-    with seamark.open(order.url, embedder=[_new(order), _old(order)]) as here:
-        tracked = here.source("notes")
-        if first and manual is not None:
-            tracked.swap(manual=manual)
-            _work(here)
-            edit(order.url)
-            _work(here)
-        moments.paused = False
-        yield here, tracked
-
-
-def _swap(order: Order, moments: Moments) -> None:
-    """Swap, work until the new model is searched, let the application edit, work."""
-    with _swapping(order, moments) as (here, tracked):
-        tracked.swap()
-        _work(here)
-        moments.paused = True
-        edit(order.url)
-        moments.paused = False
-        _work(here)
-
-
-def _activate(order: Order, moments: Moments) -> None:
-    """Activate what is whole, and work."""
-    with _swapping(order, moments, manual=True) as (here, tracked):
-        tracked.activate(next(one.generation.id for one in tracked.generations() if one.generation.manual))
-        _work(here)
-
-
-def _rollback(order: Order, moments: Moments) -> None:
-    """Go back to the first model, and let it catch up."""
-    with _swapping(order, moments, manual=False) as (here, tracked):
-        with suppress(NoRollbackError):  # it was done when the one before was killed
-            tracked.rollback()
-        _work(here)
-
-
-def _drop(order: Order, moments: Moments) -> None:
-    """Drop the first model's vectors, and work."""
-    with _swapping(order, moments, manual=False) as (here, tracked):
-        with suppress(UnknownGenerationError):  # as above
-            tracked.drop(FIRST_VECTORS)
-        _work(here)
-
-
-def edit(url: str) -> None:
-    """Do what the application does, on a connection of its own."""
-    if url.startswith("sqlite:"):
-        connection = apsw.Connection(url.removeprefix("sqlite:///"))
-        try:
-            for statement in EDITS:
-                connection.execute(statement)  # pyright: ignore[reportUnknownMemberType]
-        finally:
-            connection.close()
-    else:
-        with psycopg.connect(url, autocommit=True, application_name="user") as connection:
-            for statement in EDITS:
-                connection.execute(statement.encode())
-
-
-SCENARIOS: dict[str, Callable[[Order, Moments], None]] = {
-    "life": _life,
-    "crew": _crew,
-    "detach": _detach,
-    "swap": _swap,
-    "activate": _activate,
-    "rollback": _rollback,
-    "drop": _drop,
-}
 
 
 class _Cut:
