@@ -95,6 +95,12 @@ def until(reached):
         time.sleep(0.01)
 
 
+class Keeper:
+    def hold(self, lease): ...
+
+    def drop(self, lease): ...
+
+
 def vector_work(service, tracked):
     generation = next(known for known in service.store.generations(tracked.source.id) if known.kind == "vector")
     return tracked.source, generation, service.indexer(generation)
@@ -218,6 +224,25 @@ class Fed(OracleEmbedder):
     def embed_documents(self, texts):
         self._application.run("INSERT INTO notes VALUES (?, ?)", 1000 + self.calls, f"fed {self.calls}")
         return super().embed_documents(texts)
+
+
+def test_the_end_is_not_come_while_a_first_index_with_failed_rows_is_not_active_yet(backend):
+    """There is none that it would take the place of, so that nothing but a worker's next look is waited for."""
+    with_tables(backend)
+    embedder = OracleEmbedder(refused={"notes 7"})
+    with seamark.open(backend.url, embedder=embedder) as service:
+        tracked = service.attach("notes", text="body")
+        for generation in service.store.generations():
+            source, _, indexer = tracked.source, generation, service.indexer(generation)
+            while (claim := service.store.lease_claim(generation.id, "w", 100, 30)).again or claim.lease is not None:
+                if claim.lease is not None:
+                    sync.step(service.store, source, generation, indexer, claim.lease, Keeper(), lambda: False, 0)
+        assert tracked.coverage().failed == 1
+        assert {generation.state for generation in service.store.generations()} == {"building"}
+        waited = indexed.Indexed(service)
+        assert not waited.whole()
+        assert all(service.store.generation_activate(generation.id) for generation in service.store.generations())
+        assert waited.whole()
 
 
 def test_until_current_ends_under_an_endless_stream_of_inserts(backend):

@@ -63,7 +63,8 @@ class Indexed:
         store = self._service.store
         generations = [generation for generation in store.generations(source.id) if generation.state != "retired"]
         building = [generation for generation in generations if generation.state == "building"]
-        if any(not self._left(source, generation) for generation in building):
+        active = {generation.kind for generation in generations if generation.state == "active"}
+        if any(not self._left(source, generation, replaces=generation.kind in active) for generation in building):
             return False
         given_up = {generation.kind for generation in building if not generation.manual}
         return not any(
@@ -72,10 +73,13 @@ class Indexed:
             if not (_out(generation) and generation.state == "active" and generation.kind in given_up)
         )
 
-    def _left(self, source: Source, generation: Generation) -> bool:
-        """Say whether it is left to somebody to activate a generation: as was asked for, or because rows failed in it."""
+    def _left(self, source: Source, generation: Generation, *, replaces: bool) -> bool:
+        """Say whether it is left to somebody to activate a generation: as was asked for, or because rows failed in it.
+
+        Failed rows keep none from becoming the first of its kind, which takes the place of nothing.
+        """
         store = self._service.store
-        return generation.manual or store.coverage(source, [generation.id])[generation.id].failed > 0
+        return generation.manual or (replaces and store.coverage(source, [generation.id])[generation.id].failed > 0)
 
     def _stalled(self, source: Source) -> bool:
         """Say whether the attach has not moved for so long that nobody can be at it."""
