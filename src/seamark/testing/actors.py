@@ -92,6 +92,9 @@ class Reading:
         return [json.loads(line) for line in whole.splitlines()]
 
 
+STOP_SECONDS = 1.0
+
+
 class SleepyOracle(OracleEmbedder):
     """An oracle whose process stops itself once a number of calls are answered."""
 
@@ -104,6 +107,8 @@ class SleepyOracle(OracleEmbedder):
         found = super().embed_documents(texts)
         if self._sleep_after and self.calls == self._sleep_after:
             os.kill(os.getpid(), signal.SIGSTOP)
+            # Another thread may be the one that takes the signal: until it has, this one must not go on and settle.
+            time.sleep(STOP_SECONDS)
         return found
 
 
