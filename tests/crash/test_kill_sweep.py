@@ -84,28 +84,39 @@ def chosen(count, samples=SAMPLES):
     return range(1, count + 1, stride)
 
 
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", ["sqlite", "postgres"])
-def test_killed_anywhere_in_attach_and_work(name, killer, backend_open, tmp_path):
-    """Attach, claim, read, settle, upkeep and trim: whatever the statement, the next process ends where this one would have."""
-    with ExitStack() as teardown:
-        case = Case(backend_open(name, tmp_path, teardown), tmp_path, 0)
-        count = moments(killer, case, "life")
-        case.judge(0)
-    for moment in chosen(count):
+@pytest.fixture(params=["sqlite", "postgres"])
+def sweep(request, killer, backend_open, tmp_path):
+    """Return a function that kills a scenario at a spread of its moments, and judges what each next process ends with.
+
+    `ended(case, expired)` judges; the scenario that nobody kills is judged first.
+    """
+
+    def swept(scenario, ended, samples=SAMPLES):
         with ExitStack() as teardown:
-            case = Case(backend_open(name, tmp_path, teardown), tmp_path, moment)
-            ending = killer.run(case.order("life", moment))
-            assert ending.signal == signal.SIGKILL, f"the kill at moment {moment} of {count} did not fire"
-            try:
-                case.judge(case.finish(killer, "life"))
-            except Exception as error:
-                error.add_note(f"killed at moment {moment} of {count}")
-                raise
+            case = Case(backend_open(request.param, tmp_path, teardown), tmp_path, 0)
+            count = moments(killer, case, scenario)
+            ended(case, 0)
+        for moment in chosen(count, samples):
+            with ExitStack() as teardown:
+                case = Case(backend_open(request.param, tmp_path, teardown), tmp_path, moment)
+                ending = killer.run(case.order(scenario, moment))
+                assert ending.signal == signal.SIGKILL, f"the kill at moment {moment} of {count} did not fire"
+                try:
+                    ended(case, case.finish(killer, scenario))
+                except Exception as error:
+                    error.add_note(f"killed at moment {moment} of {count}")
+                    raise
+
+    return swept
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", ["sqlite", "postgres"])
+def test_killed_anywhere_in_attach_and_work(sweep):
+    """Attach, claim, read, settle, upkeep and trim: whatever the statement, the next process ends where this one would have."""
+    sweep("life", Case.judge)
+
+
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("scenario", "samples", "states"),
     [
@@ -115,7 +126,7 @@ def test_killed_anywhere_in_attach_and_work(name, killer, backend_open, tmp_path
         ("drop", 6, {"oracle-b": "active"}),
     ],
 )
-def test_killed_anywhere_in_a_swap_and_what_comes_after(name, scenario, samples, states, killer, backend_open, tmp_path):
+def test_killed_anywhere_in_a_swap_and_what_comes_after(scenario, samples, states, sweep):
     """Done again, it ends where it would have: the same generations in the same states, and no text paid for twice."""
 
     def ended(case, expired):
@@ -125,68 +136,26 @@ def test_killed_anywhere_in_a_swap_and_what_comes_after(name, scenario, samples,
         active = next(name for name, state in states.items() if state == "active")
         judge_calls(case.log.with_name(case.log.name + ("-new" if active == "oracle-b" else "")), EXPECTED, expired)
 
-    with ExitStack() as teardown:
-        case = Case(backend_open(name, tmp_path, teardown), tmp_path, 0)
-        count = moments(killer, case, scenario)
-        ended(case, 0)
-    for moment in chosen(count, samples):
-        with ExitStack() as teardown:
-            case = Case(backend_open(name, tmp_path, teardown), tmp_path, moment)
-            ending = killer.run(case.order(scenario, moment))
-            assert ending.signal == signal.SIGKILL, f"the kill at moment {moment} of {count} did not fire"
-            try:
-                ended(case, case.finish(killer, scenario))
-            except Exception as error:
-                error.add_note(f"killed at moment {moment} of {count}")
-                raise
+    sweep(scenario, ended, samples)
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", ["sqlite", "postgres"])
-def test_killed_anywhere_in_a_repair(name, killer, backend_open, tmp_path):
+def test_killed_anywhere_in_a_repair(sweep):
     """Of what no trigger saw; done again, it ends where it would have."""
-    with ExitStack() as teardown:
-        case = Case(backend_open(name, tmp_path, teardown), tmp_path, 0)
-        count = moments(killer, case, "repair")
-        case.judge(0)
-    for moment in chosen(count, 8):
-        with ExitStack() as teardown:
-            case = Case(backend_open(name, tmp_path, teardown), tmp_path, moment)
-            ending = killer.run(case.order("repair", moment))
-            assert ending.signal == signal.SIGKILL, f"the kill at moment {moment} of {count} did not fire"
-            try:
-                case.judge(case.finish(killer, "repair"))
-            except Exception as error:
-                error.add_note(f"killed at moment {moment} of {count}")
-                raise
+    sweep("repair", Case.judge, 8)
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", ["sqlite", "postgres"])
-def test_killed_anywhere_in_an_adoption(name, killer, backend_open, tmp_path):
+def test_killed_anywhere_in_an_adoption(sweep):
     """Done again, it ends where it would have, and no text that there was a vector of is ever embedded."""
 
-    def ended(case):
+    def ended(case, _):
         judge(case.backend, EXPECTED, "third fifth")
         # The last two have another text by the edits, or come into the `where` with them.
         embedded = {text for text in log_counts(case.log) if not any(word in text for word in EDITED)}
         assert embedded <= {"seventh", "sixth\n\nbody of row 6"}
 
-    with ExitStack() as teardown:
-        case = Case(backend_open(name, tmp_path, teardown), tmp_path, 0)
-        count = moments(killer, case, "adopt")
-        ended(case)
-    for moment in chosen(count, 8):
-        with ExitStack() as teardown:
-            case = Case(backend_open(name, tmp_path, teardown), tmp_path, moment)
-            ending = killer.run(case.order("adopt", moment))
-            assert ending.signal == signal.SIGKILL, f"the kill at moment {moment} of {count} did not fire"
-            case.finish(killer, "adopt")
-            try:
-                ended(case)
-            except Exception as error:
-                error.add_note(f"killed at moment {moment} of {count}")
-                raise
+    sweep("adopt", ended, 8)
 
 
 @pytest.mark.timeout(3600)
