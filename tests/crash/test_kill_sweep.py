@@ -9,17 +9,22 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from seamark.testing.judgement import judge, judge_calls
+from seamark.core.registry import PROBES
+from seamark.testing.batch_server import BillingServer
+from seamark.testing.judgement import judge, judge_calls, judge_source
 from seamark.testing.killer import Killer, Order
-from seamark.testing.oracle import log_counts
+from seamark.testing.oracle import log_counts, oracle_proves
 from seamark.testing.proxy import Proxy
 from seamark.testing.scenarios import EDITED
+from seamark.testing.workbench import Workbench
 
 SAMPLES = 40
 TITLES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
@@ -49,6 +54,7 @@ class Case:
     def __init__(self, backend, folder, number):
         self.backend = backend
         self.log = folder / f"log-{backend.name}-{number}"
+        self.server = None
         self.application = backend.application()
         integer, text = backend.type("integer"), backend.type("text")
         self.application.run(f"CREATE TABLE notes (id {integer} PRIMARY KEY, title {text}, body {text}, org {integer})")
@@ -57,7 +63,8 @@ class Case:
         self.application.many("INSERT INTO notes VALUES (?, ?, ?, ?)", rows)
 
     def order(self, scenario, kill_at):
-        return Order(self.backend.url, scenario, kill_at, str(self.log))
+        model = None if self.server is None else self.server.locator
+        return Order(self.backend.url, scenario, kill_at, str(self.log), model=model)
 
     def finish(self, killer, scenario):
         """Let the leases of the dead expire, and another process do the same again; return how many leases there were."""
@@ -88,17 +95,22 @@ def chosen(count, samples=SAMPLES):
 def sweep(request, killer, backend_open, tmp_path):
     """Return a function that kills a scenario at a spread of its moments, and judges what each next process ends with.
 
-    `ended(case, expired)` judges; the scenario that nobody kills is judged first.
+    `ended(case, expired)` judges; the scenario that nobody kills is judged first. `served` makes a server for each case.
     """
 
-    def swept(scenario, ended, samples=SAMPLES):
+    def begin(teardown, number, served):
+        case = Case(backend_open(request.param, tmp_path, teardown), tmp_path, number)
+        case.server = teardown.enter_context(served()) if served else None
+        return case
+
+    def swept(scenario, ended, samples=SAMPLES, served=None):
         with ExitStack() as teardown:
-            case = Case(backend_open(request.param, tmp_path, teardown), tmp_path, 0)
+            case = begin(teardown, 0, served)
             count = moments(killer, case, scenario)
             ended(case, 0)
         for moment in chosen(count, samples):
             with ExitStack() as teardown:
-                case = Case(backend_open(request.param, tmp_path, teardown), tmp_path, moment)
+                case = begin(teardown, moment, served)
                 ending = killer.run(case.order(scenario, moment))
                 assert ending.signal == signal.SIGKILL, f"the kill at moment {moment} of {count} did not fire"
                 try:
@@ -156,6 +168,35 @@ def test_killed_anywhere_in_an_adoption(sweep):
         assert embedded <= {"seventh", "sixth\n\nbody of row 6"}
 
     sweep("adopt", ended, 8)
+
+
+@pytest.mark.timeout(3600)
+def test_killed_anywhere_in_batches_at_a_provider(sweep):
+    """Whoever comes after sees to what was begun: no passage is submitted twice, called for besides, or counted twice.
+
+    That holds for the dead. Who sleeps between the last look at its claim and its request, for longer than the claim holds (ten
+    minutes), sends a second batch when it wakes up: no provider refuses a tag that is there.
+    """
+
+    def ended(case, expired):
+        bench = Workbench(case.backend)
+        [source] = bench.store.sources()
+        judge_source(bench, source, EXPECTED, "third fifth", proves=lambda v, text, _: oracle_proves(v, text, "oracle"))
+        batches = [batch for one in bench.store.generations(source.id) for batch in bench.store.batches(one.id)]
+        assert {batch.state for batch in batches} == {"done"}
+        sent = [batch for batch in batches if batch.requests]
+        assert len(sent) > 1
+        assert [(one.id, one.tag) for one in case.server.batches] == [(batch.provider_id, batch.tag) for batch in sent]
+        submitted = Counter(line["body"]["input"] for one in case.server.batches for line in one.lines)
+        assert max(submitted.values()) == 1
+        called = Counter(text for texts in case.server.calls if texts != PROBES for text in texts)
+        late = {text for text in called if any(word in text for word in EDITED)}
+        assert called.keys() - late <= {"seventh", "sixth\n\nbody of row 6"}, "the rows there were came by the batches"
+        assert max(called.values()) <= 1 + expired
+        spent = sum(one.texts for one in bench.store.spends(source.id).values())
+        assert submitted.total() <= spent <= submitted.total() + called.total()
+
+    sweep("batch", ended, 24, partial(BillingServer, looks=2))
 
 
 @pytest.mark.timeout(3600)

@@ -2,8 +2,12 @@
 
 A batch only fills in vectors beforehand (`vectors_put`): rows are claimed and settled by the ordinary workers, who find them
 there. While a batch is under way the generation's backfill lane is held; the hold lapses by itself a little after the time that
-the provider has, so that a backfill is never stopped for good. Before anything is sent it is written down that it will be, and
-before it is sent again the provider is asked whether it has it.
+the provider has, so that a backfill is never stopped for good. Before a batch is sent it is written down under
+its tag, and the provider is asked whether it has that already.
+
+So a passage is sent twice only where that cannot be known: by one who sleeps between the last look at whether the batch is
+still theirs and the arrival of the request, for longer than it is theirs (`TAKE_SECONDS`); or where a provider makes a batch of
+a request that has been given up, and does not list it yet when it is asked. No provider refuses a second batch of the same tag.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from seamark.errors import (
     InvalidRequestError,
 )
 from seamark.model import precision
-from seamark.model.cost import Spent
+from seamark.model.cost import NOTHING_SPENT, Spent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,13 +108,17 @@ class _Step:
 
     def send(self, batch: ProviderBatch) -> ProviderBatch:
         """Send the next passages, unless the provider has them already."""
-        if batch.state == "sending" and (there := self._provider.batch_find(batch.tag)) is not None:
+        # Also of one that is only planned: a crash of the database's server may have taken back that it was being sent.
+        if (there := self._provider.batch_find(batch.tag)) is not None:
             return self._written(replace(batch, state="submitted", provider_id=there))
         passages, upto = self._passages(batch.after)
         if not passages:
             return self.ended(replace(batch, state="done", upto=upto))
         sending = self._written(replace(batch, state="sending", upto=upto, requests=len(passages)))
-        there = self._provider.batch_send(batch.tag, ((digest.hex(), text) for digest, text in passages.items()))
+        file = self._provider.batch_upload(batch.tag, ((digest.hex(), text) for digest, text in passages.items()))
+        if self._store.batch_take(self._generation.id, self._owner, TAKE_SECONDS) is None:  # an upload may take long
+            raise self._lost(batch)
+        there = self._provider.batch_start(batch.tag, file)
         return self._written(replace(sending, state="submitted", provider_id=there))
 
     def _passages(self, after: int) -> tuple[dict[bytes, str], int]:
@@ -148,11 +156,11 @@ class _Step:
             tokens += sum(answer.tokens for answer in answers)
             if self._store.batch_take(self._generation.id, self._owner, TAKE_SECONDS) is None:
                 return batch  # somebody else is at it, and does all of this again
-        self._store.spend_add(self._generation.id, self._owner, Spent(1, answered, tokens))
         error = look.error
         if error is None and batch.requests and not answered:
             error = f"batch {batch.provider_id} has answered none of {batch.requests:,} requests"
-        return self.ended(replace(batch, state="done" if error is None else "failed", answered=answered, error=error))
+        ended = replace(batch, state="done" if error is None else "failed", answered=answered, error=error)
+        return self.ended(ended, Spent(1, answered, tokens))
 
     def _put(self, answers: Sequence[BatchAnswer]) -> int:
         """Put the vectors by, checked as those of a call are; return how many."""
@@ -163,14 +171,17 @@ class _Step:
             self._store.vectors_put(self._generation.id, list(found), vectors)
         return len(found)
 
-    def ended(self, batch: ProviderBatch) -> ProviderBatch:
+    def ended(self, batch: ProviderBatch, spent: Spent = NOTHING_SPENT) -> ProviderBatch:
         """Write down how a batch has ended; plan the next, or let go of the backfill lane where it failed or was the last."""
-        self._written(batch, 0)
-        if batch.state == "done" and batch.upto < self._generation.backfill:
-            self._store.batch_begin(self._generation.id, batch.upto, HOLD_SECONDS)
+        if not self._store.batch_end(batch, self._owner, HOLD_SECONDS if batch.state == "done" else 0.0, spent):
+            raise self._lost(batch)
         return batch
 
-    def _written(self, batch: ProviderBatch, seconds: float = HOLD_SECONDS) -> ProviderBatch:
-        if not self._store.batch_write(batch, self._owner, seconds):
-            raise EmbedderTransientError(f"batch {batch.tag} has been taken over by another worker")
+    def _written(self, batch: ProviderBatch) -> ProviderBatch:
+        if not self._store.batch_write(batch, self._owner, HOLD_SECONDS):
+            raise self._lost(batch)
         return batch
+
+    @staticmethod
+    def _lost(batch: ProviderBatch) -> EmbedderTransientError:
+        return EmbedderTransientError(f"batch {batch.tag} has been taken over by another worker")

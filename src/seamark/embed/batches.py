@@ -56,8 +56,12 @@ class Batched(Protocol):
         """Return the provider's id of the batch with that tag, None when it has none."""
         ...
 
-    def batch_send(self, tag: str, passages: Iterable[tuple[str, str]]) -> str:
-        """Send passages, each with a name of its own, as a batch with that tag; return the provider's id of it."""
+    def batch_upload(self, tag: str, passages: Iterable[tuple[str, str]]) -> str:
+        """Send passages, each with a name of its own; return the provider's id of the file. Nothing is billed for it."""
+        ...
+
+    def batch_start(self, tag: str, file: str) -> str:
+        """Have a file answered as a batch with that tag; return the provider's id of the batch."""
         ...
 
     def batch_look(self, batch: str) -> BatchLook:
@@ -93,8 +97,8 @@ def batch_find(opened: Opened, tag: str) -> str | None:
     return None
 
 
-def batch_send(opened: Opened, tag: str, body: dict[str, object], passages: Iterable[tuple[str, str]]) -> str:
-    """Upload the requests, and make a batch of them."""
+def batch_upload(opened: Opened, tag: str, body: dict[str, object], passages: Iterable[tuple[str, str]]) -> str:
+    """Upload the requests."""
     with tempfile.TemporaryFile() as file:
         for name, text in passages:
             request = {"custom_id": name, "method": "POST", "url": ENDPOINT, "body": {**body, "input": text}}
@@ -102,9 +106,13 @@ def batch_send(opened: Opened, tag: str, body: dict[str, object], passages: Iter
         file.seek(0)
         files = {"file": (f"{tag}.jsonl", file, "application/jsonl")}
         with opened("POST", "/files", data={"purpose": "batch"}, files=files) as reply:
-            uploaded = _object(reply.read())
+            return str(_object(reply.read())["id"])
+
+
+def batch_start(opened: Opened, tag: str, file: str) -> str:
+    """Make a batch of a file."""
     asked = {
-        "input_file_id": uploaded["id"],
+        "input_file_id": file,
         "endpoint": ENDPOINT,
         "completion_window": "24h",
         "metadata": {TAG: tag},

@@ -270,14 +270,18 @@ class OpenAIEmbedder(_HttpEmbedder):
         """Return the provider's id of the batch with that tag, None when it has none."""
         return batches.batch_find(self._opened, tag)
 
-    def batch_send(self, tag: str, passages: Iterable[tuple[str, str]]) -> str:
-        """Send passages, each with a name of its own, as a batch with that tag; return the provider's id of it."""
+    def batch_upload(self, tag: str, passages: Iterable[tuple[str, str]]) -> str:
+        """Send passages, each with a name of its own; return the provider's id of the file."""
         body: dict[str, object] = {"model": self._model, "encoding_format": "base64"}  # a quarter of the length
         if self._settings.dimensions is not None:
             body["dimensions"] = self._settings.dimensions
         prefix = self._settings.document_prefix
         prefixed = ((name, encodable_texts([prefix + text])[0]) for name, text in passages)
-        return batches.batch_send(self._opened, tag, body, prefixed)
+        return batches.batch_upload(self._opened, tag, body, prefixed)
+
+    def batch_start(self, tag: str, file: str) -> str:
+        """Have a file answered as a batch with that tag; return the provider's id of the batch."""
+        return batches.batch_start(self._opened, tag, file)
 
     def batch_look(self, batch: str) -> BatchLook:
         """Say how a batch stands."""

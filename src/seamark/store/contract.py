@@ -346,8 +346,15 @@ class Store(Auditing, Protocol):
     def batch_write(self, batch: ProviderBatch, owner: str, seconds: float) -> bool:
         """Write what has become of a batch, and hold the generation's backfill lane for so long from now.
 
-        0 lets go of the lane. False, and nothing written, where the owner has lost the batch. One that is done or failed is
-        let go of.
+        False, and nothing written, where the owner has lost the batch.
+        """
+        ...
+
+    def batch_end(self, batch: ProviderBatch, owner: str, seconds: float, spent: Spent) -> bool:
+        """Write how a batch has ended and what it has cost, and plan the next, in one transaction.
+
+        The next one is of the rows above its `upto`, and holds the backfill lane for so long from now. With 0 seconds, or where
+        no rows are left, none is planned and the lane is let go of. False, and nothing written, where the owner has lost it.
         """
         ...
 

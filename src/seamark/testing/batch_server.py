@@ -38,6 +38,7 @@ class ServedBatch:
     tag: str
     lines: list[dict[str, Any]]
     status: str = "in_progress"
+    looks: int = 0
     answers: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     def shown(self) -> dict[str, Any]:
@@ -57,15 +58,17 @@ class ServedBatch:
 class BillingServer(ThreadingHTTPServer):
     """Listens on a free port of this machine from construction on, and serves while it is entered.
 
-    `calls` and `tokens` are what it has billed. With `tells` false its replies have no `usage`.
+    `calls` and `tokens` are what it has billed. With `tells` false its replies have no `usage`. With `looks` a batch ends by
+    itself when it has been looked at so often.
     """
 
     daemon_threads = True
 
-    def __init__(self, *, dimension: int = 32, tells: bool = True) -> None:
+    def __init__(self, *, dimension: int = 32, tells: bool = True, looks: int | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.dimension = dimension
         self.tells = tells
+        self.looks = looks
         self.calls: list[tuple[str, ...]] = []
         self.tokens = 0
         self.batches: list[ServedBatch] = []
@@ -113,6 +116,14 @@ class BillingServer(ThreadingHTTPServer):
                 batch.answers.append(self._answered(line))
             batch.status = status
 
+    def looked(self, name: str) -> ServedBatch:
+        """Return a batch that somebody looks at; it may end by that."""
+        batch = next(batch for batch in self.batches if batch.id == name)
+        batch.looks += 1
+        if batch.looks == self.looks:
+            self.finish()
+        return batch
+
     def _answered(self, line: dict[str, Any]) -> dict[str, Any]:
         body = line["body"]
         if body["input"] in self.refused:
@@ -145,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
             case ["batches"]:
                 self._list(parse_qs(address.query))
             case ["batches", name]:
-                self._send(HTTPStatus.OK, next(batch for batch in self.server.batches if batch.id == name).shown())
+                self._send(HTTPStatus.OK, self.server.looked(name).shown())
             case ["files", name, "content"]:
                 batch = next(batch for batch in self.server.batches if f"out-{batch.id}" == name)
                 self._send_bytes(HTTPStatus.OK, b"".join(json.dumps(line).encode() + b"\n" for line in reversed(batch.answers)))

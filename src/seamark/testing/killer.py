@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import apsw
+import httpx2
 import psycopg
 
 from seamark.core import service, sync
@@ -42,10 +43,11 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a child is to do. `kill_at` is the moment it ends at, from 1, two a statement; 0: it lives.
+    """What a child is to do. `kill_at` is the moment it ends at, from 1, two a statement or request; 0: it lives.
 
-    With `cut`, PostgreSQL's backends of the child are terminated at that moment instead; what fails for it is begun again by
-    the same child, once the leases that it held have expired.
+    `model` is the locator of a server's model, for a scenario with one. With `cut`, PostgreSQL's backends of the child are
+    terminated at that moment instead; what fails for it is begun again by the same child, once the leases that it held have
+    expired.
     """
 
     url: str
@@ -53,6 +55,7 @@ class Order:
     kill_at: int
     log: str
     cut: bool = False
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class Ending:
 
 
 class Moments:
-    """Counts the moments before and after every statement of either driver, and is killed at the chosen one."""
+    """Counts the moments before and after every statement of either driver and every HTTP request, and is killed at one."""
 
     def __init__(self, kill_at: int, strike: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGKILL)) -> None:
         self.kill_at = kill_at
@@ -93,7 +96,7 @@ class Moments:
             self._strike()
 
     def watch(self) -> None:
-        """Watch both drivers from here on."""
+        """Watch both drivers and the HTTP client from here on."""
         apsw.connection_hooks.append(self._watch_sqlite)
         for name in ("execute", "executemany"):
             setattr(psycopg.Cursor, name, self._around(getattr(psycopg.Cursor, name)))
@@ -101,6 +104,8 @@ class Moments:
         # BEGIN, COMMIT and ROLLBACK, which psycopg sends by itself.
         command = psycopg.Connection._exec_command  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         psycopg.Connection._exec_command = self._around_generator(command)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        # Until the head of the reply is here: the server has done what it was asked.
+        httpx2.Client.send = self._around(httpx2.Client.send)  # type: ignore[method-assign]
 
     def _watch_sqlite(self, connection: apsw.Connection) -> None:
         events = apsw.SQLITE_TRACE_STMT | apsw.SQLITE_TRACE_PROFILE

@@ -11,7 +11,7 @@ import numpy as np
 import psycopg
 
 import seamark
-from seamark.core import sync
+from seamark.core import batch, sync
 from seamark.core.chunking import render
 from seamark.errors import InvalidRequestError, NoRollbackError, UnknownGenerationError, UnknownSourceError
 from seamark.testing.oracle import OracleEmbedder, oracle_vector
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from seamark.model import Key, Lease, SourceRow
     from seamark.testing.killer import Moments, Order
 
-Scenario = Literal["life", "crew", "detach", "swap", "activate", "rollback", "drop", "repair", "adopt", "open"]
+Scenario = Literal["life", "crew", "detach", "swap", "activate", "rollback", "drop", "repair", "adopt", "batch", "open"]
 STEPS = 1000
 """More steps than a scenario takes: a loop that gets here does not end."""
 BATCH_ROWS = 4
@@ -238,6 +238,29 @@ def _adopt(order: Order, moments: Moments) -> None:
         _work(here)
 
 
+def _batch(order: Order, moments: Moments) -> None:
+    """Attach, have a provider fill the index in several batches, work, let the application edit, work.
+
+    The batches are begun once: whoever comes after has only to see to them, as any worker does.
+    """
+    batch.PASSAGES_MAX = batch.READ_ROWS = batch.ANSWERS_AT_ONCE = BATCH_ROWS
+    with seamark.open(order.url, model=order.model) as here:
+        tracked = _attach(here)
+        if not tracked.batches():
+            tracked.batch()
+        for _ in range(STEPS):
+            # By one name: as if the time that the one before was given had passed.
+            if not here.batches_advance("killer"):
+                break
+        else:
+            raise AssertionError("the batches do not end")
+        _work(here)
+        moments.paused = True
+        edit(order.url)
+        moments.paused = False
+        _work(here)
+
+
 def _open(order: Order, moments: Moments) -> None:  # noqa: ARG001 every moment of it counts
     """Open a database, which brings its schema up to date."""
     with seamark.open(order.url, embedder=_old(order)):
@@ -269,5 +292,6 @@ SCENARIOS: dict[str, Callable[[Order, Moments], None]] = {
     "drop": _drop,
     "repair": _repair,
     "adopt": _adopt,
+    "batch": _batch,
     "open": _open,
 }

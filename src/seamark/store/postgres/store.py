@@ -329,6 +329,10 @@ class PostgresStore(PostgresAuditing):
         """See the contract."""
         return batches.batch_write(self._database, batch, owner, seconds)
 
+    def batch_end(self, batch: ProviderBatch, owner: str, seconds: float, spent: Spent) -> bool:
+        """See the contract."""
+        return batches.batch_end(self._database, batch, owner, seconds, spent)
+
     def spend_add(self, generation_id: int, worker: str, spent: Spent) -> None:
         """See the contract."""
         vectors.spend_add(self._database, generation_id, worker, spent)

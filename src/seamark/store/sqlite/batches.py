@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from seamark.model import StoredVectors
-    from seamark.store.sqlite.connection import Connections
+    from seamark.model.cost import Spent
+    from seamark.store.sqlite.connection import Connection, Connections
 
 
 def vectors_put(connections: Connections, generation: int, digests: Sequence[bytes], vectors: StoredVectors) -> None:
@@ -28,9 +29,7 @@ def batch_begin(connections: Connections, generation: int, after: int, seconds: 
     """Plan a batch, or return the one that is open."""
     with connections.transaction() as connection:
         now = clock(connection)
-        values = {"generation": generation, "after": after, "tag": f"seamark-{uuid.uuid4().hex}", "now": now}
-        connection.run(STATEMENTS["batch_insert"], values)
-        if connection.changes():
+        if _planned(connection, generation, after, now):
             connection.run(STATEMENTS["batch_hold"], (now + int(seconds * MICROSECONDS), generation))
         found = [ProviderBatch(*row) for row in connection.rows(STATEMENTS["batches"], (generation,))]
     return next((batch for batch in found if batch.state not in ("done", "failed")), None)
@@ -56,19 +55,43 @@ def batch_write(connections: Connections, batch: ProviderBatch, owner: str, seco
     """Write what has become of a batch."""
     with connections.transaction() as connection:
         now = clock(connection)
-        values = {
-            "id": batch.id,
-            "state": batch.state,
-            "upto": batch.upto,
-            "requests": batch.requests,
-            "answered": batch.answered,
-            "provider_id": batch.provider_id,
-            "error": None if batch.error is None else batch.error.encode("utf-8", "replace").decode("utf-8"),
-            "owner": owner,
-            "now": now,
-        }
-        if connection.row(STATEMENTS["batch_write"], values) is None:
+        written = _written(connection, batch, owner, now)
+        if written:
+            connection.run(STATEMENTS["batch_hold"], (now + int(seconds * MICROSECONDS), batch.generation_id))
+    return written
+
+
+def batch_end(connections: Connections, batch: ProviderBatch, owner: str, seconds: float, spent: Spent) -> bool:
+    """Write how a batch has ended and what it has cost, and plan the next."""
+    generation = batch.generation_id
+    with connections.transaction() as connection:
+        now = clock(connection)
+        if not _written(connection, batch, owner, now):
             return False
-        held_until = now + int(seconds * MICROSECONDS) if seconds else 0
-        connection.run(STATEMENTS["batch_hold"], (held_until, batch.generation_id))
-        return True
+        connection.run(STATEMENTS["spend_add"], (owner, spent.calls, spent.texts, spent.tokens, generation))
+        following = seconds > 0 and _planned(connection, generation, batch.upto, now)
+        connection.run(STATEMENTS["batch_hold"], (now + int(seconds * MICROSECONDS) if following else 0, generation))
+    return True
+
+
+def _planned(connection: Connection, generation: int, after: int, now: int) -> bool:
+    """Plan a batch, unless one is open or nothing is left; say whether it was."""
+    values = {"generation": generation, "after": after, "tag": f"seamark-{uuid.uuid4().hex}", "now": now}
+    connection.run(STATEMENTS["batch_insert"], values)
+    return connection.changes() > 0
+
+
+def _written(connection: Connection, batch: ProviderBatch, owner: str, now: int) -> bool:
+    """Write a batch down; say whether it was still the owner's."""
+    values = {
+        "id": batch.id,
+        "state": batch.state,
+        "upto": batch.upto,
+        "requests": batch.requests,
+        "answered": batch.answered,
+        "provider_id": batch.provider_id,
+        "error": None if batch.error is None else batch.error.encode("utf-8", "replace").decode("utf-8"),
+        "owner": owner,
+        "now": now,
+    }
+    return connection.row(STATEMENTS["batch_write"], values) is not None

@@ -364,6 +364,10 @@ class SqliteStore(SqliteAuditing):
         """Write what has become of a batch, and hold the backfill lane for so long."""
         return batches.batch_write(self._connections, batch, owner, seconds)
 
+    def batch_end(self, batch: ProviderBatch, owner: str, seconds: float, spent: Spent) -> bool:
+        """Write how a batch has ended and what it has cost, and plan the next."""
+        return batches.batch_end(self._connections, batch, owner, seconds, spent)
+
     def spend_add(self, generation_id: int, worker: str, spent: Spent) -> None:
         """Add to what indexing of a generation has cost."""
         vectors.spend_add(self._connections, generation_id, worker, spent)

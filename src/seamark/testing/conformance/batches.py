@@ -1,4 +1,4 @@
-"""Batches that are given to a provider: `batch_begin`, `batch_take`, `batch_write`, and the hold; `vectors_put`."""
+"""Batches that are given to a provider: `batch_begin`, `batch_take`, `batch_write`, `batch_end`, the hold; `vectors_put`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from seamark.model.cost import NOTHING_SPENT, Spent
 from seamark.testing.oracle import oracle_vector
 from seamark.testing.workbench import DIMENSION, passages
 
@@ -48,7 +49,7 @@ class Batches:
         assert bench.lease(generation).lane == "fresh"
         assert not bench.store.generation_activate(generation.id)
         assert bench.store.batch_take(generation.id, "w1", LONG) == batch
-        assert bench.store.batch_write(replace(batch, state="done"), "w1", 0)
+        assert bench.store.batch_end(replace(batch, state="done"), "w1", 0, NOTHING_SPENT)
         bench.drain(source, generation)
         assert bench.lease(bench.vector(source, "oracle-b")).lane == "backfill"
 
@@ -66,7 +67,8 @@ class Batches:
         first = begun(bench, generation)
         assert bench.store.batch_begin(generation.id, 2, LONG) == first
         assert bench.store.batch_take(generation.id, "w1", LONG) is not None
-        assert bench.store.batch_write(replace(first, state="failed", upto=2, requests=2, error="no"), "w1", LONG)
+        failed = replace(first, state="failed", upto=2, requests=2, error="no")
+        assert bench.store.batch_end(failed, "w1", 0, NOTHING_SPENT)
         second = bench.store.batch_begin(generation.id, 2, LONG)
         assert second is not None
         assert (second.after, second.tag == first.tag) == (2, False)
@@ -92,6 +94,25 @@ class Batches:
         sent = replace(batch, state="submitted", upto=1, requests=1, answered=0, provider_id="batch_1")
         assert bench.store.batch_write(sent, "w2", LONG)
         assert bench.store.batches(generation.id) == [sent]
+
+    def test_the_end_of_a_batch_plans_the_next_and_is_billed_with_it(self, bench: Workbench) -> None:
+        """All or nothing: the lane is held on, and who has lost the batch bills nothing. After the last it is let go of."""
+        source = bench.notes(*"abc")
+        generation = bench.vector(source)
+        batch = begun(bench, generation)
+        done, spent = replace(batch, state="done", upto=2, requests=2, answered=2), Spent(1, 2, 30)
+        assert not bench.store.batch_end(done, "w1", LONG, spent)
+        assert (bench.store.batches(generation.id), bench.store.spends(source.id)) == ([batch], {})
+        assert bench.store.batch_take(generation.id, "w1", LONG) is not None
+        assert bench.store.batch_end(done, "w1", LONG, spent)
+        [ended, following] = bench.store.batches(generation.id)
+        assert (ended, following.state, following.after) == (done, "planned", 2)
+        assert bench.claim(generation).lease is None
+        assert bench.store.batch_take(generation.id, "w2", LONG) == following
+        assert bench.store.batch_end(replace(following, state="done", upto=3), "w2", LONG, spent)
+        assert len(bench.store.batches(generation.id)) == 2
+        assert bench.store.spends(source.id) == {generation.id: Spent(2, 4, 60)}
+        assert bench.lease(generation).lane == "backfill"
 
     def test_vectors_that_are_paid_for_are_found_by_their_passage(self, bench: Workbench) -> None:
         """Whatever row it is of, bit for bit, by this generation only; they go with it."""
