@@ -160,6 +160,78 @@ def test_a_large_table_is_sent_in_parts(backend, notes, service, server, monkeyp
     proven(backend, service, tracked, notes)
 
 
+def given_up(tracked, server, generation, *, by):
+    """Give a batch up; return how it ended, which is what is told of it."""
+    [submitted] = tracked.batches()
+    ended = by()
+    assert [one.status for one in server.batches] == ["cancelled"]
+    for batch in ended:
+        assert (batch.id, batch.generation_id, batch.state) == (submitted.id, generation.id, "failed")
+        assert batch.error == f"given up, and {server.batches[0].id} is cancelled at the provider"
+    return ended
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["submitted", "sending"])
+@pytest.mark.parametrize("how", ["detach", "drop", "retire"])
+def test_what_is_not_wanted_any_more_is_cancelled_at_the_provider(how, lost, service, server):
+    """Also where its id there was never heard of."""
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    server.dropped |= {"/batches"} if lost else set()
+    service.batches_advance("w1")
+    assert state(tracked) == ["sending" if lost else "submitted"]
+    generation = service.store.generations(tracked.source.id)[-1]
+    ways = {
+        "detach": lambda: service.detach("notes"),
+        "drop": lambda: tracked.drop(generation.id),
+        "retire": lambda: [tracked.retire(generation.id), tracked.batches()][-1],
+    }
+    [ended] = given_up(tracked, server, generation, by=ways[how])
+    assert ended.provider_id == server.batches[0].id
+    assert service.batches_advance("w2") == ()
+
+
+@pytest.mark.parametrize("how", ["detach", "drop"])
+def test_what_cannot_be_cancelled_is_said_to_go_on(how, service, server):
+    """With its id there."""
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    service.batches_advance("w1")
+    server.unreachable = True
+    generation = service.store.generations(tracked.source.id)[-1]
+    [ended] = service.detach("notes") if how == "detach" else tracked.drop(generation.id)
+    assert f"{server.batches[0].id} goes on at the provider" in ended.error
+    assert "503" in ended.error
+    assert [one.status for one in server.batches] == ["in_progress"]
+
+
+def test_a_worker_cancels_what_a_retired_index_still_has_there(service, server):
+    """Whoever retired it was killed before that, or had no key."""
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    service.batches_advance("w1")
+    generation = service.store.generations(tracked.source.id)[-1]
+    service.store.generation_retire(generation.id)
+    given_up(tracked, server, generation, by=lambda: service.batches_advance("w1"))
+
+
+def test_status_and_the_list_show_the_batch_that_a_backfill_waits_for(service, server):
+    tracked = service.attach("notes", text="body")
+    before = service.store.clock()
+    begun = tracked.batch()
+    service.batches_advance("w1")
+    [status] = service.status()
+    held = {found.generation.kind: found.batch for found in status.generations}
+    assert held["lexical"] is None
+    assert (held["vector"].id, held["vector"].state, held["vector"].requests) == (begun.id, "submitted", ROWS)
+    assert held["vector"].provider_id == server.batches[0].id
+    assert before <= held["vector"].created_at <= service.store.clock()
+    assert [one.batch for one in tracked.generations()] == [None, held["vector"]]
+    server.finish()
+    service.batches_advance("w1")
+    assert [one.batch for one in tracked.generations()] == [None, None]
+
+
 def test_a_model_without_a_batch_interface_is_refused(backend, notes):
     with seamark.open(backend.url, embedder=OracleEmbedder()) as service:
         tracked = service.attach("notes", text="body")

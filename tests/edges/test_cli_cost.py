@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+import seamark
 from seamark.core.estimate import CALIBRATION_TEXTS
 from seamark.core.registry import PROBES
 from seamark.testing.batch_server import BillingServer, billed
@@ -97,6 +98,23 @@ def test_batch_sends_the_backfill_and_waits_for_the_provider(cli, backend, lamps
     assert paid(server) == 0, "no ordinary call"
     again = cli("batch", "lamps", db=backend.url)
     assert (again.code, "nothing is left" in again.err) == (2, True)
+
+
+def test_a_batch_that_is_under_way_is_shown_and_cancelled_with_its_index(cli, backend, lamps, server):
+    """`status` and `model list` say what the backfill waits for, as text and as JSON; `detach` says that it is cancelled."""
+    cli("batch", "lamps", "--no-wait", db=backend.url)
+    with seamark.open(backend.url, model=server.locator) as service:
+        service.batches_advance("w1")
+    [there] = server.batches
+    for command in (["status"], ["model", "list"]):
+        [source] = cli(*command, "--json", db=backend.url).json()["sources"]
+        [batch] = [one["batch"] for one in source["generations"] if one["batch"]]
+        assert (batch["provider_id"], batch["state"], batch["requests"]) == (there.id, "submitted", 200)
+        told = cli(*command, db=backend.url).out
+        assert f"the backfill waits for batch 1 ({there.id}): submitted, 200 passages, since {batch['created_at']}" in told
+    left = cli("detach", "lamps", "--json", db=backend.url)
+    assert [one["error"] for one in left.json()["batches"]] == [f"given up, and {there.id} is cancelled at the provider"]
+    assert there.status == "cancelled"
 
 
 def test_a_batch_that_fails_is_told_by_the_exit_code(cli, backend, lamps, server):

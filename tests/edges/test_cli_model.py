@@ -66,7 +66,7 @@ def test_a_swap_step_by_step(seamark, model):
     assert back["model"]["name"] == OLD
     assert seamark("search", "notes", "keys", "--generation", "3", "--mode", "vector")["degraded"] != []
     assert seamark("model", "activate", "notes", "3")["generation"]["state"] == "active"
-    assert seamark("model", "drop", "notes", "2") == {"source": "notes", "dropped": 2}
+    assert seamark("model", "drop", "notes", "2") == {"source": "notes", "dropped": 2, "batches": []}
     assert states(seamark("model", "list")) == ["active"]
 
 

@@ -29,10 +29,10 @@ from seamark.errors import (
     InvalidRequestError,
 )
 from seamark.model import precision
-from seamark.model.cost import NOTHING_SPENT, Spent
+from seamark.model.cost import BATCH_ENDED, NOTHING_SPENT, Spent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from seamark.core.chunking import Chunker
     from seamark.embed.batches import BatchAnswer
@@ -90,6 +90,47 @@ def batch_advance(
         return step.ended(replace(batch, state="failed", error=str(error)))
     except EmbedderError:
         return batch
+
+
+def batch_open(store: Store, generation_id: int) -> ProviderBatch | None:
+    """Return the batch that a generation's backfill waits for."""
+    return next((batch for batch in store.batches(generation_id) if batch.state not in BATCH_ENDED), None)
+
+
+def batch_withdraw(store: Store, generation: Generation, opened: Callable[[], Embedder]) -> ProviderBatch | None:
+    """Give up the open batch of a generation, with its provider, too; return how it has ended, None where there is none.
+
+    Its `error` says what has become of it at the provider: what cannot be cancelled from here goes on there, and is billed.
+    """
+    batch = batch_open(store, generation.id)
+    if batch is None:
+        return None
+    ended = replace(_cancelled(batch, opened), state="failed")
+    owner = f"withdraw:{batch.tag}"
+    if store.batch_take(generation.id, owner, TAKE_SECONDS, force=True) is not None:
+        store.batch_end(ended, owner, 0.0, NOTHING_SPENT)
+    return ended
+
+
+def _cancelled(batch: ProviderBatch, opened: Callable[[], Embedder]) -> ProviderBatch:
+    there = batch.provider_id
+    try:
+        embedder = opened()
+        with embedder_errors(embedder.identity.name):
+            assert isinstance(embedder, Batched), "what began a batch has batches"
+            there = there or embedder.batch_find(batch.tag)
+            if there is None:
+                return replace(batch, error="given up before it was sent")
+            if embedder.batch_look(there).ended:
+                return replace(batch, provider_id=there, error=f"given up; {there} had ended at the provider already")
+            embedder.batch_cancel(there)
+            return replace(batch, provider_id=there, error=f"given up, and {there} is cancelled at the provider")
+    except EmbedderError as error:
+        if batch.state == "planned":
+            return replace(batch, error="given up before it was sent")
+        name = there or f"the one with seamark={batch.tag} in its metadata, if it has arrived,"
+        said = f"given up here; {name} goes on at the provider, which could not be asked to cancel it: {error}"
+        return replace(batch, provider_id=there, error=said)
 
 
 class _Step:

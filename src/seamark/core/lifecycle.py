@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from seamark.core import catalog
 from seamark.core.analysis import Analyzer
+from seamark.core.batch import batch_open, batch_withdraw
 from seamark.core.chunking import Chunker
 from seamark.core.search import generation_named, generation_read
 from seamark.errors import (
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from seamark.core.registry import Embedders, Registry
     from seamark.model import Generation, GenerationKind, ModelIdentity, Source, SourceSpec
+    from seamark.model.cost import ProviderBatch
     from seamark.store.contract import Store
 
 MICROSECONDS_PER_DAY = 86_400 * 1_000_000
@@ -140,6 +143,7 @@ def _superseded(store: Store, embedders: Embedders, source: Source, words: Words
     for known in store.generations(source.id):
         if known.state == "building" and not known.manual and known.kind in about and known.id not in kept:
             store.generation_retire(known.id)
+            withdraw(store, embedders, source, known.id)
 
 
 def activate(store: Store, source: Source, generation_id: int | None, *, force: bool) -> Generation:
@@ -171,19 +175,36 @@ def rollback(store: Store, source: Source, kind: GenerationKind) -> Generation:
     return activate(store, source, came[present - 1][1], force=False)
 
 
-def retire(store: Store, source: Source, generation_id: int, *, force: bool) -> Generation:
+def retire(store: Store, embedders: Embedders, source: Source, generation_id: int, *, force: bool) -> Generation:
     """Retire a generation; see `Tracked.retire`."""
+    _retired(store, source, generation_id, force=force)
+    withdraw(store, embedders, source, generation_id)
+    return _found(store, source, generation_id)
+
+
+def drop(store: Store, embedders: Embedders, source: Source, generation_id: int) -> tuple[ProviderBatch, ...]:
+    """Drop a generation that is not the active one; see `Tracked.drop`."""
+    _retired(store, source, generation_id, force=False)
+    withdrawn = withdraw(store, embedders, source, generation_id)
+    if not store.generation_drop(generation_id):
+        raise GenerationInUseError(source.name, generation_id)  # somebody has taken it up again meanwhile
+    return withdrawn
+
+
+def _retired(store: Store, source: Source, generation_id: int, *, force: bool) -> None:
     chosen = _found(store, source, generation_id)
     if chosen.state != "retired" and not store.generation_retire(chosen.id, force=force):
         raise GenerationInUseError(source.name, chosen.id)
-    return _found(store, source, chosen.id)
 
 
-def drop(store: Store, source: Source, generation_id: int) -> None:
-    """Drop a generation that is not the active one; see `Tracked.drop`."""
-    chosen = retire(store, source, generation_id, force=False)
-    if not store.generation_drop(chosen.id):
-        raise GenerationInUseError(source.name, chosen.id)  # somebody has taken it up again meanwhile
+def withdraw(store: Store, embedders: Embedders, source: Source, generation_id: int | None = None) -> tuple[ProviderBatch, ...]:
+    """Give up what is under way with a provider for a source, or one generation of it; return how each batch has ended."""
+    found = [
+        batch_withdraw(store, generation, partial(embedders.of, generation.model, generation.locator))
+        for generation in store.generations(source.id)
+        if generation.model is not None and generation_id in (None, generation.id)
+    ]
+    return tuple(batch for batch in found if batch is not None)
 
 
 def listing(store: Store, source: Source) -> tuple[GenerationListing, ...]:
@@ -193,7 +214,13 @@ def listing(store: Store, source: Source) -> tuple[GenerationListing, ...]:
     counts = store.coverage(source, [found.id for found in generations])
     now = store.clock()
     return tuple(
-        GenerationListing(found, counts[found.id], sizes.get(found.id, 0), max(0.0, (now - found.created_at) / 1e6))
+        GenerationListing(
+            found,
+            counts[found.id],
+            sizes.get(found.id, 0),
+            max(0.0, (now - found.created_at) / 1e6),
+            batch_open(store, found.id),
+        )
         for found in generations
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from seamark.core import catalog, lifecycle
 from seamark.core.analysis import Analyzer
 from seamark.core.audit import AUDIT_INTERVAL_SECONDS, Ahead, when_asked
-from seamark.core.batch import batch_advance
+from seamark.core.batch import batch_advance, batch_open, batch_withdraw
 from seamark.core.budget import Budget
 from seamark.core.chunking import Chunker
 from seamark.core.registry import Registry
@@ -203,16 +203,21 @@ class Seamark:
                 progress(Progress(f"attach {source.name}", rows, None, 0.0))
             source = self._find(source.name)
 
-    def detach(self, name: str, *, drop_vectors: bool = False, drop_stamps: bool = False) -> None:
+    def detach(self, name: str, *, drop_vectors: bool = False, drop_stamps: bool = False) -> tuple[ProviderBatch, ...]:
         """Stop tracking a table: its triggers, journal and indexes go; its own schema is exactly as it was.
 
         Its vectors are left for a month, for an attach of it to the same model, unless `drop_vectors`, which also drops those
         that earlier detaches have left: of a table that is not attached any more, too. Stamp columns stay, and nobody keeps
         them true any more; with `drop_stamps` those that `attach` has made are dropped.
+
+        Returns the batches that were under way with a provider: the `error` of each says whether it is cancelled there.
         """
         if drop_vectors and all(source.name != name for source in self.store.sources()) and self.store.donors_drop(name):
-            return
-        self.store.source_drop(self._find(name).id, keep_vectors=not drop_vectors, stamps=drop_stamps)
+            return ()
+        source = self._find(name)
+        withdrawn = lifecycle.withdraw(self.store, self.embedders, source)
+        self.store.source_drop(source.id, keep_vectors=not drop_vectors, stamps=drop_stamps)
+        return withdrawn
 
     def source(self, name: str) -> Tracked:
         """Return an attached table; UnknownSourceError if there is none of that name."""
@@ -320,15 +325,18 @@ class Seamark:
         found: list[ProviderBatch | None] = []
         for source in self.store.sources():
             for generation in self.store.generations(source.id):
-                if generation.model is None or generation.state == "retired":
-                    continue
-                if all(batch.state in ("done", "failed") for batch in self.store.batches(generation.id)):
+                if generation.model is None or batch_open(self.store, generation.id) is None:
                     continue
                 try:
                     embedder = self.embedders.of(generation.model, generation.locator)
                     chunker = Chunker.of(generation.identity)
                 except EmbedderError:
                     continue  # told of where it is worked on; others may have the model
+                if generation.state == "retired":  # by somebody who could not, or did not live to, cancel it
+                    found.append(
+                        batch_withdraw(self.store, generation, partial(self.embedders.of, generation.model, generation.locator))
+                    )
+                    continue
                 found.append(batch_advance(self.store, source, generation, embedder, chunker, owner))
         return tuple(batch for batch in found if batch is not None)
 
@@ -386,7 +394,9 @@ class Seamark:
         rate = sum(worker.rates.get(generation.id, 0.0) for worker in workers)
         eta = 0.0 if coverage.missing == 0 else coverage.missing / rate if rate > 0 else None
         failures = self.store.failures(source, generation.id, STATUS_FAILURES) if coverage.failed else ()
-        return GenerationStatus(generation, coverage, rate, eta, tuple(failures), spent, audit)
+        return GenerationStatus(
+            generation, coverage, rate, eta, tuple(failures), spent, audit, batch_open(self.store, generation.id)
+        )
 
     def doctor(self) -> tuple[Check, ...]:
         """Return what was looked at in this database and for the models in use, each well or with how to mend it."""

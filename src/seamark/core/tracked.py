@@ -229,18 +229,22 @@ class Tracked:
     def retire(self, generation: int, *, force: bool = False) -> Generation:
         """Stop work on a generation and keep what it holds; the active one only with `force`: search is left without it.
 
+        What is under way for it with a provider is cancelled there; `batches` says so, or why it could not be.
+
         Raises:
             GenerationInUseError: it is the active one.
         """
-        return lifecycle.retire(self._service.store, self.source, generation, force=force)
+        return lifecycle.retire(self._service.store, self._service.embedders, self.source, generation, force=force)
 
-    def drop(self, generation: int) -> None:
+    def drop(self, generation: int) -> tuple[ProviderBatch, ...]:
         """Drop a generation with its vectors; the active one cannot be.
 
+        Returns the batch that was under way for it with a provider: its `error` says whether it is cancelled there.
+
         Raises:
             GenerationInUseError: it is the active one.
         """
-        lifecycle.drop(self._service.store, self.source, generation)
+        return lifecycle.drop(self._service.store, self._service.embedders, self.source, generation)
 
     def compare(
         self,

@@ -182,6 +182,7 @@ def generation_status(value: GenerationStatus) -> Json:
         "spent": asdict(value.spent),
         "failures": [failure(member) for member in value.failures],
         "audit": None if value.audit is None else audited(value.audit),
+        "batch": None if value.batch is None else batch(value.batch),
     }
 
 
@@ -192,6 +193,7 @@ def listing(value: GenerationListing) -> Json:
         "coverage": coverage(value.coverage),
         "bytes": value.bytes,
         "age_seconds": number(value.age_seconds),
+        "batch": None if value.batch is None else batch(value.batch),
     }
 
 
@@ -334,6 +336,7 @@ def batch(value: ProviderBatch) -> Json:
         "answered": value.answered,
         "provider_id": value.provider_id,
         "error": error,
+        "created_at": time(value.created_at),
     }
 
 

@@ -68,6 +68,10 @@ class Batched(Protocol):
         """Say how a batch stands."""
         ...
 
+    def batch_cancel(self, batch: str) -> None:
+        """Have a batch that has not ended cancelled."""
+        ...
+
     def batch_results(self, results: str) -> Iterator[BatchAnswer]:
         """Return the answers one by one, in no order."""
         ...
@@ -135,6 +139,12 @@ def batch_look(opened: Opened, batch: str) -> BatchLook:
     errors = cast("list[dict[str, Any]]", listed.get("data") or [])
     said = "; ".join(str(error.get("message")) for error in errors[:3])
     return BatchLook(ended=True, results=results, error=f"batch {batch} has {status}{': ' if said else ''}{said}")
+
+
+def batch_cancel(opened: Opened, batch: str) -> None:
+    """Cancel a batch."""
+    with opened("POST", f"/batches/{batch}/cancel") as reply:
+        reply.read()
 
 
 def batch_results(opened: Opened, results: str, name: str) -> Iterator[BatchAnswer]:

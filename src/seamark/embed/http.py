@@ -287,6 +287,10 @@ class OpenAIEmbedder(_HttpEmbedder):
         """Say how a batch stands."""
         return batches.batch_look(self._opened, batch)
 
+    def batch_cancel(self, batch: str) -> None:
+        """Have a batch that has not ended cancelled."""
+        batches.batch_cancel(self._opened, batch)
+
     def batch_results(self, results: str) -> Iterator[BatchAnswer]:
         """Return the answers one by one, in no order."""
         return batches.batch_results(self._opened, results, self._name)

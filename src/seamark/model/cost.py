@@ -44,6 +44,7 @@ class Estimate:
 
 
 BatchState = Literal["planned", "sending", "submitted", "done", "failed"]
+BATCH_ENDED: frozenset[BatchState] = frozenset({"done", "failed"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class ProviderBatch:
     answered: int = 0
     provider_id: str | None = None
     error: str | None = None
+    created_at: int = 0
 
 
 def price(tokens: int, usd_per_million: float) -> float:

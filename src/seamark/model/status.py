@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from seamark.model.cost import NOTHING_SPENT, Spent
+from seamark.model.cost import NOTHING_SPENT, ProviderBatch, Spent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +45,10 @@ class Audited:
 
 @dataclass(frozen=True, slots=True)
 class GenerationStatus:
-    """How a generation stands. `rows_per_second` is what all workers together settle; `eta_seconds` is None when unknown."""
+    """How a generation stands. `rows_per_second` is what all workers together settle; `eta_seconds` is None when unknown.
+
+    `batch` is the one that is under way with a provider, for which the backfill waits.
+    """
 
     generation: Generation
     coverage: Coverage
@@ -54,6 +57,7 @@ class GenerationStatus:
     failures: tuple[Failure, ...]
     spent: Spent = NOTHING_SPENT
     audit: Audited | None = None
+    batch: ProviderBatch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class GenerationListing:
     coverage: Coverage
     bytes: int
     age_seconds: float
+    batch: ProviderBatch | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -339,8 +339,11 @@ class Store(Auditing, Protocol):
         """Return the batches of a generation, oldest first."""
         ...
 
-    def batch_take(self, generation_id: int, owner: str, seconds: float) -> ProviderBatch | None:
-        """Take the open batch of a generation on for so long, unless somebody else has it; None when there is none."""
+    def batch_take(self, generation_id: int, owner: str, seconds: float, *, force: bool = False) -> ProviderBatch | None:
+        """Take the open batch of a generation on for so long; None when there is none, or somebody else has it.
+
+        With `force` it is taken from them: what they write of it from then on is not written.
+        """
         ...
 
     def batch_write(self, batch: ProviderBatch, owner: str, seconds: float) -> bool:

@@ -76,6 +76,8 @@ class BillingServer(ThreadingHTTPServer):
         self.refused: set[str] = set()
         self.dropped: set[str] = set()
         """Requests that are done and whose reply is then lost: `/files` or `/batches`, once each."""
+        self.unreachable = False
+        """What has to do with batches is answered with 503."""
         self.lock = threading.Lock()
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
@@ -152,6 +154,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Serve /v1/batches, a batch, and the content of a file."""
         address = urlsplit(self.path)
+        if self.server.unreachable:
+            self._send(HTTPStatus.SERVICE_UNAVAILABLE, {"error": {"message": "try again"}})
+            return
         match address.path.removeprefix("/v1").split("/")[1:]:
             case ["batches"]:
                 self._list(parse_qs(address.query))
@@ -174,9 +179,15 @@ class _Handler(BaseHTTPRequestHandler):
         """Serve /v1/embeddings, /v1/files and /v1/batches."""
         length = self.headers["content-length"]
         raw = self.rfile.read(int(length)) if length is not None else self._chunked()
-        if self.path == "/v1/files":
-            self._file(raw)
-            return
+        match self.path.split("/")[2:]:
+            case ["files"]:
+                self._file(raw)
+                return
+            case ["batches", name, "cancel"]:
+                self._cancel(name)
+                return
+            case _:
+                pass
         body = cast("dict[str, Any]", json.loads(raw))
         if self.path == "/v1/batches":
             self._batch(body)
@@ -213,6 +224,14 @@ class _Handler(BaseHTTPRequestHandler):
             made = ServedBatch(name, body["metadata"]["seamark"], self.server.files[body["input_file_id"]])
             self.server.batches.append(made)
         self._done("/batches", made.shown())
+
+    def _cancel(self, name: str) -> None:
+        batch = next(batch for batch in self.server.batches if batch.id == name)
+        if batch.status != "in_progress":
+            self._send(HTTPStatus.CONFLICT, {"error": {"message": f"a batch that is {batch.status} cannot be cancelled"}})
+            return
+        batch.status = "cancelled"
+        self._send(HTTPStatus.OK, batch.shown())
 
     def _done(self, path: str, content: dict[str, Any]) -> None:
         """Answer, or break off as if the reply were lost on its way."""

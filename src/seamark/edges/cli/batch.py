@@ -45,13 +45,20 @@ def batch(
                 break
             stop.wait(every)
         found = [one for one in tracked.batches() if one.id in begun]
-    session.show({"source": source, "batches": [serialise.batch(one) for one in found]}, *map(_told, found))
+    session.show({"source": source, "batches": [serialise.batch(one) for one in found]}, *map(batch_line, found))
     if stop.number is not None:
         return INTERRUPTED if stop.signal == "SIGINT" else SIGNALLED + stop.number
     return FOUND_A_PROBLEM if any(one.state == "failed" for one in found) else 0
 
 
-def _told(one: ProviderBatch) -> str:
+def batch_line(one: ProviderBatch) -> str:
+    """Return how a batch stands as one line."""
     answered = f", {one.answered:,} answered" if one.state in ("done", "failed") else ""
     error = f": {line(one.error)}" if one.error else ""
-    return f"batch {one.id}: {one.state}, {counted(one.requests, 'passage')}{answered}{error}"
+    there = f" ({line(one.provider_id)})" if one.provider_id else ""
+    return f"batch {one.id}{there}: {one.state}, {counted(one.requests, 'passage')}{answered}{error}"
+
+
+def waits_line(one: ProviderBatch) -> str:
+    """Say that a backfill waits for a batch."""
+    return f"the backfill waits for {batch_line(one)}, since {serialise.time(one.created_at)}"

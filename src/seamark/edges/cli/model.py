@@ -10,6 +10,7 @@ from seamark.core.analysis import Analyzer
 from seamark.core.chunking import Chunker
 from seamark.core.tracked import Tracked
 from seamark.edges import serialise
+from seamark.edges.cli.batch import batch_line, waits_line
 from seamark.edges.cli.budget import Budget, BudgetTokens, Price, tokens_of
 from seamark.edges.cli.estimate import told
 from seamark.edges.cli.failures import ListedFirst
@@ -22,7 +23,7 @@ from seamark.edges.cli.work import stop_on_signals
 from seamark.edges.reembed import Reembed
 from seamark.model import Generation, GenerationKind, GenerationListing, SwapPlan
 from seamark.model import precision as stored_precision
-from seamark.model.cost import Estimate
+from seamark.model.cost import BATCH_ENDED, Estimate
 
 Table = Annotated[str, typer.Argument(metavar="TABLE", help="What was attached.")]
 Number = Annotated[int, typer.Argument(metavar="GENERATION", help="Its number; `seamark model list` has them.")]
@@ -205,7 +206,20 @@ def retire(
     force: Annotated[bool, typer.Option("--force", help="Also the one that is searched: search is left without it.")] = False,
 ) -> None:
     """Stop work on an index; what it holds is kept, for `model activate` or a swap to the same model."""
-    _changed(session, table, lambda tracked: tracked.retire(generation, force=force), "is retired")
+    with session.service() as service:
+        tracked = service.source(table)
+        ended = {one.id for one in tracked.batches() if one.state in BATCH_ENDED}
+        changed = tracked.retire(generation, force=force)
+        withdrawn = [one for one in tracked.batches() if one.generation_id == generation and one.id not in ended]
+    session.show(
+        {
+            "source": table,
+            "generation": serialise.generation(changed),
+            "batches": [serialise.batch(one) for one in withdrawn],
+        },
+        f"{line(table)}: {_named(changed)} is retired",
+        *map(batch_line, withdrawn),
+    )
 
 
 def drop(session: Session, table: Table, generation: Number, *, yes: Yes = False) -> None:
@@ -216,8 +230,12 @@ def drop(session: Session, table: Table, generation: Number, *, yes: Yes = False
         if held is not None:
             rows = counted(held.coverage.embedded, "row")
             _confirm(session, f"Drop generation {generation} of {line(table)}, with the vectors of {rows}?", yes=yes)
-        tracked.drop(generation)
-    session.show({"source": table, "dropped": generation}, f"{line(table)}: generation {generation} is dropped")
+        withdrawn = tracked.drop(generation)
+    session.show(
+        {"source": table, "dropped": generation, "batches": [serialise.batch(one) for one in withdrawn]},
+        f"{line(table)}: generation {generation} is dropped",
+        *map(batch_line, withdrawn),
+    )
 
 
 def accept(session: Session, table: Table, generation: Number) -> None:
@@ -276,6 +294,8 @@ def _listed(name: str, listed: tuple[GenerationListing, ...]) -> Iterator[Text]:
             f"  {generation.id} {generation.kind} ", (generation.state, colour), f"  {line(_told_index(generation))}{manual}"
         )
         yield Text.assemble("    ", *counts(one.coverage), f"  {size(one.bytes)}, {duration(one.age_seconds)} old")
+        if one.batch is not None:
+            yield Text(f"    {waits_line(one.batch)}", "yellow")
         if generation.drift is not None:
             yield Text(f"    model_drift: {line(generation.drift)}", "red")
 

@@ -9,6 +9,7 @@ from seamark.core.chunking import CHUNK_CHARACTERS
 from seamark.core.service import Seamark
 from seamark.edges import serialise
 from seamark.edges.cli.arguments import json_object, touches
+from seamark.edges.cli.batch import batch_line
 from seamark.edges.cli.documents import Skipped, batches, documents_find
 from seamark.edges.cli.progress import progress
 from seamark.edges.cli.session import FOUND_A_PROBLEM, Session, command
@@ -131,8 +132,13 @@ def detach(
         if drop and attached and session.err.is_terminal and not yes and not session.as_json:
             rows = counted(attached.coverage().embedded, "row")
             typer.confirm(f"Detach {line(source)} and drop the vectors of {rows}?", abort=True, err=True)
-        service.detach(source, drop_vectors=drop, drop_stamps=drop_stamps)
-    session.show({"detached": source, "vectors": "dropped" if drop else "left"}, f"{line(source)}: detached")
+        withdrawn = service.detach(source, drop_vectors=drop, drop_stamps=drop_stamps)
+    document = {
+        "detached": source,
+        "vectors": "dropped" if drop else "left",
+        "batches": [serialise.batch(one) for one in withdrawn],
+    }
+    session.show(document, f"{line(source)}: detached", *map(batch_line, withdrawn))
 
 
 def add(

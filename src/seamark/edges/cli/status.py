@@ -9,6 +9,7 @@ from rich.text import Text
 from seamark.core.catalog import columns_write
 from seamark.core.service import MEND
 from seamark.edges import serialise
+from seamark.edges.cli.batch import waits_line
 from seamark.edges.cli.progress import duration
 from seamark.edges.cli.session import Session, command
 from seamark.edges.cli.text import counted, line, shortened
@@ -76,12 +77,18 @@ def _generation(status: GenerationStatus) -> Iterator[Text]:
         spent = status.spent
         tokens = f", {counted(spent.tokens, 'token')} billed" if spent.tokens else ""
         yield Text(f"    spent {counted(spent.calls, 'call')}, {counted(spent.texts, 'passage')}{tokens}")
-    if generation.backoff_error is not None:
-        yield Text(f"    waiting: {shortened(generation.backoff_error, ERROR_CHARACTERS)}", "red")
+    yield from _waiting(status)
     if status.audit is not None:
         yield Text(f"    {_audit(status.audit)}")
     for failure in status.failures:
         yield Text(f"    failed {failure_line(failure)}", "red")
+
+
+def _waiting(status: GenerationStatus) -> Iterator[Text]:
+    if status.batch is not None:
+        yield Text(f"    {waits_line(status.batch)}", "yellow")
+    if status.generation.backoff_error is not None:
+        yield Text(f"    waiting: {shortened(status.generation.backoff_error, ERROR_CHARACTERS)}", "red")
 
 
 def _audit(audit: Audited) -> str:

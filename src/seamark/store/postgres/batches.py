@@ -43,9 +43,9 @@ def batches_list(database: Database, generation_id: int) -> list[ProviderBatch]:
         return [ProviderBatch(*row) for row in database.run(connection, "batches", {}, {"generation": generation_id})]
 
 
-def batch_take(database: Database, generation_id: int, owner: str, seconds: float) -> ProviderBatch | None:
+def batch_take(database: Database, generation_id: int, owner: str, seconds: float, *, force: bool) -> ProviderBatch | None:
     """Take the open batch on."""
-    values = {"generation": generation_id, "owner": owner, "microseconds": round(seconds * 1e6)}
+    values = {"generation": generation_id, "owner": owner, "microseconds": round(seconds * 1e6), "force": force}
     with database.connection() as connection:
         row = database.run(connection, "batch_take", {}, values).fetchone()
     return None if row is None else ProviderBatch(*row)

@@ -442,15 +442,15 @@ WHERE id = %(generation)s AND backfill > %(after)s ON CONFLICT DO NOTHING;
 
 -- name: batches
 -- Give the batches of a generation, oldest first.
-SELECT id, generation_id, tag, state, after, upto, requests, answered, provider_id, error FROM seamark.batch
+SELECT id, generation_id, tag, state, after, upto, requests, answered, provider_id, error, created_at FROM seamark.batch
 WHERE generation_id = %(generation)s ORDER BY id;
 
 -- name: batch_take
 -- Take an open batch on, unless somebody else has it.
 UPDATE seamark.batch SET owner = %(owner)s, expires_at = seamark.clock() + %(microseconds)s::bigint
 WHERE generation_id = %(generation)s AND state IN ('planned', 'sending', 'submitted')
-  AND (owner = %(owner)s OR expires_at <= seamark.clock())
-RETURNING id, generation_id, tag, state, after, upto, requests, answered, provider_id, error;
+  AND (owner = %(owner)s OR expires_at <= seamark.clock() OR %(force)s)
+RETURNING id, generation_id, tag, state, after, upto, requests, answered, provider_id, error, created_at;
 
 -- name: batch_write
 -- Write what has become of a batch that is ours.

@@ -321,9 +321,9 @@ class PostgresStore(PostgresAuditing):
         """See the contract."""
         return batches.batches_list(self._database, generation_id)
 
-    def batch_take(self, generation_id: int, owner: str, seconds: float) -> ProviderBatch | None:
+    def batch_take(self, generation_id: int, owner: str, seconds: float, *, force: bool = False) -> ProviderBatch | None:
         """See the contract."""
-        return batches.batch_take(self._database, generation_id, owner, seconds)
+        return batches.batch_take(self._database, generation_id, owner, seconds, force=force)
 
     def batch_write(self, batch: ProviderBatch, owner: str, seconds: float) -> bool:
         """See the contract."""

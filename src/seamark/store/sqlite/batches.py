@@ -41,12 +41,12 @@ def batches_list(connections: Connections, generation: int) -> list[ProviderBatc
         return [ProviderBatch(*row) for row in connection.rows(STATEMENTS["batches"], (generation,))]
 
 
-def batch_take(connections: Connections, generation: int, owner: str, seconds: float) -> ProviderBatch | None:
+def batch_take(connections: Connections, generation: int, owner: str, seconds: float, *, force: bool) -> ProviderBatch | None:
     """Take the open batch on."""
     with connections.transaction() as connection:
         now = clock(connection)
         expires_at = now + int(seconds * MICROSECONDS)
-        values = {"generation": generation, "owner": owner, "now": now, "expires_at": expires_at}
+        values = {"generation": generation, "owner": owner, "now": now, "expires_at": expires_at, "force": force}
         row = connection.row(STATEMENTS["batch_take"], values)
     return None if row is None else ProviderBatch(*row)
 

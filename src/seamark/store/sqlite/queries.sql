@@ -674,14 +674,14 @@ SELECT id, :tag, 'planned', :after, :after, 0, 0, 0, :now FROM generation WHERE 
 
 -- name: batches
 -- The batches of a generation, oldest first.
-SELECT id, generation_id, tag, state, "after", upto, requests, answered, provider_id, error FROM batch
+SELECT id, generation_id, tag, state, "after", upto, requests, answered, provider_id, error, created_at FROM batch
 WHERE generation_id = ? ORDER BY id
 
 -- name: batch_take
 -- Take an open batch on, unless somebody else has it.
 UPDATE batch SET owner = :owner, expires_at = :expires_at
-WHERE generation_id = :generation AND state IN ('planned', 'sending', 'submitted') AND (owner = :owner OR expires_at <= :now)
-RETURNING id, generation_id, tag, state, "after", upto, requests, answered, provider_id, error
+WHERE generation_id = :generation AND state IN ('planned', 'sending', 'submitted') AND (owner = :owner OR expires_at <= :now OR :force)
+RETURNING id, generation_id, tag, state, "after", upto, requests, answered, provider_id, error, created_at
 
 -- name: batch_write
 -- Write what has become of a batch that is ours.

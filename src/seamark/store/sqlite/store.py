@@ -356,9 +356,9 @@ class SqliteStore(SqliteAuditing):
         """Return the batches of a generation, oldest first."""
         return batches.batches_list(self._connections, generation_id)
 
-    def batch_take(self, generation_id: int, owner: str, seconds: float) -> ProviderBatch | None:
+    def batch_take(self, generation_id: int, owner: str, seconds: float, *, force: bool = False) -> ProviderBatch | None:
         """Take the open batch of a generation on for so long."""
-        return batches.batch_take(self._connections, generation_id, owner, seconds)
+        return batches.batch_take(self._connections, generation_id, owner, seconds, force=force)
 
     def batch_write(self, batch: ProviderBatch, owner: str, seconds: float) -> bool:
         """Write what has become of a batch, and hold the backfill lane for so long."""

@@ -94,6 +94,8 @@ class Batches:
         sent = replace(batch, state="submitted", upto=1, requests=1, answered=0, provider_id="batch_1")
         assert bench.store.batch_write(sent, "w2", LONG)
         assert bench.store.batches(generation.id) == [sent]
+        assert bench.store.batch_take(generation.id, "w3", LONG, force=True) == sent
+        assert not bench.store.batch_write(sent, "w2", LONG)
 
     def test_the_end_of_a_batch_plans_the_next_and_is_billed_with_it(self, bench: Workbench) -> None:
         """All or nothing: the lane is held on, and who has lost the batch bills nothing. After the last it is let go of."""
