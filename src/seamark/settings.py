@@ -23,7 +23,8 @@ class Settings(BaseSettings):
     db: str | None = None
     """The database's URL: `sqlite:///app.db` or `postgresql://…`."""
     model: str = "static"
-    """The embedder of new sources: `static`, `sentence-transformers:<name>`, `openai:<model>`, `ollama:<model>`."""
+    """The embedder of new sources: `static`, `sentence-transformers:<name>`, `openai:<model>`, `ollama:<model>`,
+    `tei:<model>`."""
     audit_interval_seconds: float = Field(default=AUDIT_INTERVAL_SECONDS, ge=0)
     """How often workers compare everything by content; 0 for never."""
     retention_days: float = Field(default=RETENTION_DAYS, ge=0)

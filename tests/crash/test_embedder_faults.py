@@ -35,6 +35,7 @@ TIMEOUT_SECONDS = 1.0
 TRANSIENT = {
     "500": (Fault("status", status=500), "answered 500: scripted 500"),
     "502": (Fault("status", status=502), "answered 502"),
+    "424": (Fault("status", status=424), "answered 424: scripted 424"),
     "read timeout": (Fault("delay", seconds=TIMEOUT_SECONDS + 0.3), "did not answer in time"),
     "dripping": (Fault("drip", seconds=0.01), "still sending"),
     "reset": (Fault("reset", times=3), "broke off"),
@@ -70,6 +71,8 @@ ODD = {"permuted": Fault("permuted"), "base64": Fault("base64")}
 """Odd, and right."""
 REFUSED = {"400": 400, "413": 413, "422": 422}
 OPENAI_ONLY = {"duplicate index", "index out of range"}
+"""Only there has a vector a place of its own: in the other shapes a permutation cannot be told."""
+PATHS = {"openai": "/embeddings", "ollama": "/api/embed", "tei": "/embed"}
 
 
 @pytest.fixture(scope="module")
@@ -168,8 +171,7 @@ class Case:
 
     def fail(self, fault, **changes):
         """Script a fault of the calls that embed rows; unless told otherwise, the probes of a model are answered."""
-        path = "/embeddings" if self.shape == "openai" else "/api/embed"
-        self.server.fail(replace(fault, **({"path": path, "text": fault.text or "body of row"} | changes)))
+        self.server.fail(replace(fault, **({"path": PATHS[self.shape], "text": fault.text or "body of row"} | changes)))
 
     def struck(self, kind):
         return sum(call.fault == kind for call in self.server.calls)
@@ -202,9 +204,10 @@ def case_of(databases, server):
 
 
 def shapes(kinds):
-    """Return each kind with each shape of server and database that it is seen at; Ollama's on SQLite only."""
+    """Return each kind with each shape of server and database that it is seen at; Ollama's and TEI's on SQLite only."""
     cases = [pytest.param(kind, name, "openai", id=f"{kind}-{name}") for kind in kinds for name in DATABASES]
-    return cases + [pytest.param(kind, "sqlite", "ollama", id=f"{kind}-ollama") for kind in kinds if kind not in OPENAI_ONLY]
+    others = [(kind, shape) for kind in kinds for shape in ("ollama", "tei") if kind not in OPENAI_ONLY]
+    return cases + [pytest.param(kind, "sqlite", shape, id=f"{kind}-{shape}") for kind, shape in others]
 
 
 # --- failures -----------------------------------------------------------------------------------------------------
@@ -420,7 +423,7 @@ def test_a_reply_slower_than_the_lease_is_waited_for_and_nobody_else_asks(name, 
     case.judge(answered=(None, "delay"))
 
 
-@pytest.mark.parametrize("shape", ["openai", "ollama"])
+@pytest.mark.parametrize("shape", PATHS)
 def test_a_gigabyte_costs_no_more_memory_than_a_reply_may(shape, case_of, server, monkeypatch):
     monkeypatch.setattr(http, "REPLY_BYTES_MAX", 16 * 2**20)
     case = case_of("sqlite", shape, timeout_seconds=20)

@@ -17,7 +17,7 @@ import pytest
 from seamark.embed import http
 from seamark.embed.http import tokens_estimate
 from seamark.embed.registry import embedder_open
-from seamark.embed.replies import retry_after_seconds
+from seamark.embed.replies import retry_after_seconds, tei_info
 from seamark.errors import (
     EmbedderConfigurationError,
     EmbedderError,
@@ -53,7 +53,7 @@ def server():
         yield server
 
 
-@pytest.fixture(params=["openai", "ollama"])
+@pytest.fixture(params=["openai", "ollama", "tei"])
 def embedder(request, server):
     return opened(server, request.param)
 
@@ -116,12 +116,46 @@ def test_ollamas_digest_is_the_version(server):
     assert opened(server, "ollama", version="mine").identity.version == "mine"
 
 
+def test_teis_commit_is_the_version(server):
+    assert opened(server, "tei").identity.version == "89abcdef0123"
+    server.sha = None  # a model from a folder
+    assert opened(server, "tei").identity.version == "unversioned"
+    assert opened(server, "tei", version="mine").identity.version == "mine"
+
+
+def test_tei_is_given_as_much_as_it_says_it_takes():
+    with EmbeddingServer(dimension=16, items_max=5, token_limit=20) as server:
+        embedder = opened(server, "tei")
+        assert embedder.batch_items == 5
+        assert embedder.token_excess(["word " * 5, "word " * 40]) == [False, True]
+        texts = [f"text {number}" for number in range(12)]
+        np.testing.assert_allclose(embedder.embed_documents(texts), proofs(texts), atol=1e-6)
+        assert [len(call.texts) for call in requests(server)] == [5, 5, 2]
+        assert opened(server, "tei", batch_items=3).batch_items == 3
+
+
+@pytest.mark.parametrize("known", [{}, {"dimensions": 16, "version": "mine"}])
+def test_a_tei_that_serves_another_model_is_a_matter_of_configuration(server, known):
+    server.model = "BAAI/bge-m3"
+    with pytest.raises(EmbedderConfigurationError, match="serves BAAI/bge-m3, not m: write tei:BAAI/bge-m3"):
+        opened(server, "tei", **known)
+    assert opened(server, "tei", model="BAAI/bge-m3").identity.name == "tei:BAAI/bge-m3"
+
+
+def test_a_tei_whose_model_only_ranks_is_a_matter_of_configuration():
+    told = {"model_id": "m", "model_type": {"reranker": {"id2label": {}}}}
+    assert not tei_info(json.dumps(told).encode(), "tei:m").embeds
+    assert tei_info(json.dumps(told | {"model_type": {"embedding": {"pooling": "cls"}}}).encode(), "tei:m").embeds
+
+
 def test_requests_say_what_servers_need_to_hear(server):
     opened(server, "openai", dimensions=8).embed_documents(["x"])
     opened(server, "ollama", dimensions=8).embed_documents(["x"])
-    openai, ollama = (call for call in server.calls if call.texts)
+    opened(server, "tei", dimensions=8).embed_documents(["x"])
+    openai, ollama, tei = (call for call in server.calls if call.texts)
     assert openai.request == {"model": "m", "encoding_format": "float", "dimensions": 8}
     assert ollama.request == {"model": "m", "truncate": False, "dimensions": 8}
+    assert tei.request == {"truncate": False, "normalize": True, "dimensions": 8}
 
 
 def test_shorter_vectors_are_asked_for(server):
@@ -227,7 +261,7 @@ def test_another_dimension_is_a_matter_of_configuration(server, embedder):
         *((status, EmbedderConfigurationError) for status in (301, 401, 402, 403, 404, 405)),
         *((status, EmbedderInputError) for status in (400, 413, 422)),
         *((status, EmbedderUnavailableError) for status in (429, 503)),
-        *((status, EmbedderTransientError) for status in (408, 500, 502, 504, 529)),
+        *((status, EmbedderTransientError) for status in (408, 424, 500, 502, 504, 529)),
     ],
 )
 def test_a_status_says_who_must_act(server, embedder, status, error):
@@ -246,10 +280,11 @@ def test_a_refused_probe_is_a_matter_of_configuration(server, status):
     assert embedder.identity.dimension == 16
 
 
-def test_a_refused_list_of_models_is_a_matter_of_configuration(server):
+@pytest.mark.parametrize(("scheme", "path"), [("ollama", "/api/tags"), ("tei", "/info")])
+def test_a_refused_list_of_models_is_a_matter_of_configuration(server, scheme, path):
     """There is no text in that request, so that no row may wait for it to be taken."""
-    server.fail(Fault("status", status=400, path="/api/tags"))
-    embedder = embedder_open(f"ollama:m?base_url={server.url}")
+    server.fail(Fault("status", status=400, path=path))
+    embedder = embedder_open(f"{scheme}:m?base_url={server.url}")
     with pytest.raises(EmbedderConfigurationError, match="400"):
         _ = embedder.identity
     assert embedder.identity.dimension == 16
@@ -276,9 +311,10 @@ def test_one_text_can_be_refused(server, embedder):
     assert embedder.embed_documents(["fine", "fine too"]).shape == (2, 16)
 
 
-def test_a_text_that_ollama_would_cut_is_refused():
+@pytest.mark.parametrize("scheme", ["ollama", "tei"])
+def test_a_text_that_the_server_would_cut_is_refused(scheme):
     with EmbeddingServer(dimension=16, token_limit=10) as server:
-        embedder = opened(server, "ollama")
+        embedder = opened(server, scheme)
         with pytest.raises(EmbedderInputError, match="context length"):
             embedder.embed_documents(["word " * 11])
 
@@ -392,9 +428,9 @@ def test_odd_bodies_are_transient(body):
         http.openai_answer(json.dumps(body).encode(), 1, "m")
 
 
-@pytest.mark.parametrize("body", [b"", b"\xff", b"[" * 100_000, b"9" * 10_000, b"{}", b'{"embeddings": {}}'])
+@pytest.mark.parametrize("body", [b"", b"\xff", b"[" * 100_000, b"9" * 10_000, b"{}", b'{"embeddings": {}}', b"[]", b"[null]"])
 def test_odd_bytes_are_transient(body):
-    for parse in (http.openai_answer, http.ollama_answer):
+    for parse in (http.openai_answer, http.ollama_answer, http.tei_answer):
         with pytest.raises(EmbedderTransientError):
             parse(body, 1, "m")
 
@@ -402,14 +438,21 @@ def test_odd_bytes_are_transient(body):
 # --- keys ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"model_id": null}', b'"m"'])
+def test_odd_bytes_about_a_tei_are_transient(body):
+    with pytest.raises(EmbedderTransientError):
+        tei_info(body, "tei:m")
+
+
+@pytest.mark.parametrize("scheme", ["openai", "tei"])
 @pytest.mark.parametrize("how", ["settings", "environment"])
-def test_a_key_is_sent_and_never_told(how, monkeypatch, caplog):
+def test_a_key_is_sent_and_never_told(how, scheme, monkeypatch, caplog):
     caplog.set_level(logging.DEBUG)
     settings = {"api_key": CANARY} if how == "settings" else {}
     if how == "environment":
         monkeypatch.setenv("SEAMARK_EMBED_API_KEY", CANARY)
     with EmbeddingServer(key=CANARY, dimension=16) as server:
-        embedder = embedder_open(f"openai:m?base_url={server.openai_url}", **settings)
+        embedder = opened(server, scheme, **settings)
         told = [repr(embedder), str(embedder.identity), repr(embedder._settings), str(embedder._settings.model_dump())]
         embedder.embed_documents(TEXTS)
         server.fail(*(Fault("echo_headers", status=status) for status in (400, 401, 404, 429, 500)))
@@ -497,7 +540,7 @@ def test_the_server_runs_as_a_process_and_logs_its_calls(tmp_path):
 
 def test_the_server_speaks_teis_own_shape(server):
     found = httpx2.post(f"{server.url}/embed", json={"inputs": TEXTS, "truncate": False}).json()
-    np.testing.assert_allclose(found, proofs(TEXTS, "tei"), atol=1e-6)
+    np.testing.assert_allclose(found, proofs(TEXTS), atol=1e-6)
 
 
 def test_the_server_cuts_long_texts_in_silence_unless_told_not_to():

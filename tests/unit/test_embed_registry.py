@@ -31,7 +31,7 @@ def test_a_tag_is_part_of_the_model():
 
 @pytest.mark.parametrize("locator", ["", "opneai:x", "http://localhost", "word2vec:x"])
 def test_an_unknown_scheme_is_answered_with_those_there_are(locator):
-    with pytest.raises(InvalidRequestError, match=r"static, sentence-transformers:.*openai:.*ollama:"):
+    with pytest.raises(InvalidRequestError, match=r"static, sentence-transformers:.*openai:.*ollama:.*tei:"):
         embedder_open(locator)
 
 
@@ -45,6 +45,7 @@ def test_an_unknown_scheme_is_answered_with_those_there_are(locator):
         ("openai:m?nonsense", "name=value"),
         ("openai:", "openai:<model>"),
         ("ollama:", "ollama:<model>"),
+        ("tei:", "tei:<model>"),
         ("static?dimensions=3", "no settings"),
         ("static:large", "one static model"),
         ("openai:m?base_url=localhost:8080", "base_url"),

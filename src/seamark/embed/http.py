@@ -1,4 +1,4 @@
-"""Embedders behind HTTP: every server that speaks OpenAI's /embeddings, and Ollama's own /api/embed.
+"""Embedders behind HTTP: every server that speaks OpenAI's /embeddings, Ollama's own /api/embed, and TEI's own /embed.
 
 One request is one try, but for connections that break off: rows are tried again from the database, where the
 attempts are counted and other workers see them.
@@ -23,7 +23,7 @@ import stamina
 from pydantic import Field, SecretStr
 
 from seamark.embed import batches
-from seamark.embed.replies import ollama_answer, ollama_digest, openai_answer, status_error
+from seamark.embed.replies import ollama_answer, ollama_digest, openai_answer, status_error, tei_answer, tei_info
 from seamark.embed.settings import ModelSettings
 from seamark.embed.tokens import tokens_estimate
 from seamark.embed.validation import encodable_texts
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 OPENAI_URL = "https://api.openai.com/v1"
 OLLAMA_URL = "http://localhost:11434"
+TEI_URL = "http://localhost:8080"
 REPLY_BYTES_MAX = 64 * 2**20
 """No more of a reply is read; 2,048 vectors of 1,536 numbers are 50 MB of JSON."""
 UNVERSIONED = "unversioned"
@@ -55,6 +56,7 @@ UNVERSIONED = "unversioned"
 _OPENAI_HOST = "api.openai.com"
 _CONNECT_SECONDS = 10.0
 _RESET_TRIES = 3
+_SHA_CHARACTERS = 12
 _PROBE = "How long are the vectors of this model?"
 
 
@@ -62,7 +64,7 @@ class HttpSettings(ModelSettings):
     """What a locator or the caller may say about a server and its model."""
 
     base_url: str | None = None
-    """Where the server is: `http://localhost:8080/v1`. OpenAI's or Ollama's own place if not given."""
+    """Where the server is: `http://localhost:8080/v1`. The provider's own place if not given."""
     dimensions: int | None = Field(None, ge=1)
     """Ask the model for shorter vectors of this length."""
     document_prefix: str = ""
@@ -70,11 +72,11 @@ class HttpSettings(ModelSettings):
     version: str | None = None
     """What the vectors are attributed to beside the name."""
     batch_items: int | None = Field(None, ge=1)
-    """Texts in one request: 256 for OpenAI itself, 32 (what TEI takes unless told) for others."""
+    """Texts in one request. What TEI says it takes, 256 for OpenAI itself, 32 for others."""
     batch_tokens: int = Field(100_000, ge=1)
     """Tokens in one request, estimated. OpenAI takes 300,000."""
     text_tokens: int | None = Field(None, ge=1)
-    """Tokens in one text, estimated; longer ones are split. 8,191 for OpenAI itself, 512 for others."""
+    """Tokens in one text, estimated; longer ones are split. What TEI says it takes, 8,191 for OpenAI itself, 512 for others."""
     concurrency: int = Field(4, ge=1)
     timeout_seconds: float = Field(60.0, gt=0)
     """How long to wait for a reply. A batch on a small machine may well take half a minute."""
@@ -84,7 +86,7 @@ class HttpSettings(ModelSettings):
 
 
 class _HttpEmbedder:
-    """What the two kinds of server have in common. Safe to call from several threads."""
+    """What the kinds of server have in common. Safe to call from several threads."""
 
     def __init__(self, scheme: str, model: str, settings: HttpSettings, url: str, path: str) -> None:
         if not model:
@@ -210,6 +212,14 @@ class _HttpEmbedder:
                     return self._once(method, url, body)
         raise AssertionError("the last attempt returns or raises")
 
+    def _asked(self, path: str) -> bytes:
+        """Return what the server says of itself."""
+        try:
+            return self._call("GET", path)
+        except EmbedderInputError as error:
+            # There is no text in this request to be refused.
+            raise EmbedderConfigurationError(f"{error}; check the model's name and its settings") from error
+
     def _once(self, method: str, url: str, body: bytes | None) -> bytes:
         headers = {"content-type": "application/json"} if body is not None else {}
         with self._client.stream(method, url, content=body, headers=headers | self._authorisation()) as reply:
@@ -303,11 +313,7 @@ class OllamaEmbedder(_HttpEmbedder):
         super().__init__("ollama", model, settings, settings.base_url or OLLAMA_URL, "/api/embed")
 
     def _version(self) -> str:
-        try:
-            models = self._call("GET", "/api/tags")
-        except EmbedderInputError as error:
-            # There is no text in this request to be refused.
-            raise EmbedderConfigurationError(f"{error}; check the model's name and its settings") from error
+        models = self._asked("/api/tags")
         return ollama_digest(models, self._model, self._name) or UNVERSIONED
 
     def _vectors(self, texts: Sequence[str]) -> Answer:
@@ -315,6 +321,38 @@ class OllamaEmbedder(_HttpEmbedder):
         if self._settings.dimensions is not None:
             content["dimensions"] = self._settings.dimensions
         return ollama_answer(self._call("POST", self._path, content), len(texts), self._name)
+
+
+class TeiEmbedder(_HttpEmbedder):
+    """Text Embeddings Inference's own interface, which says which model it has, by a commit, and how much it takes at once."""
+
+    def __init__(self, model: str, settings: HttpSettings) -> None:
+        super().__init__("tei", model, settings, settings.base_url or TEI_URL, "/embed")
+
+    def _identified(self) -> ModelIdentity:
+        """Ask in any case: a server has one model, and heeds no name in a request."""
+        info = tei_info(self._asked("/info"), self._name)
+        if self._model not in info.names:
+            raise EmbedderConfigurationError(
+                f"{self._place('')} serves {' or '.join(info.names)}, not {self._model}: "
+                f"write tei:{info.names[0]}, or another base_url"
+            )
+        if not info.embeds:
+            raise EmbedderConfigurationError(f"{self._place('')} serves {self._model}, which is no model for embeddings")
+        settings = self._settings
+        self.batch_items = settings.batch_items or info.items_max or self.batch_items
+        self._text_tokens = settings.text_tokens or info.tokens_max or self._text_tokens
+        self._sha = info.sha
+        return super()._identified()
+
+    def _version(self) -> str:
+        return self._sha[:_SHA_CHARACTERS] if self._sha else UNVERSIONED
+
+    def _vectors(self, texts: Sequence[str]) -> Answer:
+        content: dict[str, object] = {"inputs": list(texts), "truncate": False, "normalize": True}
+        if self._settings.dimensions is not None:
+            content["dimensions"] = self._settings.dimensions
+        return tei_answer(self._call("POST", self._path, content), len(texts), self._name)
 
 
 def _batches(texts: Sequence[str], items_max: int, tokens_max: int) -> Iterator[Sequence[str]]:

@@ -19,9 +19,9 @@ def embedder_open(locator: str, **settings: object) -> Embedder:
     """Open an embedder.
 
     Args:
-        locator: `static`, `sentence-transformers:<name or path>`, `openai:<model>` or `ollama:<model>`, and after a `?` the
-            provider's settings, as in `openai:bge-m3?base_url=http://localhost:8080/v1&dimensions=512`. It is stored in the
-            database, for workers in other processes, so it may not carry a secret.
+        locator: `static`, `sentence-transformers:<name or path>`, `openai:<model>`, `ollama:<model>` or `tei:<model>`, and
+            after a `?` the provider's settings, as in `openai:bge-m3?base_url=http://localhost:8080/v1&dimensions=512`. It is
+            stored in the database, for workers in other processes, so it may not carry a secret.
         settings: the same settings as values; they win. Only here may `api_key` be given.
 
     Raises:
@@ -81,10 +81,17 @@ def _ollama(name: str, settings: Mapping[str, object]) -> Embedder:
     return OllamaEmbedder(name, HttpSettings.parse(settings))
 
 
+def _tei(name: str, settings: Mapping[str, object]) -> Embedder:
+    from seamark.embed.http import HttpSettings, TeiEmbedder  # noqa: PLC0415
+
+    return TeiEmbedder(name, HttpSettings.parse(settings))
+
+
 _OPENERS: Mapping[str, Callable[[str, Mapping[str, object]], Embedder]] = {
     "static": _static,
     "sentence-transformers": _sentence,
     "openai": _openai,
     "ollama": _ollama,
+    "tei": _tei,
 }
-_FORMS = ("static", "sentence-transformers:<name or path>", "openai:<model>", "ollama:<model>")
+_FORMS = ("static", "sentence-transformers:<name or path>", "openai:<model>", "ollama:<model>", "tei:<model>")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, cast
@@ -32,7 +33,8 @@ _RETRY_AFTER_MAX_SECONDS = 3600.0
 _EXCERPT_CHARACTERS = 300
 _REFUSED_TEXTS = frozenset({400, 413, 422})
 _OUT_FOR_NOW = frozenset({429, 503})
-_MAY_GO_AWAY = frozenset({408, 409, 425})
+_MAY_GO_AWAY = frozenset({408, 409, 424, 425})
+"""424 is what TEI answers when its backend has failed, out of memory perhaps."""
 
 
 def openai_answer(body: bytes, count: int, name: str) -> Answer:
@@ -81,6 +83,48 @@ def ollama_digest(body: bytes, model: str, name: str) -> str | None:
             case _:
                 continue
     return None
+
+
+def tei_answer(body: bytes, count: int, name: str) -> Answer:
+    """Return the vectors of a reply of TEI's /embed, which is nothing but a list of them, in the order of the texts."""
+    reply = _parsed(body, name)
+    if not isinstance(reply, list):
+        raise EmbedderTransientError(f"{name} answered 200 with something that is no list of vectors: {_start(body)}")
+    return _checked(cast("list[Any]", reply), count, name), None
+
+
+@dataclass(frozen=True, slots=True)
+class TeiInfo:
+    """What a TEI server says of itself; None for what it does not say."""
+
+    names: tuple[str, ...]
+    sha: str | None
+    embeds: bool
+    items_max: int | None
+    tokens_max: int | None
+
+
+def tei_info(body: bytes, name: str) -> TeiInfo:
+    """Return what TEI's /info says."""
+    reply = _parsed(body, name)
+    if not isinstance(reply, dict) or not isinstance(reply.get("model_id"), str):  # pyright: ignore[reportUnknownMemberType]
+        raise EmbedderTransientError(f"{name} answered 200 without 'model_id': {_start(body)}")
+    found = cast("dict[str, Any]", reply)
+    named = (found["model_id"], found.get("served_model_name"))
+    sha, kind = found.get("model_sha"), found.get("model_type")
+    # A text as long as the model reads does not help where a whole batch may not be as long.
+    limits = [limit for limit in map(_positive, (found.get("max_input_length"), found.get("max_batch_tokens"))) if limit]
+    return TeiInfo(
+        names=tuple(dict.fromkeys(one for one in named if isinstance(one, str) and one)),
+        sha=sha if isinstance(sha, str) and sha else None,
+        embeds=not isinstance(kind, dict) or "embedding" in kind,
+        items_max=_positive(found.get("max_client_batch_size")),
+        tokens_max=min(limits, default=None),
+    )
+
+
+def _positive(value: object) -> int | None:
+    return value if type(value) is int and value > 0 else None
 
 
 def status_error(status: int, headers: Mapping[str, str], body: bytes, place: str, secret: str | None) -> EmbedderError:

@@ -86,6 +86,9 @@ class EmbeddingServer(ThreadingHTTPServer):
         token_limit: texts of more words are cut, in silence as servers do, or refused with 400 when `truncate` is false.
         models: the models that Ollama's /api/tags lists; any is served.
         digest: what it says of each of them.
+        model: the one model that TEI's /info names, and that /embed is answered by.
+        sha: the commit that /info says the model is of.
+        items_max: the texts that /embed takes at once; a call with more is refused with 413.
         log: a file that every call is appended to as one JSON line, before it is answered.
         port: the port to listen on; 0: any free one.
     """
@@ -101,6 +104,9 @@ class EmbeddingServer(ThreadingHTTPServer):
         token_limit: int | None = None,
         models: tuple[str, ...] = ("m:latest", "m:tagged"),
         digest: str = "sha256:0123456789abcdef",
+        model: str = "m",
+        sha: str | None = "89abcdef0123456789abcdef0123456789abcdef",
+        items_max: int = 32,
         log: Path | None = None,
         port: int = 0,
     ) -> None:
@@ -110,6 +116,9 @@ class EmbeddingServer(ThreadingHTTPServer):
         self.token_limit = token_limit
         self.models = models
         self.digest = digest
+        self.model = model
+        self.sha = sha
+        self.items_max = items_max
         self.calls: list[Call] = []
         self._log = log
         self._faults: list[Fault] = []
@@ -185,14 +194,28 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing on stderr; calls are in the log."""
 
     def do_GET(self) -> None:
-        """Serve /api/tags."""
+        """Serve /api/tags and /info."""
         fault = self._recorded((), {})
-        if fault is not None and self._broken(fault):
+        if not self._admitted() or (fault is not None and self._broken(fault)):
             return
-        if self.path != "/api/tags":
-            self._send(HTTPStatus.NOT_FOUND, b"404 page not found")
-            return
-        self._json([{"name": name, "digest": self.server.digest} for name in self.server.models], "models")
+        match self.path:
+            case "/api/tags":
+                self._json({"models": [{"name": name, "digest": self.server.digest} for name in self.server.models]})
+            case "/info":
+                self._json(self._info())
+            case _:
+                self._send(HTTPStatus.NOT_FOUND, b"404 page not found")
+
+    def _info(self) -> dict[str, object]:
+        return {
+            "model_id": self.server.model,
+            "model_sha": self.server.sha,
+            "model_dtype": "float32",
+            "model_type": {"embedding": {"pooling": "mean"}},
+            "max_input_length": self.server.token_limit or 512,
+            "max_batch_tokens": 16384,
+            "max_client_batch_size": self.server.items_max,
+        }
 
     def do_POST(self) -> None:
         """Serve /v1/embeddings, /api/embed, /embed, and /faults, which scripts this server."""
@@ -205,17 +228,19 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/faults":
             self.server.heal()
             self.server.fail(*(Fault(**fault) for fault in body))
-            self._json([], "faults")
+            self._json({})
             return
         given: str | list[str] = body.pop("inputs", None) or body.pop("input", None) or []
         texts = (given,) if isinstance(given, str) else tuple(given)
         fault = self._recorded(texts, body)
-        if self.server.key is not None and self.headers["authorization"] != f"Bearer {self.server.key}":
-            self._error(HTTPStatus.UNAUTHORIZED, "Incorrect API key provided")
-            return
-        if fault is not None and self._broken(fault):
-            return
-        self._embed(path, texts, body, fault)
+        if self._admitted() and not (fault is not None and self._broken(fault)):
+            self._embed(path, texts, body, fault)
+
+    def _admitted(self) -> bool:
+        if self.server.key is None or self.headers["authorization"] == f"Bearer {self.server.key}":
+            return True
+        self._error(HTTPStatus.UNAUTHORIZED, "Incorrect API key provided")
+        return False
 
     def _recorded(self, texts: tuple[str, ...], request: dict[str, Any]) -> Fault | None:
         fault = self.server.struck(self.path, texts)
@@ -226,24 +251,28 @@ class _Handler(BaseHTTPRequestHandler):
     # --- what is right --------------------------------------------------------------------------------------------
 
     def _embed(self, path: str, texts: tuple[str, ...], request: dict[str, Any], fault: Fault | None) -> None:
+        if path == "/embed" and len(texts) > self.server.items_max:
+            self._error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"batch size {len(texts)} > maximum allowed batch size")
+            return
         limit = self.server.token_limit
         if limit is not None and any(len(text.split()) > limit for text in texts):
             if request.get("truncate") is False:
-                self._error(HTTPStatus.BAD_REQUEST, "the input length exceeds the context length")
+                refused = HTTPStatus.UNPROCESSABLE_ENTITY if path == "/embed" else HTTPStatus.BAD_REQUEST
+                self._error(refused, "the input length exceeds the context length")
                 return
             texts = tuple(" ".join(text.split()[:limit]) for text in texts)
-        model = str(request.get("model", "tei"))
+        model = str(request.get("model", self.server.model))
         vectors: list[Any] = [self.server.vector(text, model, request.get("dimensions")) for text in texts]
         kind = fault.kind if fault else None
         vectors = _spoilt(vectors, kind)
         if path.endswith("/embeddings"):
             encoded = [_base64(vector) for vector in vectors] if kind == "base64" else vectors
             items = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(encoded)]
-            self._json(_shuffled(items, kind), "data", drip=fault)
+            self._json({"data": _shuffled(items, kind), "model": "oracle"}, drip=fault)
         elif path == "/api/embed":
-            self._json(vectors, "embeddings", drip=fault)
+            self._json({"embeddings": vectors, "model": "oracle"}, drip=fault)
         elif path == "/embed":
-            self._send(HTTPStatus.OK, json.dumps(vectors).encode())
+            self._json(vectors, drip=fault)
         else:
             self._send(HTTPStatus.NOT_FOUND, b"404 page not found")
 
@@ -289,8 +318,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     # --- sending --------------------------------------------------------------------------------------------------
 
-    def _json(self, items: list[Any], member: str, drip: Fault | None = None) -> None:
-        body = json.dumps({member: items, "model": "oracle"}).encode()
+    def _json(self, reply: object, drip: Fault | None = None) -> None:
+        body = json.dumps(reply).encode()
         if drip is None or drip.kind != "drip":
             self._send(HTTPStatus.OK, body)
             return
@@ -301,7 +330,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _error(self, status: int, message: str, retry_after: str | None = None) -> None:
         headers = {} if retry_after is None else {"retry-after": retry_after}
-        self._send(status, json.dumps({"error": {"message": message}}).encode(), headers=headers)
+        tei = self.path.partition("?")[0] in {"/embed", "/info"}
+        told = {"error": message, "error_type": "scripted"} if tei else {"error": {"message": message}}
+        self._send(status, json.dumps(told).encode(), headers=headers)
 
     def _send(self, status: int, body: bytes, kind: str = "application/json", headers: dict[str, str] | None = None) -> None:
         self._head(status, len(body), kind, headers or {})

@@ -20,7 +20,8 @@ Model = Annotated[
     str | None,
     typer.Option(
         metavar="MODEL",
-        help="static (no network, no key), sentence-transformers:NAME, openai:NAME, ollama:NAME; otherwise SEAMARK_MODEL.",
+        help="static (no network, no key), sentence-transformers:NAME, openai:NAME, ollama:NAME, tei:NAME; "
+        "otherwise SEAMARK_MODEL.",
         show_default=False,
     ),
 ]
