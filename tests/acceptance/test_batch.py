@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 import seamark
 from seamark.core import batch as batches
+from seamark.core.budget import Budget
 from seamark.core.registry import PROBES
-from seamark.errors import EmbedderUnavailableError, InvalidRequestError
+from seamark.edges import worker
+from seamark.embed.tokens import tokens_estimate
+from seamark.errors import BudgetSpentError, EmbedderUnavailableError, InvalidRequestError
 from seamark.testing.batch_server import BillingServer, ServedBatch, billed
 from seamark.testing.oracle import OracleEmbedder, oracle_proves
 
@@ -230,6 +235,29 @@ def test_status_and_the_list_show_the_batch_that_a_backfill_waits_for(service, s
     server.finish()
     service.batches_advance("w1")
     assert [one.batch for one in tracked.generations()] == [None, None]
+
+
+def test_a_batch_that_would_pass_the_budget_is_not_sent(service, server):
+    """Half of what its passages cost in ordinary calls; nothing is paid, and it is sent once the budget suffices."""
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    needed = sum(tokens_estimate(f"the body of note {n}") for n in range(1, ROWS + 1)) / 2
+    with pytest.raises(BudgetSpentError):
+        service.batches_advance("w1", Budget(math.ceil(needed) - 1))
+    assert (server.batches, server.files, state(tracked)) == ([], {}, ["planned"])
+    budget = Budget(math.ceil(needed))
+    service.batches_advance("w1", budget)
+    assert state(tracked) == ["submitted"]
+    with pytest.raises(BudgetSpentError):
+        budget.reserve(1)
+
+
+def test_a_worker_with_a_budget_ends_before_it_sends_a_batch_beyond_it(service, server, monkeypatch):
+    monkeypatch.setattr(worker, "TRIM_SECONDS", 0.0)
+    service.attach("notes", text="body").batch()
+    with pytest.raises(BudgetSpentError):
+        service.work(budget_tokens=20)
+    assert (server.batches, asked(server)) == ([], [])
 
 
 def test_a_model_without_a_batch_interface_is_refused(backend, notes):

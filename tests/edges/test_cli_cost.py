@@ -117,6 +117,17 @@ def test_a_batch_that_is_under_way_is_shown_and_cancelled_with_its_index(cli, ba
     assert there.status == "cancelled"
 
 
+def test_a_batch_beyond_the_budget_is_given_up_before_it_is_sent(cli, backend, lamps, server):
+    """With the message of `work --budget`; nobody else sends it, and with enough it goes."""
+    spent = cli("batch", "lamps", "--budget", "0.001", "--price", "1", db=backend.url)
+    assert (spent.code, "the budget of 1,000 tokens does not suffice" in spent.err) == (1, True)
+    assert (server.batches, server.files) == ([], {})
+    with seamark.open(backend.url, model=server.locator) as service:
+        assert [batch.state for batch in service.source("lamps").batches()] == ["failed"]
+    held = cli("batch", "lamps", "--no-wait", "--budget-tokens", "1", db=backend.url)
+    assert (held.code, "who sends" in held.err) == (2, True)
+
+
 def test_a_batch_that_fails_is_told_by_the_exit_code(cli, backend, lamps, server):
     ending = threading.Timer(2.0, server.finish, ("expired", 0))
     ending.start()

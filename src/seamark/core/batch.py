@@ -12,6 +12,8 @@ a request that has been given up, and does not list it yet when it is asked. No 
 
 from __future__ import annotations
 
+import math
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -20,6 +22,7 @@ import numpy as np
 
 from seamark.core.chunking import render
 from seamark.embed.batches import Batched
+from seamark.embed.tokens import tokens_count
 from seamark.embed.validation import embedder_errors, stored_vectors
 from seamark.errors import (
     EmbedderConfigurationError,
@@ -32,8 +35,9 @@ from seamark.model import precision
 from seamark.model.cost import BATCH_ENDED, NOTHING_SPENT, Spent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
+    from seamark.core.budget import Budget
     from seamark.core.chunking import Chunker
     from seamark.embed.batches import BatchAnswer
     from seamark.embed.contract import Embedder
@@ -41,6 +45,8 @@ if TYPE_CHECKING:
     from seamark.model.cost import ProviderBatch
     from seamark.store.contract import Store
 
+PRICE = 0.5
+"""What a token costs, of what one costs in an ordinary call, at every provider that has batches."""
 HOLD_SECONDS = 26 * 3600.0
 """A provider has 24 hours; then the ordinary workers go on, and pay what is left."""
 TAKE_SECONDS = 600.0
@@ -72,17 +78,23 @@ def batch_check(embedder: Embedder) -> None:
 
 
 def batch_advance(
-    store: Store, source: Source, generation: Generation, embedder: Embedder, chunker: Chunker, owner: str
+    store: Store,
+    source: Source,
+    generation: Generation,
+    embedder: Embedder,
+    chunker: Chunker,
+    owner: str,
+    budget: Budget | None = None,
 ) -> ProviderBatch | None:
     """Take one step of the open batch; return how it stands, None where there is none, or somebody else is at it.
 
     Raises nothing that an embedder raises: an outage leaves the batch as it is, to be looked at later; what cannot work fails
-    it.
+    it. BudgetSpentError: it would cost more than is left; it is not sent, and stays planned.
     """
     batch = store.batch_take(generation.id, owner, TAKE_SECONDS)
     if batch is None or not isinstance(embedder, Batched):
         return None
-    step = _Step(store, source, generation, embedder, embedder, chunker, owner)
+    step = _Step(store, source, generation, embedder, embedder, chunker, owner, budget)
     try:
         with embedder_errors(embedder.identity.name):
             return step.collect(batch) if batch.state == "submitted" else step.send(batch)
@@ -143,9 +155,11 @@ class _Step:
         provider: Batched,
         chunker: Chunker,
         owner: str,
+        budget: Budget | None,
     ) -> None:
         self._store, self._source, self._generation = store, source, generation
         self._embedder, self._provider, self._chunker, self._owner = embedder, provider, chunker, owner
+        self._budget = budget
 
     def send(self, batch: ProviderBatch) -> ProviderBatch:
         """Send the next passages, unless the provider has them already."""
@@ -155,6 +169,23 @@ class _Step:
         passages, upto = self._passages(batch.after)
         if not passages:
             return self.ended(replace(batch, state="done", upto=upto))
+        with self._afforded(list(passages.values())):
+            return self._submitted(batch, passages, upto)
+
+    @contextmanager
+    def _afforded(self, texts: Sequence[str]) -> Generator[None]:
+        """Hold what a batch will be billed against the budget; what may have arrived is spent."""
+        if self._budget is None:
+            yield
+            return
+        expected = math.ceil(PRICE * tokens_count(self._embedder, texts))
+        self._budget.reserve(expected)
+        try:
+            yield
+        finally:
+            self._budget.settle(expected, expected)
+
+    def _submitted(self, batch: ProviderBatch, passages: Mapping[bytes, str], upto: int) -> ProviderBatch:
         sending = self._written(replace(batch, state="sending", upto=upto, requests=len(passages)))
         file = self._provider.batch_upload(batch.tag, ((digest.hex(), text) for digest, text in passages.items()))
         if self._store.batch_take(self._generation.id, self._owner, TAKE_SECONDS) is None:  # an upload may take long

@@ -320,10 +320,16 @@ class Seamark:
         """Return the views for SQL users, and what another program's connection has to run to have them."""
         return self.store.views()
 
-    def batches_advance(self, owner: str) -> tuple[ProviderBatch, ...]:
-        """Take one step of every batch that is under way with a provider; return how each of them stands now."""
+    def batches_advance(
+        self, owner: str, budget: Budget | None = None, *, only: str | None = None
+    ) -> tuple[ProviderBatch, ...]:
+        """Take one step of every batch, `only` of one table otherwise, that is under way; return how each of them stands now.
+
+        Raises:
+            BudgetSpentError: a batch would cost more than is left of the budget; it is not sent.
+        """
         found: list[ProviderBatch | None] = []
-        for source in self.store.sources():
+        for source in (source for source in self.store.sources() if only in (None, source.name)):
             for generation in self.store.generations(source.id):
                 if generation.model is None or batch_open(self.store, generation.id) is None:
                     continue
@@ -337,7 +343,7 @@ class Seamark:
                         batch_withdraw(self.store, generation, partial(self.embedders.of, generation.model, generation.locator))
                     )
                     continue
-                found.append(batch_advance(self.store, source, generation, embedder, chunker, owner))
+                found.append(batch_advance(self.store, source, generation, embedder, chunker, owner, budget))
         return tuple(batch for batch in found if batch is not None)
 
     def generations_expire(self) -> tuple[int, ...]:

@@ -373,6 +373,10 @@ class Tracked:
             f"nothing is left to backfill in {self.name!r}: a batch is for a new index, before `work` has filled it"
         )
 
+    def batch_withdraw(self) -> tuple[ProviderBatch, ...]:
+        """Give up what is under way with a provider, and cancel it there; the `error` of each batch says so, or why not."""
+        return lifecycle.withdraw(self._service.store, self._service.embedders, self.source)
+
     def batch_check(self, model: str | None = None) -> None:
         """Raise InvalidRequestError where a model, the default one otherwise, has no batch interface."""
         embedders = self._service.embedders

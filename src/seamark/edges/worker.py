@@ -121,6 +121,7 @@ class Worker:
         self.id = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._service = service
         self._until = until
+        self._budget = budget
         self._stop = stop
         self._current = threading.Event()
         self._done = threading.Event()
@@ -342,7 +343,7 @@ class Worker:
     def _trim(self) -> None:
         whole = next(self._trims) % KEPT_TRIMS == 0
         self._service.generations_expire()
-        self._service.batches_advance(self.id)
+        self._service.batches_advance(self.id, self._budget)
         for source in self._service.store.sources():
             with self._unless_detached([known.id for known in self._service.store.generations(source.id)]):
                 self._service.store.journal_trim(source.id)

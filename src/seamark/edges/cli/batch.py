@@ -5,10 +5,13 @@ from typing import Annotated
 
 import typer
 
+from seamark.core import budget as core_budget
 from seamark.edges import serialise
+from seamark.edges.cli.budget import Budget, BudgetTokens, Price, tokens_of
 from seamark.edges.cli.session import FOUND_A_PROBLEM, INTERRUPTED, SIGNALLED, Session, command
 from seamark.edges.cli.text import counted, line
 from seamark.edges.cli.work import stop_on_signals
+from seamark.errors import BudgetSpentError, InvalidRequestError
 from seamark.model.cost import ProviderBatch
 
 POLL_SECONDS = 30.0
@@ -25,20 +28,35 @@ def batch(
     *,
     wait: Annotated[bool, typer.Option(help="Wait for the provider here; workers look after it as well.")] = True,
     every: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="How often the provider is asked.")] = POLL_SECONDS,
+    budget: Budget = None,
+    price: Price = None,
+    budget_tokens: BudgetTokens = None,
 ) -> int:
     """Have a new index embedded through the provider's batch interface: half the price at OpenAI, within a day.
 
     Search, and rows that are written meanwhile, go on as ever; the rows that were there wait for the provider. Interrupted, and
     run again, it goes on where it was, and nothing is sent twice. Next: `seamark work`, which calls the model for what is left.
 
-    Exit codes: 0 all is answered; 1 a batch failed, and the rest is left to `work`; 130 Ctrl-C; 143 SIGTERM.
+    With a budget, a batch that would cost more than is left is given up before it is sent. --price is that of an ordinary call,
+    and a batch costs half.
+
+    Exit codes: 0 all is answered; 1 a batch failed, or the budget does not suffice, and the rest is left to `work`; 130 Ctrl-C;
+    143 SIGTERM.
     """
+    tokens = tokens_of(budget, price, budget_tokens)
+    if tokens is not None and not wait:
+        raise InvalidRequestError("a budget is held by who sends: wait for the batch, or give the budget to `work`")
+    limit = None if tokens is None else core_budget.Budget(tokens)
     owner = f"batch:{uuid.uuid4().hex[:8]}"
     with session.service() as service, stop_on_signals() as stop:
         tracked = service.source(source)
         begun = {tracked.batch().id}
         while wait and not stop.is_set():
-            service.batches_advance(owner)
+            try:
+                service.batches_advance(owner, limit, only=source)
+            except BudgetSpentError:
+                tracked.batch_withdraw()  # workers without a budget would send it
+                raise
             known = tracked.batches()
             begun |= {one.id for one in known if one.state not in ("done", "failed")}
             if all(one.state in ("done", "failed") for one in known):
