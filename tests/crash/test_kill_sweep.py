@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 
+import seamark
 from seamark.core.registry import PROBES
 from seamark.testing.batch_server import BillingServer
 from seamark.testing.judgement import judge, judge_calls, judge_source
 from seamark.testing.killer import Killer, Order
-from seamark.testing.oracle import log_counts, oracle_proves
+from seamark.testing.oracle import OracleEmbedder, log_counts, oracle_proves
 from seamark.testing.proxy import Proxy
 from seamark.testing.scenarios import EDITED
 from seamark.testing.workbench import Workbench
@@ -62,9 +63,9 @@ class Case:
         rows[-1] = (10, None, " ", 1)
         self.application.many("INSERT INTO notes VALUES (?, ?, ?, ?)", rows)
 
-    def order(self, scenario, kill_at):
+    def order(self, scenario, kill_at, since=""):
         model = None if self.server is None else self.server.locator
-        return Order(self.backend.url, scenario, kill_at, str(self.log), model=model)
+        return Order(self.backend.url, scenario, kill_at, str(self.log), model=model, since=since)
 
     def finish(self, killer, scenario):
         """Let the leases of the dead expire, and another process do the same again; return how many leases there were."""
@@ -197,6 +198,47 @@ def test_killed_anywhere_in_batches_at_a_provider(sweep):
         assert submitted.total() <= spent <= submitted.total() + called.total()
 
     sweep("batch", ended, 24, partial(BillingServer, looks=2))
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", ["sqlite", "postgres"])
+def test_killed_between_a_settle_and_its_stamps(name, killer, backend_open, tmp_path):
+    """Before, while and after the first stamp is written: what is embedded is stamped or owed, and the next worker stamps it.
+
+    PostgreSQL stamps in the settle's transaction, so that there are both or neither; SQLite's stamp is in another file.
+    """
+    since = {"sqlite": 'SET "has_embedding" = ?', "postgres": 'SET "has_embedding" = '}[name]
+    seen = []
+    for moment in range(1, 20):
+        with ExitStack() as teardown:
+            case = Case(backend_open(name, tmp_path, teardown), tmp_path, moment)
+            assert killer.run(case.order("stamp", moment, since)).signal == signal.SIGKILL
+            embedded, stamped, owed = stamps(case)
+            seen.append((len(embedded), len(stamped), owed))
+            assert stamped <= embedded
+            assert len(embedded - stamped) <= owed
+            expired = case.finish(killer, "stamp")
+            embedded, stamped, owed = stamps(case)
+            assert (stamped, owed, len(embedded)) == (embedded, 0, 8)
+            judge_calls(case.log, {}, expired)
+    embedded, stamped, owed = seen[0]
+    assert (stamped, embedded) == (0, owed)
+    assert (owed > 0) == (name == "sqlite")
+    assert any(embedded == stamped > owed == 0 for embedded, stamped, owed in seen), "some of these moments come after it"
+
+
+def stamps(case):
+    """Return which rows are embedded, which of them are stamped, and how many `doctor` says are owed that."""
+    bench = Workbench(case.backend)
+    [source] = bench.store.sources()
+    generation = next(one for one in bench.store.generations(source.id) if one.kind == "vector")
+    embedded = {key for (key,), row in case.backend.rows(source, generation).items() if row.chunks > 0}
+    stamped = {key for (key,) in case.application.run("SELECT id FROM notes WHERE has_embedding")}
+    with seamark.open(case.backend.url, embedder=OracleEmbedder("oracle-a")) as service:
+        [check] = [check for check in service.doctor() if check.name == "stamps notes"]
+    assert (check.ok, check.required) == (not bench.store.stamps_owed(source), False)
+    assert check.ok or "seamark work" in check.remedy
+    return embedded, stamped, int(check.detail.split()[0]) if not check.ok else 0
 
 
 @pytest.mark.timeout(3600)

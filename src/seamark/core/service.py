@@ -30,7 +30,7 @@ from seamark.model import Check, GenerationStatus, Progress, SourceStatus, preci
 from seamark.model.cost import NOTHING_SPENT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from types import TracebackType
     from typing import Self
@@ -411,7 +411,15 @@ class Seamark:
             return tuple(checks)
         tables = tuple(self._source_check(source) for source in self.store.sources())
         indexes = tuple(self._generation_check(found) for found in self.store.generations() if found.state != "retired")
-        return (*checks, *tables, *indexes)
+        return (*checks, *tables, *self._stamp_checks(), *indexes)
+
+    def _stamp_checks(self) -> Iterator[Check]:
+        for source in self.store.sources():
+            if source.spec.stamp and not self.source_problems(source):
+                owed = self.store.stamps_owed(source)
+                remedy = "`seamark work` writes them; one that a trigger or constraint of the table refuses stays owed"
+                detail = f"{owed:,} rows are owed their stamp" if owed else "no row is owed its stamp"
+                yield Check(f"stamps {source.name}", ok=not owed, detail=detail, remedy=remedy if owed else "", required=False)
 
     def _source_check(self, source: Source) -> Check:
         name = f"source {source.name}"

@@ -127,6 +127,10 @@ class Store(Auditing, Protocol):
         """Return all sources, by id."""
         ...
 
+    def stamps_owed(self, source: Source) -> int:
+        """Return how many rows are to be stamped yet: somebody was writing to them, or was killed, when they were settled."""
+        ...
+
     def source_faults(self, source: Source) -> Sequence[str]:
         """Say what is wrong with what feeds the source; nothing when all is well.
 

@@ -45,9 +45,9 @@ R = TypeVar("R")
 class Order:
     """What a child is to do. `kill_at` is the moment it ends at, from 1, two a statement or request; 0: it lives.
 
-    `model` is the locator of a server's model, for a scenario with one. With `cut`, PostgreSQL's backends of the child are
-    terminated at that moment instead; what fails for it is begun again by the same child, once the leases that it held have
-    expired.
+    With `since` the moments are counted from the first statement on that has these words. `model` is the locator of a server's
+    model, for a scenario with one. With `cut`, PostgreSQL's backends of the child are terminated at that moment instead; what
+    fails for it is begun again by the same child, once the leases that it held have expired.
     """
 
     url: str
@@ -56,6 +56,7 @@ class Order:
     log: str
     cut: bool = False
     model: str | None = None
+    since: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +81,22 @@ class Ending:
 class Moments:
     """Counts the moments before and after every statement of either driver and every HTTP request, and is killed at one."""
 
-    def __init__(self, kill_at: int, strike: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGKILL)) -> None:
+    def __init__(
+        self, kill_at: int, strike: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGKILL), since: str = ""
+    ) -> None:
         self.kill_at = kill_at
+        self._since = since
         self._strike = strike
         self.count = 0
         self.paused = False
         self._lock = threading.Lock()
 
-    def moment(self) -> None:
+    def moment(self, statement: str = "") -> None:
         """Let one moment pass, if this process outlives it."""
         with self._lock:
-            self.count += not self.paused
+            if not self.paused and self._since in statement:
+                self._since = ""
+            self.count += not self.paused and not self._since
             struck = self.count == self.kill_at and not self.paused
         if struck:
             self._strike()
@@ -113,12 +119,12 @@ class Moments:
 
     def _traced(self, event: dict[str, Any]) -> None:
         if not event.get("trigger"):
-            self.moment()
+            self.moment(event["sql"])
 
     def _around(self, run: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(run)
         def watched(*args: Any, **kwargs: Any) -> Any:
-            self.moment()
+            self.moment(args[1].decode() if isinstance(args[1], bytes) else "")
             try:
                 return run(*args, **kwargs)
             finally:
@@ -181,7 +187,7 @@ class _Cut:
 def _child(order: Order, answer: int) -> None:
     """Carry out an order and end; never return."""
     status, cut = 1, _Cut(order)
-    moments = Moments(order.kill_at, cut.strike) if order.cut else Moments(order.kill_at)
+    moments = Moments(order.kill_at, cut.strike) if order.cut else Moments(order.kill_at, since=order.since)
     try:
         service.ENROLL_ROWS = BATCH_ROWS
         sync.READ_CHARACTERS = CHARACTERS

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from seamark.model import Key, Lease, SourceRow
     from seamark.testing.killer import Moments, Order
 
-Scenario = Literal["life", "crew", "detach", "swap", "activate", "rollback", "drop", "repair", "adopt", "batch", "open"]
+Scenario = Literal[
+    "life", "crew", "detach", "swap", "activate", "rollback", "drop", "repair", "adopt", "batch", "stamp", "open"
+]
 STEPS = 1000
 """More steps than a scenario takes: a loop that gets here does not end."""
 BATCH_ROWS = 4
@@ -261,6 +263,15 @@ def _batch(order: Order, moments: Moments) -> None:
         _work(here)
 
 
+def _stamp(order: Order, moments: Moments) -> None:
+    """Attach with a stamp unharmed, and work."""
+    moments.paused = True
+    with seamark.open(order.url, embedder=_old(order)) as here:
+        here.attach("notes", text=["title", "body"], where={"org": {"$ne": 9}}, stamp="has_embedding")
+        moments.paused = False
+        _work(here)
+
+
 def _open(order: Order, moments: Moments) -> None:  # noqa: ARG001 every moment of it counts
     """Open a database, which brings its schema up to date."""
     with seamark.open(order.url, embedder=_old(order)):
@@ -293,5 +304,6 @@ SCENARIOS: dict[str, Callable[[Order, Moments], None]] = {
     "repair": _repair,
     "adopt": _adopt,
     "batch": _batch,
+    "stamp": _stamp,
     "open": _open,
 }

@@ -1256,6 +1256,10 @@ INSERT INTO {owed} ({k}) SELECT {k_b} FROM unnest({key_arrays}) AS b ({k}) ORDER
 -- Give some of them, in no order, so that those that cannot be written do not keep the others back.
 SELECT {k} FROM (SELECT {k} FROM {owed} ORDER BY random() LIMIT %(limit)s) o;
 
+-- name: owed_count
+-- Say how many rows are owed their stamp.
+SELECT count(*) FROM {owed};
+
 -- name: owed_remove
 -- They have been written.
 DELETE FROM {owed} b USING unnest({key_arrays}) AS r ({k}) WHERE {r_is_b};

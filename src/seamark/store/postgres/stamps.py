@@ -70,6 +70,15 @@ def stamps_drop(database: Database, connection: Connection, source: Source) -> N
         database.run(connection, "stamp_remove", {"source": qualified(source.table), "column": identifier(name)})
 
 
+def stamps_owed(database: Database, source: Source) -> int:
+    """Return how many rows are owed their stamp."""
+    if not source.spec.stamp:
+        return 0
+    with database.connection() as connection:
+        [(count,)] = database.run(connection, "owed_count", _owed(source)).fetchall()
+    return count
+
+
 def owed_drop(database: Database, connection: Connection, source: Source) -> None:
     """Drop the table of what is owed."""
     database.run(connection, "owed_drop", _owed(source))

@@ -30,6 +30,7 @@ from seamark.store.postgres.connection import Database
 from seamark.store.postgres.names import generation_words
 from seamark.store.postgres.reader import PostgresReader
 from seamark.store.postgres.sql import sql
+from seamark.store.postgres.stamps import stamps_owed
 from seamark.store.postgres.tables import table_inspect
 from seamark.store.postgres.views import views_names
 
@@ -147,6 +148,10 @@ class PostgresStore(PostgresAuditing):
     def sources(self) -> Sequence[Source]:
         """See the contract."""
         return self._catalog.sources() if self._begun() else ()
+
+    def stamps_owed(self, source: Source) -> int:
+        """See the contract."""
+        return stamps_owed(self._database, source)
 
     def source_faults(self, source: Source) -> Sequence[str]:
         """See the contract."""

@@ -1003,6 +1003,10 @@ INSERT INTO {owed} ({keys}, seq) VALUES ({marks}, ?) ON CONFLICT ({keys}) DO UPD
 -- Some of them, in no order, so that those that cannot be written do not keep the others back.
 SELECT {keys}, seq FROM {owed} ORDER BY random() LIMIT ?
 
+-- name: owed_count
+-- How many rows are owed their stamp.
+SELECT count(*) FROM {owed}
+
 -- name: owed_remove
 -- It has been written, unless the row was settled again.
 DELETE FROM {owed} WHERE {keys_given} AND seq = ?

@@ -91,6 +91,11 @@ def owed_drop(connection: Connection, source: Source) -> None:
     connection.run(STATEMENTS["owed_drop"].format_map(_owed(source)))
 
 
+def stamps_owed(connection: Connection, source: Source) -> int:
+    """Return how many rows are owed their stamp."""
+    return connection.value(STATEMENTS["owed_count"].format_map(_owed(source))) if source.spec.stamp else 0
+
+
 def stamp_empty(table: Table, names: tuple[StampName, ...], row_is: str) -> str:
     """Return what a trigger does to the stamp of a row; nothing where there are no stamps."""
     if not names:

@@ -34,7 +34,7 @@ from seamark.store.sqlite.reader import SqliteReader
 from seamark.store.sqlite.schema import schema_migrate
 from seamark.store.sqlite.shards import Shards
 from seamark.store.sqlite.sql import sql
-from seamark.store.sqlite.stamps import owed_drop, stamps_maintain, stamps_settle
+from seamark.store.sqlite.stamps import owed_drop, stamps_maintain, stamps_owed, stamps_settle
 from seamark.store.sqlite.views import views
 from seamark.store.sqlite.words import STATEMENTS, Words
 
@@ -152,6 +152,11 @@ class SqliteStore(SqliteAuditing):
         """Return all sources, by id."""
         with self._connections.use() as connection:
             return [_present(connection, source) for source in following.sources_list(connection)]
+
+    def stamps_owed(self, source: Source) -> int:
+        """Return how many rows are to be stamped yet."""
+        with self._connections.use() as connection:
+            return stamps_owed(connection, source)
 
     def source_faults(self, source: Source) -> Sequence[str]:
         """Look at the triggers, and whether the journal is the one that was indexed."""

@@ -81,6 +81,20 @@ class Stamps:
         [(moment, told)] = bench.store.sql(both, (), SECONDS).rows
         assert moment == told
 
+    def test_a_row_that_somebody_is_writing_to_is_owed_its_stamp(self, bench: Workbench) -> None:
+        """It is settled all the same, and counted as owed until upkeep has written the stamp."""
+        source = stamped(bench, "a", "b")
+        generation = bench.vector(source)
+        other = bench.backend.application()
+        with bench.app.transaction():
+            bench.app.run("UPDATE notes SET org = 7 WHERE id = 1")
+            bench.drain(source, generation)
+            assert true(bench, source, generation) == {(1,), (2,)}
+            assert (1,) not in other.run("SELECT id FROM notes WHERE has_embedding")
+            assert bench.store.stamps_owed(source) >= 1
+        bench.maintain(generation)
+        assert (bench.store.stamps_owed(source), held(bench)) == (0, {(1,), (2,)})
+
     def test_stamping_is_no_change_of_the_row(self, bench: Workbench) -> None:
         """The journal does not move, so that nothing is embedded again."""
         source = stamped(bench, "a", "b")
