@@ -124,7 +124,7 @@ class Moments:
     def _around(self, run: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(run)
         def watched(*args: Any, **kwargs: Any) -> Any:
-            self.moment(args[1].decode() if isinstance(args[1], bytes) else "")
+            self.moment("".join(given.decode() for given in args[1:2] if isinstance(given, bytes)))
             try:
                 return run(*args, **kwargs)
             finally:
