@@ -8,19 +8,15 @@ from __future__ import annotations
 import base64
 import json
 import re
-import threading
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import Any, Literal, cast
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
+from seamark.testing.local_http import LocalHandler, LocalServer
 from seamark.testing.oracle import oracle_vector
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _token = re.compile(r"\w{1,5}|[^\w\s]").findall
 
@@ -55,17 +51,15 @@ class ServedBatch:
         }
 
 
-class BillingServer(ThreadingHTTPServer):
-    """Listens on a free port of this machine from construction on, and serves while it is entered.
+class BillingServer(LocalServer):
+    """Bills, and keeps batches.
 
     `calls` and `tokens` are what it has billed. With `tells` false its replies have no `usage`. With `looks` a batch ends by
     itself when it has been looked at so often.
     """
 
-    daemon_threads = True
-
     def __init__(self, *, dimension: int = 32, tells: bool = True, looks: int | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.dimension = dimension
         self.tells = tells
         self.looks = looks
@@ -78,22 +72,11 @@ class BillingServer(ThreadingHTTPServer):
         """Requests that are done and whose reply is then lost: `/files` or `/batches`, once each."""
         self.unreachable = False
         """What has to do with batches is answered with 503."""
-        self.lock = threading.Lock()
-        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
     @property
     def locator(self) -> str:
         """The model of this server, as users name it; its vectors' length is told, so that nothing is asked at the start."""
-        return f"openai:oracle?base_url=http://127.0.0.1:{self.server_address[1]}/v1&dimensions={self.dimension}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
+        return f"openai:oracle?base_url={self.url}/v1&dimensions={self.dimension}"
 
     def embed(self, texts: tuple[str, ...], model: str, dimension: int | None, *, called: bool = True) -> dict[str, Any]:
         """Bill a call, and return its reply."""
@@ -139,46 +122,37 @@ class BillingServer(ThreadingHTTPServer):
             )
         return {"custom_id": line["custom_id"], "response": {"status_code": 200, "body": reply}, "error": None}
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Keep quiet about clients that hang up."""
 
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class _Handler(LocalHandler):
     server: BillingServer  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 the name it has there
-        """Say nothing on stderr."""
-
-    def do_GET(self) -> None:
+    def get(self) -> None:
         """Serve /v1/batches, a batch, and the content of a file."""
         address = urlsplit(self.path)
         if self.server.unreachable:
-            self._send(HTTPStatus.SERVICE_UNAVAILABLE, {"error": {"message": "try again"}})
+            self.send_json(HTTPStatus.SERVICE_UNAVAILABLE, {"error": {"message": "try again"}})
             return
         match address.path.removeprefix("/v1").split("/")[1:]:
             case ["batches"]:
                 self._list(parse_qs(address.query))
             case ["batches", name]:
-                self._send(HTTPStatus.OK, self.server.looked(name).shown())
+                self.send_json(HTTPStatus.OK, self.server.looked(name).shown())
             case ["files", name, "content"]:
                 batch = next(batch for batch in self.server.batches if f"out-{batch.id}" == name)
-                self._send_bytes(HTTPStatus.OK, b"".join(json.dumps(line).encode() + b"\n" for line in reversed(batch.answers)))
+                self.send_whole(HTTPStatus.OK, b"".join(json.dumps(line).encode() + b"\n" for line in reversed(batch.answers)))
             case _:
-                self._send(HTTPStatus.NOT_FOUND, {"error": {"message": "there is nothing here"}})
+                self.send_json(HTTPStatus.NOT_FOUND, {"error": {"message": "there is nothing here"}})
 
     def _list(self, query: dict[str, list[str]]) -> None:
         """Return a page of two batches, newest first."""
         found = [batch.shown() for batch in reversed(self.server.batches)]
         after = query.get("after", [""])[0]
         start = next((place + 1 for place, batch in enumerate(found) if batch["id"] == after), 0)
-        self._send(HTTPStatus.OK, {"object": "list", "data": found[start : start + 2], "has_more": start + 2 < len(found)})
+        self.send_json(HTTPStatus.OK, {"object": "list", "data": found[start : start + 2], "has_more": start + 2 < len(found)})
 
-    def do_POST(self) -> None:
+    def post(self) -> None:
         """Serve /v1/embeddings, /v1/files and /v1/batches."""
-        length = self.headers["content-length"]
-        raw = self.rfile.read(int(length)) if length is not None else self._chunked()
+        raw = self.body()
         match self.path.split("/")[2:]:
             case ["files"]:
                 self._file(raw)
@@ -194,19 +168,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == "/v1/embeddings":
             texts = tuple(body["input"])
             if not self.server.refused.isdisjoint(texts):
-                self._send(HTTPStatus.BAD_REQUEST, {"error": {"message": "this text cannot be embedded"}})
+                self.send_json(HTTPStatus.BAD_REQUEST, {"error": {"message": "this text cannot be embedded"}})
                 return
-            self._send(HTTPStatus.OK, self.server.embed(texts, body["model"], body.get("dimensions")))
+            self.send_json(HTTPStatus.OK, self.server.embed(texts, body["model"], body.get("dimensions")))
         else:
-            self._send(HTTPStatus.NOT_FOUND, {"error": {"message": "there is nothing here"}})
-
-    def _chunked(self) -> bytes:
-        pieces: list[bytes] = []
-        while size := int(self.rfile.readline(), 16):
-            pieces.append(self.rfile.read(size))
-            self.rfile.readline()
-        self.rfile.readline()
-        return b"".join(pieces)
+            self.send_json(HTTPStatus.NOT_FOUND, {"error": {"message": "there is nothing here"}})
 
     def _file(self, raw: bytes) -> None:
         """Take a file: of a form, the part that is one JSON object a line."""
@@ -228,25 +194,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _cancel(self, name: str) -> None:
         batch = next(batch for batch in self.server.batches if batch.id == name)
         if batch.status != "in_progress":
-            self._send(HTTPStatus.CONFLICT, {"error": {"message": f"a batch that is {batch.status} cannot be cancelled"}})
+            self.send_json(HTTPStatus.CONFLICT, {"error": {"message": f"a batch that is {batch.status} cannot be cancelled"}})
             return
         batch.status = "cancelled"
-        self._send(HTTPStatus.OK, batch.shown())
+        self.send_json(HTTPStatus.OK, batch.shown())
 
     def _done(self, path: str, content: dict[str, Any]) -> None:
         """Answer, or break off as if the reply were lost on its way."""
         if path in self.server.dropped:
             self.server.dropped.discard(path)
-            self._send(HTTPStatus.SERVICE_UNAVAILABLE, {"error": {"message": "try again"}})
+            self.send_json(HTTPStatus.SERVICE_UNAVAILABLE, {"error": {"message": "try again"}})
             return
-        self._send(HTTPStatus.OK, content)
-
-    def _send(self, status: int, content: dict[str, Any]) -> None:
-        self._send_bytes(status, json.dumps(content).encode())
-
-    def _send_bytes(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        self.send_json(HTTPStatus.OK, content)

@@ -5,21 +5,19 @@ What comes of it is judged by the processes' logs and by the final database, and
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 import seamark
 from seamark.core.chunking import render
 from seamark.testing.actors import Order, Reading, Role
+from seamark.testing.fork_server import ForkServer
 from seamark.testing.judgement import judge_source
 from seamark.testing.oracle import OracleEmbedder, log_counts, oracle_proves
 from seamark.testing.searcher import STEADY, steady_row
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import ExitStack
     from pathlib import Path
-    from types import TracebackType
 
     from seamark.model import Key
     from seamark.testing.backend import Backend
@@ -51,36 +48,19 @@ QUICK: Mapping[str, float] = {
 """Constants of a worker whose patience a test can wait for. No row is parked: what is scripted passes."""
 
 
-class Troupe:
-    """The process that all actors are children of, which has imported everything once."""
+class Troupe(ForkServer):
+    """The process that all actors are children of."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-m", "seamark.testing.actors"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(10)
-        self._process.stdout.close()
+        super().__init__("seamark.testing.actors")
 
     def begin(self, order: Order) -> Actor:
         """Let an actor begin."""
-        return Actor(order, self, self._ask(asdict(order)))
+        return Actor(order, self, self.ask(asdict(order)))
 
     def status(self, pid: int) -> int | None:
         """Return how an actor ended, as `subprocess` tells it; None while it goes on."""
-        return self._ask(pid)
-
-    def _ask(self, question: object) -> Any:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print(json.dumps(question), file=self._process.stdin, flush=True)
-        return json.loads(self._process.stdout.readline())
+        return self.ask(pid)
 
 
 @dataclass

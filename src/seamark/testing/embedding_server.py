@@ -13,18 +13,14 @@ import json
 import socket
 import struct
 import sys
-import threading
 import time
 from dataclasses import asdict, dataclass, replace
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import Any, Literal, cast
 
+from seamark.testing.local_http import LocalHandler, LocalServer
 from seamark.testing.oracle import oracle_vector
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 FaultKind = Literal[
     "status",
@@ -77,8 +73,8 @@ class Call:
     authorised: bool
 
 
-class EmbeddingServer(ThreadingHTTPServer):
-    """Listens on a free port of this machine from construction on, and serves while it is entered.
+class EmbeddingServer(LocalServer):
+    """Embeds, and fails as it is told to.
 
     Args:
         dimension: the length of the vectors, unless a call asks for shorter ones.
@@ -92,9 +88,6 @@ class EmbeddingServer(ThreadingHTTPServer):
         log: a file that every call is appended to as one JSON line, before it is answered.
         port: the port to listen on; 0: any free one.
     """
-
-    daemon_threads = True
-    allow_reuse_address = True
 
     def __init__(
         self,
@@ -110,7 +103,7 @@ class EmbeddingServer(ThreadingHTTPServer):
         log: Path | None = None,
         port: int = 0,
     ) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__(_Handler, port)
         self.dimension = dimension
         self.key = key
         self.token_limit = token_limit
@@ -122,41 +115,25 @@ class EmbeddingServer(ThreadingHTTPServer):
         self.calls: list[Call] = []
         self._log = log
         self._faults: list[Fault] = []
-        self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-
-    @property
-    def url(self) -> str:
-        """Where it is: Ollama's base_url."""
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
     @property
     def openai_url(self) -> str:
         """Where its OpenAI side is."""
         return f"{self.url}/v1"
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
-
     def fail(self, *faults: Fault) -> None:
         """Script faults; the first of them that fits a call and is not used up yet strikes."""
-        with self._lock:
+        with self.lock:
             self._faults.extend(faults)
 
     def heal(self) -> None:
         """Forget all faults that are left."""
-        with self._lock:
+        with self.lock:
             self._faults.clear()
 
     def struck(self, path: str, texts: tuple[str, ...]) -> Fault | None:
         """Return the fault for a call, and count it as used."""
-        with self._lock:
+        with self.lock:
             for position, fault in enumerate(self._faults):
                 if path.endswith(fault.path) and (fault.text is None or any(fault.text in text for text in texts)):
                     if fault.times is not None:
@@ -167,7 +144,7 @@ class EmbeddingServer(ThreadingHTTPServer):
 
     def record(self, call: Call) -> None:
         """Log a call: one line with one write, so that a killed server leaves whole lines."""
-        with self._lock:
+        with self.lock:
             self.calls.append(call)
             if self._log is not None:
                 with self._log.open("a", encoding="ascii") as file:
@@ -177,23 +154,13 @@ class EmbeddingServer(ThreadingHTTPServer):
         """Return the vector that proves the text and the model."""
         return cast("list[float]", oracle_vector(text, model, dimension or self.dimension).tolist())
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Keep quiet about clients that hang up; anything else is a defect of this server and is shown."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(cast("Any", request), client_address)
 
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(LocalHandler):
     """Answers one connection's calls."""
 
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
     server: EmbeddingServer  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 the name it has there
-        """Say nothing on stderr; calls are in the log."""
-
-    def do_GET(self) -> None:
+    def get(self) -> None:
         """Serve /api/tags and /info."""
         fault = self._recorded((), {})
         if not self._admitted() or (fault is not None and self._broken(fault)):
@@ -204,7 +171,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "/info":
                 self._json(self._info())
             case _:
-                self._send(HTTPStatus.NOT_FOUND, b"404 page not found")
+                self.send_whole(HTTPStatus.NOT_FOUND, b"404 page not found")
 
     def _info(self) -> dict[str, object]:
         return {
@@ -217,13 +184,9 @@ class _Handler(BaseHTTPRequestHandler):
             "max_client_batch_size": self.server.items_max,
         }
 
-    def do_POST(self) -> None:
+    def post(self) -> None:
         """Serve /v1/embeddings, /api/embed, /embed, and /faults, which scripts this server."""
-        length = int(self.headers["content-length"])
-        sent = self.rfile.read(length)
-        if len(sent) < length:
-            raise ConnectionError("the client was killed, or hung up, in the middle of its request")
-        body = json.loads(sent)
+        body = json.loads(self.body())
         path = self.path.partition("?")[0]
         if path == "/faults":
             self.server.heal()
@@ -274,7 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/embed":
             self._json(vectors, drip=fault)
         else:
-            self._send(HTTPStatus.NOT_FOUND, b"404 page not found")
+            self.send_whole(HTTPStatus.NOT_FOUND, b"404 page not found")
 
     # --- what goes wrong ------------------------------------------------------------------------------------------
 
@@ -286,9 +249,9 @@ class _Handler(BaseHTTPRequestHandler):
             case "echo_headers":
                 self._error(fault.status, f"bad request: {dict(self.headers.items())}", fault.retry_after)
             case "html":
-                self._send(HTTPStatus.OK, b"<!doctype html><title>Sign in</title>", "text/html")
+                self.send_whole(HTTPStatus.OK, b"<!doctype html><title>Sign in</title>", "text/html")
             case "bad_json":
-                self._send(HTTPStatus.OK, b'{"data": [{"index": 0, "embedd')
+                self.send_whole(HTTPStatus.OK, b'{"data": [{"index": 0, "embedd')
             case "reset":
                 self._reset()
             case "huge":
@@ -302,7 +265,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _reset(self) -> None:
         """Promise a body, send half of it, and drop the connection without a good-bye."""
-        self._head(HTTPStatus.OK, 1000)
+        self.send_head(HTTPStatus.OK, 1000)
         self.wfile.write(b'{"data": [')
         self.wfile.flush()
         # Closing with zero linger sends RST.
@@ -311,7 +274,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _huge(self) -> None:
         """Send a gigabyte, or as much of it as the client takes."""
-        self._head(HTTPStatus.OK, 2**30)
+        self.send_head(HTTPStatus.OK, 2**30)
         piece = b" " * 2**20
         for _ in range(2**10):
             self.wfile.write(piece)
@@ -321,9 +284,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self, reply: object, drip: Fault | None = None) -> None:
         body = json.dumps(reply).encode()
         if drip is None or drip.kind != "drip":
-            self._send(HTTPStatus.OK, body)
+            self.send_whole(HTTPStatus.OK, body)
             return
-        self._head(HTTPStatus.OK, len(body))
+        self.send_head(HTTPStatus.OK, len(body))
         for byte in body:
             self.wfile.write(bytes([byte]))
             time.sleep(drip.seconds)
@@ -332,17 +295,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {} if retry_after is None else {"retry-after": retry_after}
         tei = self.path.partition("?")[0] in {"/embed", "/info"}
         told = {"error": message, "error_type": "scripted"} if tei else {"error": {"message": message}}
-        self._send(status, json.dumps(told).encode(), headers=headers)
-
-    def _send(self, status: int, body: bytes, kind: str = "application/json", headers: dict[str, str] | None = None) -> None:
-        self._head(status, len(body), kind, headers or {})
-        self.wfile.write(body)
-
-    def _head(self, status: int, length: int, kind: str = "application/json", headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {"content-type": kind, "content-length": str(length), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
+        self.send_whole(status, json.dumps(told).encode(), headers=headers)
 
 
 def _spoilt(vectors: list[Any], kind: FaultKind | None) -> list[Any]:

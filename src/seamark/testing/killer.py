@@ -10,7 +10,6 @@ import functools
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import traceback
@@ -25,12 +24,11 @@ import psycopg
 from seamark.core import service, sync
 from seamark.edges import worker
 from seamark.errors import StoreUnavailableError
+from seamark.testing.fork_server import ForkServer
 from seamark.testing.scenarios import BATCH_ROWS, CHARACTERS, SCENARIOS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from types import TracebackType
-    from typing import Self
 
     from seamark.testing.scenarios import Scenario
 
@@ -227,33 +225,15 @@ def _serve() -> None:
 # --- in the test --------------------------------------------------------------------------------------------------
 
 
-class Killer:
-    """The server process, which has imported everything once so that each child starts at once."""
+class Killer(ForkServer):
+    """The process whose children carry out orders."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "seamark.testing.killer"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(10)
-        self._process.stdout.close()
+        super().__init__("seamark.testing.killer")
 
     def run(self, order: Order) -> Ending:
         """Have one order carried out, and return how its process ended."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print(json.dumps(asdict(order)), file=self._process.stdin, flush=True)
-        return Ending(**json.loads(self._process.stdout.readline()))
+        return Ending(**self.ask(asdict(order)))
 
 
 if __name__ == "__main__":
