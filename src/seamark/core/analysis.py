@@ -42,9 +42,8 @@ UNSTEMMED = "none"
 LANGUAGES: tuple[str, ...] = (UNSTEMMED, *cast("list[str]", Stemmer.algorithms()))  # pyright: ignore[reportUnknownMemberType]
 _STEMMER = "snowball-"
 
-_ASCII = bytes(ord(chr(code).lower()) if chr(code).isalnum() else 32 for code in range(128)) + b" " * 128
-_ASCII_JOINED = b"\0" + _ASCII[1:]
-"""The same, for texts with a NUL between them."""
+ASCII_WORDS = bytes(ord(chr(code).lower()) if chr(code).isalnum() else 32 for code in range(128)) + b" " * 128
+"""Each byte of an ASCII text → itself without case, or a space where words end."""
 
 # Han, kana, bopomofo, Hangul; Thai, Lao, Myanmar, Khmer
 _UNSPACED_SCRIPTS = (
@@ -89,6 +88,10 @@ class Analyzer:
         """Return the terms to look for, with how often each is in the query."""
         return Counter(self._stems[word] for word in words(text, singles=False))
 
+    def stem(self, word: str) -> str:
+        """Return the term of a word."""
+        return self._stems[word]
+
     def stems(self, distinct: Sequence[str]) -> list[str]:
         """Return the term of each word."""
         return [self._stems[word] for word in distinct]
@@ -101,26 +104,12 @@ def words(text: str, *, singles: bool = True) -> list[str]:
     character as well, so that a query of one character finds it inside longer runs.
     """
     if text.isascii():
-        return text.encode("ascii").translate(_ASCII).decode("ascii").split()
+        return text.encode("ascii").translate(ASCII_WORDS).decode("ascii").split()
     # Composed before, because the fold takes character by character; and after, to put its Hangul and kana together again.
     folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).translate(_FOLD))
     if _UNSPACED.search(folded) is None:
         return folded.split()
     return [word for run in folded.split() for piece in _PIECES.split(run) for word in _piece_words(piece, singles=singles)]
-
-
-def words_each(texts: Sequence[str]) -> list[list[str]]:
-    """Return the words of each of the texts, in which there are no NULs: those in ASCII, which most are, all at once."""
-    found: list[list[str]] = [[]] * len(texts)
-    plain = [place for place, text in enumerate(texts) if text.isascii()]
-    joined = "\0".join(texts[place] for place in plain).encode("ascii").translate(_ASCII_JOINED).decode("ascii")
-    for place, text in zip(plain, joined.split("\0"), strict=False):  # of no texts, one is joined
-        found[place] = text.split()
-    if len(plain) < len(texts):
-        for place, text in enumerate(texts):
-            if not text.isascii():
-                found[place] = words(text)
-    return found
 
 
 def _piece_words(piece: str, *, singles: bool) -> Iterator[str]:

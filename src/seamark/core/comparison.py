@@ -12,16 +12,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from seamark.core.analysis import CAP, STEMS_KEPT, TERM_CHARACTERS, Analyzer, words_each
+from seamark.core.analysis import CAP, Analyzer
 from seamark.core.chunking import Chunker
+from seamark.core.wordsums import WordSums
 from seamark.errors import EmbedderConfigurationError
 from seamark.model.findings import Reason
-from seamark.store.blocks import term_weight
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 DOCUMENTS = 4_000_000
 """Documents whose postings are summed up at once, in 64 MB; of an index of more the table is walked several times."""
-_NONE = np.zeros(1, np.uint64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,23 +145,6 @@ def _refines(text: str, stored: Sequence[Passage], wanted: Sequence[Passage]) ->
     return at == len(stored)
 
 
-class _Weights(dict[str, int]):
-    """Word → what stands for its term in sums, remembered for as many words as stems are."""
-
-    def __init__(self, analyzer: Analyzer) -> None:
-        super().__init__()
-        self._analyzer = analyzer
-
-    def __missing__(self, word: str) -> int:
-        [term] = self._analyzer.stems([word])
-        weight = term_weight(term)
-        if len(word) <= TERM_CHARACTERS:
-            if len(self) >= STEMS_KEPT:
-                self.clear()
-            self[word] = weight
-        return weight
-
-
 @dataclass
 class WordsComparison:
     """Compares the sums of a document's postings with the words of the present text."""
@@ -177,7 +158,7 @@ class WordsComparison:
         analyzer = Analyzer.like(self.generation.identity)
         if self.generation.identity.get("analyzer") != analyzer.identity():
             raise EmbedderConfigurationError(f"it was made with analyzer {self.generation.identity.get('analyzer')}")
-        self._weights = _Weights(analyzer)
+        self._words = WordSums(analyzer)
         self._first = 1 - DOCUMENTS
         self._highest = 0
         self._sums: AuditPostings | None = None
@@ -236,14 +217,10 @@ class WordsComparison:
         assert sums is not None
         documents -= sums.first
         chosen = np.flatnonzero((documents >= 0) & (documents < len(sums.weights))).tolist()
-        found = words_each([texts[places[at]] for at in chosen])
-        lengths = np.fromiter(map(len, found), np.int64, len(found))
-        weighed = map(self._weights.__getitem__, chain.from_iterable(found))
-        totals = np.concatenate([_NONE, np.cumsum(np.fromiter(weighed, np.uint64, int(lengths.sum())), dtype=np.uint64)])
-        ends = np.cumsum(lengths)
         documents = documents[chosen]
+        totals, lengths = self._words.sums([texts[places[at]] for at in chosen])
         told = sums.lengths[documents]
-        fits = (totals[ends] - totals[ends - lengths] == sums.weights[documents]) & (told == lengths)
+        fits = (totals == sums.weights[documents]) & (told == lengths)
         for at in np.flatnonzero(~fits & (lengths <= CAP)).tolist():
             whole = told[at] > 0 and told[at] == sums.counts[documents[at]]
             yield places[chosen[at]], Reason.OUTDATED if whole else Reason.INCOMPLETE
