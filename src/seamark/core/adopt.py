@@ -9,28 +9,43 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import numpy as np
 
+from seamark.core.ahead import when_asked
 from seamark.core.chunking import CHUNK_CHARACTERS_MAX, render
 from seamark.embed.validation import unit_vectors
 from seamark.errors import InvalidRequestError, StoreError, StoreUnavailableError, TableUnusableError, UnknownColumnError
-from seamark.model import Adopted, IndexedRow, Outcome, Progress, SourceRow, VectorBatch, VectorPlace, precision
+from seamark.model import (
+    Adopted,
+    GenerationSpec,
+    IndexedRow,
+    Outcome,
+    Progress,
+    SourceRow,
+    VectorBatch,
+    VectorPlace,
+    precision,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
+    from seamark.core.ahead import Ahead
     from seamark.core.chunking import Chunker
     from seamark.embed.contract import Embedder
-    from seamark.model import Chunk, Digest, Generation, GenerationSpec, Key, KeyValue, LiveRow, Source, Table
+    from seamark.model import Chunk, Digest, Generation, Key, KeyValue, LiveRow, Source, Table
     from seamark.store.contract import Store
 
     Batch = tuple[Sequence[KeyValue | Key], ArrayLike, Sequence[Digest] | None]
     """Keys, their vectors, and the digests of the texts that these were made from."""
+    Candidate = tuple[SourceRow | LiveRow, int, Digest]
+    """A row with the vector that somebody has stored of it: its place in the batch, and the digest that came with it."""
 
 WHOLE_ROW_CHARACTERS = CHUNK_CHARACTERS_MAX
 """A text of up to so many characters is one passage, unless the model says that it is too long."""
@@ -43,6 +58,15 @@ _UNTOLD = (
     "whether the texts are those that the vectors were made from is not known: give digests of the texts (text_hash), or say "
     "that they are (trust_text)"
 )
+_READ: dict[tuple[type, str], Callable[[Any], KeyValue]] = {
+    (str, "integer"): int,
+    (UUID, "uuid"): str,
+    (int, "text"): str,
+}
+"""How a member of a key is read that is given as another type than its column's: files often hold numbers as text."""
+_KEY_TYPES: dict[str, tuple[type, ...]] = {"integer": (int,), "uuid": (str, bytes), "blob": (bytes,), "text": (str,)}
+"""What a member of a key is in Python, by the kind of its column."""
+_ANY = (int, str, bytes)
 _DIGESTS: dict[int, tuple[str, ...]] = {
     16: ("md5",),
     20: ("sha1",),
@@ -54,21 +78,23 @@ _DIGESTS: dict[int, tuple[str, ...]] = {
 """Which digests are of that many bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A row with the vector that somebody has stored of it. `vector` is its place in the batch."""
-
-    row: SourceRow
-    vector: int
-    digest: Digest
-
-
 class Adopting:
     """One adoption, from setting the generation aside to giving it to the workers."""
 
-    def __init__(self, store: Store, source: Source, spec: GenerationSpec, embedder: Embedder, chunker: Chunker) -> None:
+    def __init__(
+        self,
+        store: Store,
+        source: Source,
+        spec: GenerationSpec,
+        embedder: Embedder,
+        chunker: Chunker,
+        ahead: Ahead = when_asked,
+    ) -> None:
         self._store, self._source, self._spec = store, source, spec
-        self._embedder, self._chunker = embedder, chunker
+        self._embedder, self._chunker, self._ahead = embedder, chunker, ahead
+        self._writing: Callable[[], int] | None = None
+        self._under_way: frozenset[Key] = frozenset()
+        self._retired: list[Generation] = []
         self._counts: Counter[str] = Counter()
         self._progress: Callable[[Progress], None] | None = None
 
@@ -85,24 +111,32 @@ class Adopting:
         before = {one.id for one in self._store.generations(self._source.id)}
         generation = self._store.generation_adopt(self._source, self._spec)
         if generation.state == "active":
-            raise InvalidRequestError(
-                f"generation {generation.id} is of this model and the one that search reads: there is nothing to adopt"
-            )
+            return self._adopted(generation.id)  # it was done before
         try:
-            if isinstance(vectors, VectorPlace):
-                self._place(generation, vectors, trusted=trusted)
-            else:
-                self._batches(generation, vectors, trusted=trusted)
+            self._read(generation, vectors, trusted=trusted)
         except StoreUnavailableError:
             raise
         except (InvalidRequestError, TableUnusableError, StoreError):
             # Nothing was meant: what was made for it goes, and what was there is given back to the workers.
+            for other in self._retired:
+                spec = GenerationSpec(other.kind, other.fingerprint, other.identity, other.model, other.locator)
+                self._store.generation_create(self._source, spec, manual=other.manual)
             if generation.id not in before and not self._counts["rows"]:
                 self._store.generation_drop(generation.id)
             else:
                 self._end(generation, manual=generation.manual)
             raise
         return self._end(generation, manual=manual)
+
+    def _read(self, generation: Generation, vectors: VectorPlace | Iterable[Batch], *, trusted: bool) -> None:
+        """Read the vectors, wherever they are; what is read is written while the next are read."""
+        try:
+            if isinstance(vectors, VectorPlace):
+                self._place(generation, vectors, trusted=trusted)
+            else:
+                self._batches(generation, vectors, trusted=trusted)
+        finally:
+            self._written()
 
     def _others_retire(self, generation: Generation) -> None:
         """Retire what is being built of the same model, where nothing is active: this generation is in its place."""
@@ -111,6 +145,7 @@ class Adopting:
             for one in known:
                 if one.state == "building" and not one.manual and one.model == generation.model:
                     self._store.generation_retire(one.id)
+                    self._retired.append(one)
 
     def _place(self, generation: Generation, place: VectorPlace, *, trusted: bool) -> None:
         dimension = self._embedder.identity.dimension
@@ -120,9 +155,7 @@ class Adopting:
             found = self._store.adopt_read(self._source, generation.id, place, after, limit)
             if after is None:
                 self._others_retire(generation)
-            candidates = [
-                _Candidate(row, at, digest) for at, (row, digest) in enumerate(zip(found.rows, found.digests, strict=True))
-            ]
+            candidates = [(row, at, digest) for at, (row, digest) in enumerate(zip(found.rows, found.digests, strict=True))]
             self._adopt(generation, candidates, found.vectors, found.sized, trusted=trusted)
             if len(found.rows) < limit:
                 return
@@ -140,18 +173,31 @@ class Adopting:
                     f"the vectors have {matrix.shape[1]} dimensions, and {self._embedder.identity.name} makes vectors of "
                     f"{self._embedder.identity.dimension}: they are of another model"
                 )
-            if number == 0:
-                self._others_retire(generation)
             if digests is None and not trusted:
                 raise InvalidRequestError(_UNTOLD)
-            whole = [key if isinstance(key, tuple) else (key,) for key in keys]
-            places = {_told(key): place for place, key in reversed(list(enumerate(whole)))}
+            whole = [self._key(key) for key in keys]
+            if number == 0:
+                self._others_retire(generation)
+            places = dict(zip(reversed(whole), range(len(whole) - 1, -1, -1), strict=True))  # of several of one key, the first
             with self._store.snapshot() as reader:
-                rows = reader.rows_live(self._source, [whole[place] for place in places.values()], [generation.id])
+                rows = reader.rows_live(self._source, list(places), [generation.id])
             self._counts["unknown"] += len(whole) - len(rows)
-            todo = [row for row in rows if row.indexed != (row.seq,)]
-            candidates = [_candidate(row, places[_told(row.key)], digests) for row in todo]
+            candidates = [
+                (row, places[row.key], None if digests is None else digests[places[row.key]])
+                for row in rows
+                if row.indexed != (row.seq,) and row.key not in self._under_way
+            ]
             self._adopt(generation, candidates, matrix, np.ones(len(matrix), np.bool_), trusted=trusted)
+
+    def _key(self, given: KeyValue | Key) -> Key:
+        """Return a key as the table has it; InvalidRequestError for one that it cannot have."""
+        table = self._source.table
+        members = given if isinstance(given, tuple) else (given,)
+        if len(members) != len(table.key):
+            raise InvalidRequestError(
+                f"a key of {len(members)} member(s), {given!r}, and {table.name!r} has {len(table.key)}: {', '.join(table.key)}"
+            )
+        return tuple(_member(table, name, value) for name, value in zip(table.key, members, strict=True))
 
     def _end(self, generation: Generation, *, manual: bool) -> Adopted:
         """Give the generation to the workers, and to search if nothing is missing in it."""
@@ -160,7 +206,11 @@ class Adopting:
         while self._store.lease_claim(generation.id, "adopt", 1, 0.0).again:
             pass
         self._store.generation_activate(generation.id)
-        [after] = [one for one in self._store.generations(self._source.id) if one.id == generation.id]
+        return self._adopted(generation.id)
+
+    def _adopted(self, generation_id: int) -> Adopted:
+        """Return what came of it."""
+        [after] = [one for one in self._store.generations(self._source.id) if one.id == generation_id]
         missing = self._store.coverage(self._source, [after.id])[after.id].missing
         counts = {name: self._counts[name] for name in ("rows", "edited", "divided", "unusable", "unknown")}
         return Adopted(generation=after, missing=missing, **counts)
@@ -168,7 +218,7 @@ class Adopting:
     def _adopt(
         self,
         generation: Generation,
-        candidates: Sequence[_Candidate],
+        candidates: Sequence[Candidate],
         vectors: NDArray[np.float32],
         sized: NDArray[np.bool_],
         *,
@@ -181,46 +231,57 @@ class Adopting:
         rows: list[IndexedRow] = []
         chunks: list[Chunk] = []
         places: list[int] = []
-        for candidate, chunk in self._whole(candidates, usable, trusted=trusted):
-            rows.append(IndexedRow(candidate.row.key, candidate.row.seq, Outcome.INDEXED, 1))
+        for (row, place, _), chunk in self._whole(candidates, usable, trusted=trusted):
+            rows.append(IndexedRow(row.key, row.seq, Outcome.INDEXED, 1))
             chunks.append(chunk)
-            places.append(candidate.vector)
-        if rows:
-            stored = unit_vectors(vectors[places]).astype(precision(generation.identity))
-            written = self._store.rows_adopt(self._source, generation.id, VectorBatch(tuple(rows), tuple(chunks), stored))
+            places.append(place)
+        stored = unit_vectors(vectors[places]).astype(precision(generation.identity)) if rows else None
+        self._written()
+        if stored is not None:
+            batch = VectorBatch(tuple(rows), tuple(chunks), stored)
+            self._under_way = frozenset(row.key for row in rows)
+            self._writing = self._ahead(partial(self._store.rows_adopt, self._source, generation.id, batch))
+
+    def _written(self) -> None:
+        """Wait until what was read is written, and count it."""
+        if self._writing is not None:
+            answer, self._writing = self._writing, None
+            written = answer()
             self._counts["rows"] += written
-            self._counts["edited"] += len(rows) - written
+            self._counts["edited"] += len(self._under_way) - written
+            self._under_way = frozenset()
         if self._progress is not None:
             self._progress(Progress(f"adopt {self._source.name}", self._counts["rows"], None, 0.0))
 
     def _whole(
-        self, candidates: Sequence[_Candidate], usable: NDArray[np.bool_], *, trusted: bool
-    ) -> Iterator[tuple[_Candidate, Chunk]]:
+        self, candidates: Sequence[Candidate], usable: NDArray[np.bool_], *, trusted: bool
+    ) -> Iterator[tuple[Candidate, Chunk]]:
         """Give the candidates whose text is one passage and has not changed, with that passage; count the others."""
-        found: list[tuple[_Candidate, Chunk, str]] = []
+        found: list[tuple[Candidate, Chunk]] = []
+        passages: list[str] = []
         seen: set[Key] = set()
         fine = usable.tolist()
         for candidate in candidates:
-            if candidate.row.key in seen:
+            row, place, digest = candidate
+            if row.key in seen:
                 continue
-            seen.add(candidate.row.key)
-            text = render(candidate.row.texts)
-            if not fine[candidate.vector]:
+            seen.add(row.key)
+            text = render(row.texts)
+            if not fine[place]:
                 self._counts["unusable"] += 1
-            elif not (trusted if candidate.digest is None else digest_is(text, candidate.digest)):
+            elif not (trusted if digest is None else digest_is(text, digest)):
                 self._counts["edited"] += 1
+            elif (chunk := self._chunker.whole(text)) is None:
+                self._counts["divided"] += 1
             else:
-                chunk = self._chunker.whole(text)
-                if chunk is None:
-                    self._counts["divided"] += 1
-                else:
-                    found.append((candidate, chunk, text[chunk.start : chunk.stop]))
-        excess = self._embedder.token_excess([passage for *_, passage in found]) if found else ()
-        for (candidate, chunk, _), divided in zip(found, excess, strict=True):
+                found.append((candidate, chunk))
+                passages.append(text[chunk.start : chunk.stop])
+        excess = self._embedder.token_excess(passages) if found else ()
+        for one, divided in zip(found, excess, strict=True):
             if divided:
                 self._counts["divided"] += 1
             else:
-                yield candidate, chunk
+                yield one
 
 
 def place_check(place: VectorPlace, source: Source, inspect: Callable[[str], Table], *, trusted: bool) -> None:
@@ -252,14 +313,24 @@ def digest_is(text: str, digest: bytes | str) -> bool:
     )
 
 
-def _candidate(row: LiveRow, place: int, digests: Sequence[Digest] | None) -> _Candidate:
-    read = SourceRow(row.key, row.seq, live=True, texts=row.texts)
-    return _Candidate(read, place, None if digests is None else digests[place])
+def _same(value: Any) -> Any:
+    return value
 
 
-def _told(key: Key) -> tuple[str, ...]:
-    """Make keys comparable that are given as text and are another type in the database."""
-    return tuple(str(member) for member in key)
+def _member(table: Table, name: str, value: Any) -> KeyValue:
+    """Return a member of a key as its column's type has it."""
+    column = table.column(name)
+    kind = "" if column is None else column.kind
+    try:
+        found = _READ.get((type(value), kind), _same)(value)
+    except ValueError:
+        found = None
+    if isinstance(found, _KEY_TYPES.get(kind, _ANY)) and not isinstance(found, bool):
+        return found
+    raise InvalidRequestError(
+        f"{value!r} of type {type(value).__name__} is no key of table {table.name!r}, whose column {name!r} is of type "
+        f"{column.type if column else 'unknown'}"
+    )
 
 
 def _pieces(batches: Iterable[Batch]) -> Iterator[Batch]:

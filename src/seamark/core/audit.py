@@ -11,12 +11,12 @@ What does not fit the sums of an index of words is looked at again in newer ones
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
 from seamark.core import catalog
+from seamark.core.ahead import when_asked
 from seamark.core.chunking import render
 from seamark.core.comparison import ChunksComparison, WordsComparison
 from seamark.core.polling import poll
@@ -25,9 +25,10 @@ from seamark.model import Progress
 from seamark.model.findings import Finding, Findings, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
+    from seamark.core.ahead import Ahead
     from seamark.core.comparison import Comparison
     from seamark.model import Generation, Key, Source
     from seamark.model.findings import AuditHeld, AuditPage, AuditStrays
@@ -46,15 +47,6 @@ PAGES_AGAIN = 3
 """A row is looked for again on the page that it was on, and the next ones, where rows have come in before it."""
 FINDINGS_KEPT = 1_000
 """Findings that are returned; all of them are counted, and given to whoever asks for each."""
-
-
-Ahead = Callable[[Callable[[], "AuditPage"]], Callable[[], "AuditPage"]]
-"""Begins a call, and returns what waits for its answer."""
-
-
-def when_asked(call: Callable[[], AuditPage]) -> Callable[[], AuditPage]:
-    """Begin nothing: the call is made by whoever waits for its answer."""
-    return call
 
 
 def verify(

@@ -39,7 +39,7 @@ _BREAKS = ("\n\n", "\n", ". ", " ")
 
 def render(texts: Sequence[str | None]) -> str:
     """Return a row's texts as the one text that is indexed: those that are not blank, with a blank line between them."""
-    return "\n\n".join(text for text in texts if text and not text.isspace())
+    return "\n\n".join([text for text in texts if text and not text.isspace()])
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +115,9 @@ class Chunker:
         if len(text) > self.characters:
             split = self.split(text)
             return split.chunks[0] if len(split.chunks) == 1 and not split.truncated else None
-        start = len(text) - len(text.lstrip())
-        stop = start + len(text.strip())
-        return _chunk(text, start, stop) if start < stop else None
+        passage = text.strip()
+        start = 0 if len(passage) == len(text) else len(text) - len(text.lstrip())
+        return _chunk(text, start, start + len(passage)) if passage else None
 
     def _spans(self, text: str) -> list[tuple[int, int]]:
         if len(text) <= self.characters:

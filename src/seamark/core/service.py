@@ -6,8 +6,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from seamark.core import catalog, lifecycle
+from seamark.core.ahead import when_asked
 from seamark.core.analysis import Analyzer
-from seamark.core.audit import AUDIT_INTERVAL_SECONDS, Ahead, when_asked
+from seamark.core.audit import AUDIT_INTERVAL_SECONDS
 from seamark.core.batch import batch_advance, batch_open, batch_withdraw
 from seamark.core.budget import Budget
 from seamark.core.chunking import Chunker
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from seamark.core.ahead import Ahead
     from seamark.core.registry import Embedders
     from seamark.model import Audited, Coverage, Generation, Rows, Source, Views, WorkerBeat
     from seamark.model.cost import ProviderBatch, Spent

@@ -329,7 +329,7 @@ class Tracked:
         embedder, locator = (embedders.named(model), model) if model else embedders.default()
         chunker = Chunker(chunk)
         spec = catalog.vector_spec(self.source.spec, embedder.identity, locator, chunker.identity())
-        adopting = Adopting(self._service.store, self.source, spec, embedder, chunker)
+        adopting = Adopting(self._service.store, self.source, spec, embedder, chunker, self._service.ahead)
         found = adopting.adopt(place or batches or (), trusted=trust_text, manual=manual, progress=progress)
         self._service.registry.register(embedder)
         return found

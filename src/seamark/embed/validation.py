@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _LENGTH_TOLERANCE = 1e-2
 """Some times what rounding each member to float16 changes the length of a unit vector by."""
+_LENGTH_LEAST, _LENGTH_MOST = 1e-15, 1e15
+"""Between these the squares of a float32 vector add up to its length without loss."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -91,11 +93,18 @@ def sound_vectors(vectors: StoredVectors) -> NDArray[np.bool_]:
 
 def unit_vectors(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
     """Scale finite, non-zero rows to length 1, also those whose squares overflow or vanish."""
-    wide = vectors.astype(np.float64)
-    # Dividing by the largest member first keeps the squares of very large and very small numbers in range.
-    wide /= np.abs(wide).max(axis=1, keepdims=True)
-    wide /= np.linalg.norm(wide, axis=1, keepdims=True)
-    return wide.astype(np.float32)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        found = vectors.astype(np.float32)
+        lengths = np.linalg.norm(found, axis=1, keepdims=True)
+        found /= lengths
+    extreme = np.flatnonzero(~((lengths > _LENGTH_LEAST) & (lengths < _LENGTH_MOST)))
+    if len(extreme):
+        wide = vectors[extreme].astype(np.float64)
+        # Dividing by the largest member first keeps the squares of very large and very small numbers in range.
+        wide /= np.abs(wide).max(axis=1, keepdims=True)
+        wide /= np.linalg.norm(wide, axis=1, keepdims=True)
+        found[extreme] = wide
+    return found
 
 
 def _matrix(vectors: ArrayLike, name: str) -> NDArray[np.floating]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from seamark.errors import InvalidRequestError, TableUnusableError, UnknownColumnError
 from seamark.model import ForeignBatch, Lease, SourceRow
@@ -33,6 +35,9 @@ def rows_adopt(database: Database, catalog: Catalog, source: Source, generation_
     words = catalog.generation_words(generation_id)
     if words is None:
         return 0
+    kinds = [column.kind for column in key_columns(source.table)]
+    if "uuid" in kinds:
+        batch = replace(batch, rows=tuple([replace(row, key=_uuids(row.key, kinds)) for row in batch.rows]))
     nobody = Lease(0, generation_id, source.id, "backfill", 0, 0, "adopt", 0, 0)
 
     def adopt() -> int:
@@ -40,6 +45,12 @@ def rows_adopt(database: Database, catalog: Catalog, source: Source, generation_
             return Settling(database, connection, words, source, nobody).adopt(batch)
 
     return database.retried(adopt)
+
+
+def _uuids(key: Key, kinds: Sequence[str]) -> Key:
+    """Return a key with its UUIDs as such: they may be given as text."""
+    members = zip(key, kinds, strict=True)
+    return tuple([UUID(member) if kind == "uuid" and isinstance(member, str) else member for member, kind in members])
 
 
 def adopt_read(

@@ -86,7 +86,9 @@ class _Held:
         places = {key: place for place, key in enumerate(self._keys)}
         rows = self._run("audit_passages", words, binary=False)
         for key, several in groupby(rows, key=lambda row: row[4:]):
-            place, chunks = places[key], list(several)
+            place, chunks = places.get(key), list(several)
+            if place is None:
+                continue  # the row has gone from the table, and is still held
             passages[place] = (*passages[place], *(chunk[:3] for chunk in chunks))
             if any(chunk[3] for chunk in chunks):
                 wrong.add(place)

@@ -196,7 +196,7 @@ def rows_scan(connections: Connections, words: Words, seq: int, limit: int, char
 
 def text_decode(values: Sequence[bytes | None], codec: str) -> tuple[str | None, ...]:
     """Return the texts of a row, with U+FFFD for what is not text."""
-    return tuple(None if value is None else value.decode(codec, "replace").replace("\0", "\ufffd") for value in values)
+    return tuple([None if value is None else value.decode(codec, "replace").replace("\0", "\ufffd") for value in values])
 
 
 def leases_renew(connections: Connections, leases: Sequence[Lease], seconds: float) -> list[int]:

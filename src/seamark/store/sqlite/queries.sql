@@ -905,6 +905,11 @@ SELECT {table_keys} FROM {table} t WHERE {t_is_given} AND {live} AND {filter}
 -- A live row with its text, its journal's seq, and the versions held of it.
 SELECT j.seq, {indexed}{table_keys}, {texts} FROM {table} t JOIN {journal} j ON {j_is_t} WHERE {t_is_given} AND {live}
 
+-- name: rows_live_numbered
+-- The same, of all keys at once, where a key is one integer.
+SELECT j.seq, {indexed}{table_keys}, {texts}
+FROM carray(?) a CROSS JOIN {table} t ON {t_is_numbered} CROSS JOIN {journal} j ON {j_is_t} WHERE {live}
+
 -- name: rows_live_indexed
 -- Part of `rows_live`, for each generation: the version held.
 (SELECT r.seq FROM {rows} r WHERE {r_is_j} AND r.chunks >= 0),

@@ -133,12 +133,15 @@ class SqliteReader:
 
     def rows_live(self, source: Source, keys: Sequence[Key], generations: Sequence[int] = ()) -> Sequence[LiveRow]:
         """Return the live rows of the keys with their present text and the version each generation holds."""
-        words = [self._words(self._connection, generation) for generation in generations]
-        indexed = "".join(each["rows_live_indexed"] for each in words)
-        statement = self._source_words(self._connection, source, 0).fill("rows_live", indexed=indexed)
+        indexed = "".join(self._words(self._connection, one)["rows_live_indexed"] for one in generations)
+        words = self._source_words(self._connection, source, 0)
+        if keys and all(len(key) == 1 and isinstance(key[0], int) for key in keys):
+            asked = integers([int(number) for (number,) in keys])
+            rows = self._connection.rows(words.fill("rows_live_numbered", indexed=indexed), (asked,))
+        else:
+            rows = self._connection.many_rows(words.fill("rows_live", indexed=indexed), keys)
         held = 1 + len(generations)
         texts = held + len(source.table.key)
-        rows = self._connection.many_rows(statement, keys)
         return [LiveRow(row[held:texts], row[0], text_decode(row[texts:], self._codec), row[1:held]) for row in rows]
 
 

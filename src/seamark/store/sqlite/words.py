@@ -109,6 +109,7 @@ def table_words(table: Table) -> dict[str, str]:
         "t_is_j": _theirs_is(table, [f"j.{key}" for key in keys]),
         "t_is_r": _theirs_is(table, [f"r.{key}" for key in keys]),
         "t_is_given": _theirs_is(table, [f"?{number}" for number in range(1, count + 1)]),
+        "t_is_numbered": _theirs_is(table, ["a.value"] * count),
         "j_is_given": " AND ".join(f"{key} = ?{number}" for number, key in enumerate(keys, 1)),
         "j_is_asked": " AND ".join(f"j.{key} = ?{number}" for number, key in enumerate(keys, 1)),
         "given": ", ".join(f"?{number}" for number in range(1, count + 1)),
