@@ -11,7 +11,7 @@ import pytest
 import seamark
 from seamark.core import adopt
 from seamark.core.adopt import digest_is
-from seamark.errors import InvalidRequestError, StoreError, UnknownColumnError
+from seamark.errors import InvalidRequestError, StoreError, TableUnusableError, UnknownColumnError
 from seamark.testing.oracle import OracleEmbedder, oracle_proves, oracle_vector
 
 DIMENSION = 32
@@ -208,6 +208,65 @@ def test_vectors_given_with_their_keys(backend, notes, opened):
     proven(backend, service, tracked, notes)
 
 
+def test_keys_may_be_given_as_text(backend, opened):
+    application = backend.application()
+    integer, words = backend.type("integer"), backend.type("text")
+    uuid = "uuid" if backend.name == "postgres" else words
+    application.run(f"CREATE TABLE notes (id {integer} PRIMARY KEY, body {words})")
+    application.run(f"CREATE TABLE files (id {uuid}, part {words}, body {words}, PRIMARY KEY (id, part))")
+    names = [f"00000000-0000-0000-0000-{n:012}" for n in range(1, 9)]
+    application.many("INSERT INTO notes VALUES (?, ?)", [(n, text(n)) for n in range(1, 9)])
+    application.many("INSERT INTO files VALUES (?, ?, ?)", [(name, "7", text(n)) for n, name in enumerate(names, 1)])
+    oracle = OracleEmbedder()
+    service = opened(oracle)
+    matrix = np.stack([vector(text(n)) for n in range(1, 9)])
+    notes, files = attached(service), service.attach("files", text="body")
+    for tracked, keys in ((notes, [str(n) for n in range(1, 9)]), (files, [(name, 7) for name in names])):
+        found = tracked.adopt(batches=[(keys, matrix, None)], trust_text=True)
+        assert (8, 0, 0) == (found.rows, found.unknown, found.missing), tracked.name
+        chunks = backend.chunks(tracked.source, generation_of(service, tracked))
+        assert all(oracle_proves(chunk.vector, text(n), "oracle-a") for n, chunk in enumerate(chunks, 1))
+    assert 7 == notes.search(text(7), mode="vector").hits[0].key
+
+
+@pytest.mark.parametrize("keys", [[1.0, 2.0], ["one", "two"], [True, False], [(1, 2), (3, 4)], [None, None]], ids=str)
+def test_keys_that_the_table_cannot_have_are_refused(backend, notes, opened, keys):
+    """And what was being built is built on."""
+    service = opened(OracleEmbedder())
+    tracked = attached(service)
+    before = service.store.generations(tracked.source.id)
+    with pytest.raises(InvalidRequestError, match="key"):
+        tracked.adopt(batches=[(keys, np.ones((2, DIMENSION)), None)], trust_text=True, chunk=500)
+    assert before == service.store.generations(tracked.source.id)
+
+
+def test_an_adoption_that_fails_gives_back_what_it_set_aside(backend, notes, opened):
+    """An index that was being built, and one of other passages that was made for it."""
+    oracle = OracleEmbedder()
+    service = opened(oracle)
+    tracked = attached(service)
+    batches = [([1], np.stack([vector(text(1))]), None), ([2], np.ones((1, 7)), None)]
+    for chunk in (adopt.WHOLE_ROW_CHARACTERS, 500):
+        with pytest.raises(InvalidRequestError, match="dimensions"):
+            tracked.adopt(batches=batches, trust_text=True, chunk=chunk)
+        states = [one.state for one in service.store.generations(tracked.source.id) if one.kind == "vector"]
+        assert "building" in states, chunk
+    service.work(until="current")
+    assert "active" == generation_of(service, tracked).state
+    assert ROWS == tracked.coverage().embedded
+
+
+def test_the_same_key_twice_is_adopted_once(backend, notes, opened, monkeypatch):
+    """Also in pieces that follow one another, of which one is being written while the next is read."""
+    monkeypatch.setattr(adopt, "BATCH_ROWS_MAX", 4)
+    service = opened(OracleEmbedder())
+    tracked = attached(service)
+    keys = [1, 2, 3, 3, 3, 4, 5, 6, 1, 7]
+    matrix = np.stack([vector(text(n)) for n in keys])
+    found = tracked.adopt(batches=[(keys, matrix, None)], trust_text=True)
+    assert (7, 0) == (found.rows, found.edited)
+
+
 def test_whoever_is_killed_goes_on_when_called_again(backend, notes, opened, monkeypatch):
     """And in between no worker embeds what there is a vector of."""
     monkeypatch.setattr(adopt, "BATCH_ROWS_MAX", 64)
@@ -231,6 +290,8 @@ def test_whoever_is_killed_goes_on_when_called_again(backend, notes, opened, mon
     assert [64, 64] == written
     service.work(until="current")
     assert 0 == oracle.calls
+    assert [True] == [status.unsearched for status in service.status()]
+    assert any("run it again" in (check.remedy or "") for check in service.doctor())
     monkeypatch.setattr(service.store, "rows_adopt", write)
     found = tracked.adopt(column="embedding", trust_text=True)
     assert (300 - 128, 0, "active") == (found.rows, found.missing, found.generation.state)
@@ -270,8 +331,8 @@ def test_it_takes_the_place_of_an_index_of_another_model(backend, notes, opened)
     assert second.store.generation_activate(found.generation.id, asked=True)
     assert 7 == again.search(text(7), mode="vector").hits[0].key
     assert 0 == oracle.calls
-    with pytest.raises(InvalidRequestError, match="nothing to adopt"):
-        again.adopt(column="embedding", trust_text=True)
+    once_more = again.adopt(column="embedding", trust_text=True)
+    assert (0, 0, found.generation.id) == (once_more.rows, once_more.missing, once_more.generation.id)
 
 
 def test_a_request_that_cannot_be_meant_changes_nothing(backend, notes, opened):
@@ -313,8 +374,8 @@ def test_what_pgvector_and_postgres_keep(postgres_backend):
             assert 5 == tracked.adopt(column=column, trust_text=True).rows, column
             chunks = postgres_backend.chunks(tracked.source, generation_of(service, tracked))
             assert all(oracle_proves(chunk.vector, text(chunk.key[0]), "oracle-a") for chunk in chunks), column
-            with pytest.raises((InvalidRequestError, StoreError)):
-                tracked.adopt(column="id", trust_text=True)
+            with pytest.raises((InvalidRequestError, StoreError, TableUnusableError)):
+                tracked.adopt(column="id", trust_text=True, chunk=500)
             service.detach("notes", drop_vectors=True)
         assert 0 == oracle.calls
 

@@ -220,6 +220,18 @@ def test_rows_written_without_triggers(database):
     assert database.hits("a zebra that nobody saw") == {100}
 
 
+def test_a_row_of_several_chunks_that_is_gone(database):
+    """Deleted with no worker come by yet, which is no finding; and without triggers."""
+    database.delete(LONG)
+    assert database.found() == {}
+    database.service.work(until="current")
+    database.insert(LONG, TEXTS[LONG])
+    database.service.work(until="current")
+    database.blindly(lambda: database.delete(LONG))
+    assert database.found() == {(LONG, Reason.GONE, None): 1}
+    database.mend()
+
+
 def test_an_edit_that_only_moves_words(database):
     """The words are the same, in as many; the passages are not."""
     was = TEXTS[9].split()
@@ -370,6 +382,21 @@ def test_a_sequence_that_was_set_back(postgres_database_):
     assert found == {(100, Reason.MISSING, "vector"): 1, (100, Reason.MISSING, "lexical"): 1}
     assert database.mend().mended == ("the journal's sequence was set forward",)
     assert database.hits("entered behind every cursor") == {100}
+
+
+def test_a_sequence_that_gives_out_numbers_again(postgres_database_):
+    """Writes go through all the same; what stays below the cursors is found and mended."""
+    database = postgres_database_
+    database.application.run(f"SELECT setval('seamark.seq_{database.tracked.source.id}', 1)")
+    for number in (30, 31, 32):
+        database.update(number, f"a zebra of number {number}")
+    database.insert(100, "a new zebra")
+    database.delete(33)
+    assert "set back" in database.service.status()[0].problems[0]
+    database.service.work(until="current")
+    assert database.found()
+    assert database.mend().mended == ("the journal's sequence was set forward",)
+    assert database.hits("a new zebra") == {100}
 
 
 # --- what the indexes have lost -----------------------------------------------------------------------------------

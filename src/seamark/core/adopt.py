@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 import numpy as np
@@ -322,11 +322,11 @@ def _member(table: Table, name: str, value: Any) -> KeyValue:
     column = table.column(name)
     kind = "" if column is None else column.kind
     try:
-        found = _READ.get((type(value), kind), _same)(value)
+        found: Any = _READ.get((type(cast("object", value)), kind), _same)(value)
     except ValueError:
         found = None
     if isinstance(found, _KEY_TYPES.get(kind, _ANY)) and not isinstance(found, bool):
-        return found
+        return cast("KeyValue", found)
     raise InvalidRequestError(
         f"{value!r} of type {type(value).__name__} is no key of table {table.name!r}, whose column {name!r} is of type "
         f"{column.type if column else 'unknown'}"

@@ -191,6 +191,12 @@ def source_check(source: Source, spec: SourceSpec) -> None:
         raise SourceConflictError(_conflict(source, differences))
 
 
+def unsearched(generations: Sequence[Generation]) -> bool:
+    """Say whether there are vector indexes, and all of them are retired."""
+    vector = [one for one in generations if one.kind == "vector"]
+    return bool(vector) and all(one.state == "retired" for one in vector)
+
+
 def attached(source: Source, generations: Iterable[Generation]) -> bool:
     """Say whether the source's attach went to its end: its rows are entered, and it has indexes that are not retired."""
     return source.state == "ready" and any(generation.state != "retired" for generation in generations)

@@ -50,6 +50,10 @@ STATUS_FAILURES = 5
 RETENTION_DAYS = 30.0
 """How long a retired generation keeps its vectors, to be rolled back to."""
 SQL_SECONDS = 30.0
+UNSEARCHED = (
+    "if an adoption was cut short, run it again; else `seamark model swap {0}` builds one, and `seamark model activate {0} ID` "
+    "takes one back"
+)
 MEND = "`seamark verify {} --repair` mends what can be mended; otherwise detach it, then attach it again"
 
 
@@ -384,7 +388,8 @@ class Seamark:
                 raise  # else it cannot be counted, with tables of ours gone
         edits = self.audit_interval_seconds if source.spec.track == "poll" and self.audit_interval_seconds > 0 else None
         unfinished = not catalog.attached(source, generations)
-        return SourceStatus(source, counted, problems, unfinished=unfinished, edits_seconds=edits)
+        unsearched = catalog.unsearched(self.store.generations(source.id))
+        return SourceStatus(source, counted, problems, unfinished=unfinished, edits_seconds=edits, unsearched=unsearched)
 
     def source_problems(self, source: Source) -> tuple[str, ...]:
         """Say in what the table is no longer as it was attached; nothing when all is well."""
@@ -431,6 +436,9 @@ class Seamark:
             detail = "an attach of it is under way, or was cut short"
             remedy = "if nobody is at it, attach it again with the same words"
             return Check(name, ok=False, detail=detail, remedy=remedy, required=source.state == "ready")
+        if catalog.unsearched(self.store.generations(source.id)):
+            detail = "all of its vector indexes are retired, so that none is built or searched"
+            return Check(name, ok=False, detail=detail, remedy=UNSEARCHED.format(source.name), required=False)
         return Check(name, ok=True, detail="the table and its triggers are as they were attached")
 
     def _generation_check(self, generation: Generation) -> Check:

@@ -237,6 +237,7 @@ def source_status(value: SourceStatus) -> Json:
         **({"state": "broken"} if value.problems else {}),
         "problems": list(value.problems),
         "unfinished": value.unfinished,
+        "unsearched": value.unsearched,
         "edits_seconds": value.edits_seconds,
         "generations": generations,
     }

@@ -98,7 +98,8 @@ class SourceStatus:
 
     `problems`: in what the table is no longer as it was attached, so that the counts are not of its rows. `unfinished`: an
     attach of it is under way, or was cut short. `edits_seconds`: within what time edits and deletes of a polled table are
-    found; None when it has triggers, or when workers do not audit.
+    found; None when it has triggers, or when workers do not audit. `unsearched`: all of its vector indexes are retired, because
+    somebody has asked for it, or because an adoption was cut short.
     """
 
     source: Source
@@ -106,6 +107,7 @@ class SourceStatus:
     problems: tuple[str, ...] = ()
     unfinished: bool = False
     edits_seconds: float | None = None
+    unsearched: bool = False
 
 
 @dataclass(frozen=True, slots=True)

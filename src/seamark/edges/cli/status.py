@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from seamark.core.catalog import columns_write
-from seamark.core.service import MEND
+from seamark.core.service import MEND, UNSEARCHED
 from seamark.edges import serialise
 from seamark.edges.cli.batch import waits_line
 from seamark.edges.cli.progress import duration
@@ -51,6 +51,8 @@ def _source(status: SourceStatus) -> Iterator[Text]:
         yield Text(f"  track: poll; edits and deletes found {edits}")
     for problem in status.problems:
         yield Text(f"  broken: {shortened(problem, ERROR_CHARACTERS)}; {MEND.format(line(status.source.name))}", "red")
+    if status.unsearched:
+        yield Text(f"  all of its vector indexes are retired: {UNSEARCHED.format(line(status.source.name))}", "yellow")
     for generation in status.generations:
         yield from _generation(generation)
 

@@ -158,7 +158,7 @@ ALTER TABLE {journal} ADD PRIMARY KEY ({k}), ALTER seq SET NOT NULL, ALTER chang
 
 -- name: journal_order
 -- Index the journal by `seq`, and the few tombstones for themselves.
-CREATE UNIQUE INDEX ON {journal} (seq);
+CREATE INDEX ON {journal} (seq);
 CREATE INDEX ON {journal} (seq) WHERE deleted;
 
 -- name: sequence_create

@@ -1,0 +1,12 @@
+DO $$
+DECLARE
+    journal name;
+BEGIN
+    FOR journal IN
+        SELECT relname FROM pg_class WHERE relnamespace = 'seamark'::regnamespace AND relname ~ '^journal_\d+$' AND relkind = 'r'
+    LOOP
+        EXECUTE format('DROP INDEX seamark.%I', journal || '_seq_idx');
+        EXECUTE format('CREATE UNIQUE INDEX %I ON seamark.%I (seq)', journal || '_seq_idx', journal);
+    END LOOP;
+END
+$$;

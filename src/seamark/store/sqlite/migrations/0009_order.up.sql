@@ -1,0 +1,1 @@
+-- Nothing here: only PostgreSQL draws numbers from a sequence that can be set back.
