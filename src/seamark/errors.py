@@ -39,12 +39,15 @@ class SourceConflictError(SeamarkError):
     """The table is attached already, with other words."""
 
 
+MEND = "`seamark verify {} --repair` mends what can be mended; otherwise detach it, then attach it again"
+
+
 class SourceDriftError(SeamarkError):
     """The table is no longer what was attached: renamed, recreated, or without its triggers."""
 
     def __init__(self, name: str, problems: tuple[str, ...]) -> None:
         self.name, self.problems = name, problems
-        super().__init__(f"{name!r} is no longer as it was attached: {'; '.join(problems)}. Detach it, then attach it again")
+        super().__init__(f"{name!r} is no longer as it was attached: {'; '.join(problems)}. {MEND.format(name)}")
 
 
 class SourceUnfinishedError(SeamarkError):

@@ -17,7 +17,7 @@ import seamark
 from seamark.core import audit
 from seamark.edges import auditor
 from seamark.edges.auditor import Auditor
-from seamark.errors import StoreError, StoreIncompatibleError
+from seamark.errors import SourceDriftError, StoreError, StoreIncompatibleError
 from seamark.model.findings import Reason
 from seamark.testing.judgement import judge
 from seamark.testing.oracle import OracleEmbedder
@@ -393,7 +393,8 @@ def test_a_sequence_that_gives_out_numbers_again(postgres_database_):
     database.insert(100, "a new zebra")
     database.delete(33)
     assert "set back" in database.service.status()[0].problems[0]
-    database.service.work(until="current")
+    with pytest.raises(SourceDriftError, match="verify notes --repair"):
+        database.service.work(until="current")
     assert database.found()
     assert database.mend().mended == ("the journal's sequence was set forward",)
     assert database.hits("a new zebra") == {100}

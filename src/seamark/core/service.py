@@ -17,6 +17,7 @@ from seamark.core.reuse import Stored
 from seamark.core.sync import Indexer, LexicalIndexer, VectorIndexer
 from seamark.core.tracked import Tracked
 from seamark.errors import (
+    MEND,
     EmbedderConfigurationError,
     EmbedderError,
     InvalidRequestError,
@@ -54,7 +55,6 @@ UNSEARCHED = (
     "if an adoption was cut short, run it again; else `seamark model swap {0}` builds one, and `seamark model activate {0} ID` "
     "takes one back"
 )
-MEND = "`seamark verify {} --repair` mends what can be mended; otherwise detach it, then attach it again"
 
 
 class Runner(Protocol):
