@@ -246,6 +246,9 @@ def test_a_batch_that_would_pass_the_budget_is_not_sent(service, server):
         service.batches_advance("w1", Budget(math.ceil(needed) - 1))
     assert (server.batches, server.files, state(tracked)) == ([], {}, ["planned"])
     budget = Budget(math.ceil(needed))
+    server.dropped.add("/files")
+    service.batches_advance("w1", budget)
+    assert state(tracked) == ["sending"], "an upload that broke off costs nothing"
     service.batches_advance("w1", budget)
     assert state(tracked) == ["submitted"]
     with pytest.raises(BudgetSpentError):

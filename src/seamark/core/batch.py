@@ -13,7 +13,6 @@ a request that has been given up, and does not list it yet when it is asked. No 
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -35,7 +34,7 @@ from seamark.model import precision
 from seamark.model.cost import BATCH_ENDED, NOTHING_SPENT, Spent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from seamark.core.budget import Budget
     from seamark.core.chunking import Chunker
@@ -169,29 +168,27 @@ class _Step:
         passages, upto = self._passages(batch.after)
         if not passages:
             return self.ended(replace(batch, state="done", upto=upto))
-        with self._afforded(list(passages.values())):
-            return self._submitted(batch, passages, upto)
+        expected = self._reserved(list(passages.values()))
+        billed = 0
+        try:
+            sending = self._written(replace(batch, state="sending", upto=upto, requests=len(passages)))
+            file = self._provider.batch_upload(batch.tag, ((digest.hex(), text) for digest, text in passages.items()))
+            if self._store.batch_take(self._generation.id, self._owner, TAKE_SECONDS) is None:  # an upload may take long
+                raise self._lost(batch)
+            billed = expected  # whatever is heard of it, it may have arrived
+            there = self._provider.batch_start(batch.tag, file)
+        finally:
+            if self._budget is not None:
+                self._budget.settle(expected, billed)
+        return self._written(replace(sending, state="submitted", provider_id=there))
 
-    @contextmanager
-    def _afforded(self, texts: Sequence[str]) -> Generator[None]:
-        """Hold what a batch will be billed against the budget; what may have arrived is spent."""
+    def _reserved(self, texts: Sequence[str]) -> int:
+        """Set aside what a batch will be billed; BudgetSpentError when there is not so much left."""
         if self._budget is None:
-            yield
-            return
+            return 0
         expected = math.ceil(PRICE * tokens_count(self._embedder, texts))
         self._budget.reserve(expected)
-        try:
-            yield
-        finally:
-            self._budget.settle(expected, expected)
-
-    def _submitted(self, batch: ProviderBatch, passages: Mapping[bytes, str], upto: int) -> ProviderBatch:
-        sending = self._written(replace(batch, state="sending", upto=upto, requests=len(passages)))
-        file = self._provider.batch_upload(batch.tag, ((digest.hex(), text) for digest, text in passages.items()))
-        if self._store.batch_take(self._generation.id, self._owner, TAKE_SECONDS) is None:  # an upload may take long
-            raise self._lost(batch)
-        there = self._provider.batch_start(batch.tag, file)
-        return self._written(replace(sending, state="submitted", provider_id=there))
+        return expected
 
     def _passages(self, after: int) -> tuple[dict[bytes, str], int]:
         """Return the next passages, by digest, that there is no vector of, and up to which row."""
