@@ -71,6 +71,7 @@ CHANGES = {
         "DELETE FROM notes",
         "INSERT INTO notes SELECT * FROM copy ORDER BY body DESC",
     ],
+    "another key": ["UPDATE notes SET id = 1007 WHERE id = 7", "UPDATE notes SET id = 1008 WHERE id = 8"],
     "out of the where and back": ["UPDATE notes SET hidden = 'yes'", "UPDATE notes SET hidden = NULL"],
 }
 

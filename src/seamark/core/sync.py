@@ -141,7 +141,8 @@ class VectorIndexer:
         vectors = Vectors(self._embedder.identity.dimension, self._precision)
         if wanted := {chunk.digest for piece in work for chunk in piece.chunks}:
             keys = [piece.row.key for piece in work if piece.chunks]
-            held = [piece.row.key for piece in work if piece.chunks and piece.row.held]
+            # Those of rows that are gone, too: a row whose key was changed is a row gone and a new one with the same passages.
+            held = [piece.row.key for piece in work if piece.row.held]
             vectors.add_stored(self._stored.known(keys, held, wanted))
         done: list[_Work] = []
         try:

@@ -906,7 +906,7 @@ SELECT {table_keys} FROM {table} t WHERE {t_is_given} AND {live} AND {filter}
 SELECT j.seq, {indexed}{table_keys}, {texts} FROM {table} t JOIN {journal} j ON {j_is_t} WHERE {t_is_given} AND {live}
 
 -- name: rows_live_numbered
--- The same, of all keys at once, where a key is one integer.
+-- The same, of all keys at once, where a key is one integer. Differs by necessity: PostgreSQL always takes all at once.
 SELECT j.seq, {indexed}{table_keys}, {texts}
 FROM carray(?) a CROSS JOIN {table} t ON {t_is_numbered} CROSS JOIN {journal} j ON {j_is_t} WHERE {live}
 
