@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from seamark.core.registry import Registry
 from seamark.core.service import Seamark
 from seamark.edges import worker
+from seamark.embed.contract import Renewable
 from seamark.embed.registry import embedder_open
 from seamark.errors import EmbedderConfigurationError, InvalidRequestError, ModelDriftError
 from seamark.settings import settings
@@ -59,8 +61,9 @@ def open(  # noqa: A001 read as seamark.open
     given = () if embedder is None else tuple(embedder) if isinstance(embedder, Sequence) else (embedder,)
     embedders = Embedders(model or configured.model, given)
     store = store_open(place, create=create)
+    registry = Registry(store, embedders, time.monotonic, configured.probe_interval_seconds)
     intervals = configured.retention_days, configured.audit_interval_seconds
-    return Seamark(store, embedders, worker.run, random.random, _throttle, *intervals, _ahead)
+    return Seamark(store, embedders, registry, worker.run, random.random, _throttle, *intervals, _ahead)
 
 
 def store_open(url: str, *, create: bool = False) -> Store:
@@ -133,8 +136,8 @@ class Embedders:
                 self._opened[locator] = embedder_open(locator)
             return self._opened[locator]
 
-    def of(self, model: ModelIdentity, locator: str | None) -> Embedder:
-        """Return the embedder of a generation; ModelDriftError unless its identity is exactly that model's."""
+    def of(self, model: ModelIdentity, locator: str | None, *, anew: bool = False) -> Embedder:
+        """Return the embedder of a generation; ModelDriftError unless its identity, or what it is `anew`, is that model's."""
         if (given := next((one for one in self._given if one.identity == model), None)) is not None:
             return given
         if locator is None:
@@ -145,6 +148,8 @@ class Embedders:
             found = self.named(locator)
         except InvalidRequestError as error:  # another version of Seamark has stored it
             raise EmbedderConfigurationError(f"model {locator!r} of an index cannot be opened here: {error}") from error
+        if anew and isinstance(found, Renewable):
+            found.identity_renew()
         if found.identity != model:
             raise ModelDriftError(_told(model), f"{locator!r} is now {_told(found.identity)}")
         return found

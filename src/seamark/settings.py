@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from seamark.core.audit import AUDIT_INTERVAL_SECONDS
+from seamark.core.registry import PROBE_INTERVAL_SECONDS
 from seamark.core.service import RETENTION_DAYS
 from seamark.errors import InvalidRequestError
 
@@ -27,6 +28,8 @@ class Settings(BaseSettings):
     `tei:<model>`."""
     audit_interval_seconds: float = Field(default=AUDIT_INTERVAL_SECONDS, ge=0)
     """How often workers compare everything by content; 0 for never."""
+    probe_interval_seconds: float = Field(default=PROBE_INTERVAL_SECONDS, ge=0)
+    """How often a worker that runs on compares models with what was registered; 0 for once only."""
     retention_days: float = Field(default=RETENTION_DAYS, ge=0)
     """How long a retired generation keeps its vectors, so that it can be rolled back to."""
 

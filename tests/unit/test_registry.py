@@ -138,3 +138,26 @@ def test_another_version_behind_the_same_name_is_recorded(backend, notes, monkey
         service.work(until="current")
         assert ["retired", "active"] == [one.state for one in service.store.generations() if one.kind == "vector"]
         assert "2" == made.model.version
+
+
+def test_a_comparison_holds_for_an_interval_and_until_it_is_doubted(backend, notes):
+    attach(backend)
+    embedder, now = Behind(), [0.0]
+    with seamark.open(backend.url, embedder=embedder) as service:
+        compared = registry.Registry(service.store, service.embedders, lambda: now[0], 60.0)
+        for seconds, asked in ((0.0, 1), (59.0, 1), (60.0, 2), (61.0, 2)):
+            now[0] = seconds
+            compared.embedder(vector(service), recording=True)
+            assert asked == embedder.probed()
+        compared.doubt(vector(service).model)
+        compared.embedder(vector(service), recording=True)
+        assert 3 == embedder.probed()
+        embedder.out = True
+        compared.doubt(vector(service).model)
+        assert not compared.holds(vector(service)), "nobody knows"
+        embedder.out = False
+        assert compared.holds(vector(service))
+        once = registry.Registry(service.store, service.embedders, lambda: now[0], 0.0)
+        for now[0] in (0.0, 1e9):
+            once.embedder(vector(service), recording=True)
+        assert 6 == embedder.probed()

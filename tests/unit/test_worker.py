@@ -153,7 +153,7 @@ def test_leases_are_renewed_at_once_when_the_store_is_back(opened, monkeypatch):
     one = worker.Worker(opened(OracleEmbedder()), until=None, stop=threading.Event())
     renewals = []
 
-    def renew():
+    def renew(_):
         renewals.append(1)
         if len(renewals) == 1:
             raise StoreUnavailableError("locked")
@@ -323,7 +323,7 @@ def test_an_embedder_that_is_not_to_be_had_is_left_alone_for_a_while_and_words_a
     service = opened(OracleEmbedder(model="another"))
     tries = []
 
-    def of(model, locator):
+    def of(model, locator, **_):
         tries.append(model.name)
         raise EmbedderConfigurationError("no such model here")
 

@@ -7,7 +7,8 @@ embedded as questions: that is the same model, and no text of a row's is embedde
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Protocol
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from seamark.embed.validation import embedder_errors, stored_vectors
 from seamark.errors import EmbedderError, EmbedderInputError, ModelDriftError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
@@ -35,9 +37,13 @@ PROBES = (
 COSINE_MIN = 0.999
 """How near a probe has to come to what was registered, the worst of them.
 
-Rounding to float16 takes some 10⁻⁶ away, another order of sums (another device, another batch) or arithmetic in fewer bits up
-to some 10⁻⁴, so that a server may jitter ten times as much. Other weights are far below this, most of all for the short probe.
+Measured with MiniLM (benchmarks/README.md): the same weights in other batches or threads, or rounded to float16, stay within
+5·10⁻⁸, in bfloat16 within 1.4·10⁻⁴; of weights perturbed by 1 %, and of five steps of fine-tuning, the worst probe is off by
+1.5·10⁻³ and more, and so it is with weights in int8: as far as another model is.
 """
+
+PROBE_INTERVAL_SECONDS = 3600.0
+"""How long a comparison holds in a process that runs on."""
 
 
 class Embedders(Protocol):
@@ -55,8 +61,8 @@ class Embedders(Protocol):
         """Open an embedder by its locator."""
         ...
 
-    def of(self, model: ModelIdentity, locator: str | None) -> Embedder:
-        """Return the embedder of a generation.
+    def of(self, model: ModelIdentity, locator: str | None, *, anew: bool = False) -> Embedder:
+        """Return the embedder of a generation; with `anew` one that knows by its server what it is may ask once more.
 
         EmbedderConfigurationError when it is not to be had here, ModelDriftError when its identity is not exactly that model's.
         """
@@ -67,13 +73,32 @@ class Embedders(Protocol):
         ...
 
 
-class Registry:
-    """Compares models with what was registered, each once in the life of this process, and again after a drift."""
+class _Compared(NamedTuple):
+    """When a model was last found to be what was registered: by this process's clock, and by the database's."""
 
-    def __init__(self, store: Store, embedders: Embedders) -> None:
+    elapsed: float
+    clock: int
+
+
+class Registry:
+    """Compares models with what was registered: when first used here, after an interval, an outage, and a drift.
+
+    `now` is a clock in seconds that only goes forward. After an `interval` of 0 no comparison is repeated.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        embedders: Embedders,
+        now: Callable[[], float],
+        interval: float = PROBE_INTERVAL_SECONDS,
+    ) -> None:
+        self.interval_seconds = interval
         self._store = store
         self._embedders = embedders
-        self._compared: set[ModelIdentity] = set()
+        self._now = now
+        self._compared: dict[ModelIdentity, _Compared] = {}
+        self._doubted: set[ModelIdentity] = set()
         self._lock = threading.Lock()
 
     def register(self, embedder: Embedder) -> None:
@@ -87,20 +112,35 @@ class Registry:
             return
 
     def embedder(self, generation: Generation, *, recording: bool) -> Embedder:
-        """Return a vector generation's embedder, after a comparison; ModelDriftError, and recorded, if it is another model.
+        """Return a vector generation's embedder, after a comparison if one is due; ModelDriftError, and recorded, if drifted.
 
         Without `recording` nothing is written: for whoever only looks.
         """
         assert generation.model is not None
+        due = generation.drift is not None or not self._done(generation.model)
         try:
-            embedder = self._embedders.of(generation.model, generation.locator)
-            if generation.drift is not None or not self._done(generation.model):
+            embedder = self._embedders.of(generation.model, generation.locator, anew=due)
+            if due:
                 self._compare(generation.model, embedder, recording=recording)
         except ModelDriftError as error:
             if recording:
                 self._store.model_drift(generation.model, error.drift)
             raise
         return embedder
+
+    def holds(self, generation: Generation) -> bool:
+        """Say whether a model is still what it was; when no comparison is due, that takes none. What it found is recorded."""
+        if generation.model is not None:
+            try:
+                self.embedder(generation, recording=True)
+            except EmbedderError:
+                return False
+        return True
+
+    def doubt(self, model: ModelIdentity) -> None:
+        """Compare the model before it is used again: its server was out, and may have come back with another one."""
+        with self._lock:
+            self._doubted.add(model)
 
     def accept(self, generation: Generation) -> None:
         """Take the model as it is for what was registered: its vectors are mixed with those that are there."""
@@ -111,23 +151,30 @@ class Registry:
 
     def _done(self, model: ModelIdentity) -> bool:
         with self._lock:
-            return model in self._compared
+            compared = self._compared.get(model)
+            if compared is None or model in self._doubted:
+                return False
+            return not self.interval_seconds or self._now() - compared.elapsed < self.interval_seconds
 
     def _compare(self, model: ModelIdentity, embedder: Embedder, *, recording: bool) -> None:
+        begun = _Compared(self._now(), self._store.clock())
+        with self._lock:
+            before = self._compared.get(model)
         try:
             found = self._probe(embedder)
         except EmbedderInputError:  # a server that takes no such text has never been asked
             return
         known = self._known(model)
         if known is not None and known.probe is not None and (drift := _drift(known.probe, found)) is not None:
-            raise ModelDriftError(f"{model.name}@{model.version}", drift)
+            raise ModelDriftError(f"{model.name}@{model.version}", drift + _since(before))
         if recording and known is not None:
             if known.probe is None:
                 self._store.model_probe(model, found)
             if known.drift is not None:
                 self._store.model_drift(model, None)
         with self._lock:
-            self._compared.add(model)
+            self._compared[model] = begun
+            self._doubted.discard(model)
 
     def _probe(self, embedder: Embedder) -> NDArray[np.float32]:
         with self._embedders.slot(embedder), embedder_errors(embedder.identity.name):
@@ -136,6 +183,14 @@ class Registry:
 
     def _known(self, model: ModelIdentity) -> RegisteredModel | None:
         return next((known for known in self._store.models() if known.identity == model), None)
+
+
+def _since(compared: _Compared | None) -> str:
+    """Say from when on vectors may be of either model, where this process has compared before."""
+    if compared is None:
+        return ""
+    clean = datetime.fromtimestamp(compared.clock / 1e6, UTC).replace(microsecond=0).isoformat()
+    return f" (the last comparison here that was clean began at {clean}: what was embedded after it may be of either)"
 
 
 def _drift(known: NDArray[np.float32], found: NDArray[np.float32]) -> str | None:

@@ -12,7 +12,6 @@ from seamark.core.audit import AUDIT_INTERVAL_SECONDS
 from seamark.core.batch import batch_advance, batch_open, batch_withdraw
 from seamark.core.budget import Budget
 from seamark.core.chunking import Chunker
-from seamark.core.registry import Registry
 from seamark.core.reuse import Stored
 from seamark.core.sync import Indexer, LexicalIndexer, VectorIndexer
 from seamark.core.tracked import Tracked
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from seamark.core.ahead import Ahead
-    from seamark.core.registry import Embedders
+    from seamark.core.registry import Embedders, Registry
     from seamark.model import Audited, Coverage, Generation, Rows, Source, Views, WorkerBeat
     from seamark.model.cost import ProviderBatch, Spent
     from seamark.store.contract import Store
@@ -97,6 +96,7 @@ class Seamark:
         self,
         store: Store,
         embedders: Embedders,
+        registry: Registry,
         runner: Runner,
         jitter: Callable[[], float],
         throttle: Callable[[], AbstractContextManager[None]],
@@ -106,7 +106,7 @@ class Seamark:
     ) -> None:
         self.store = store
         self.embedders = embedders
-        self.registry = Registry(store, embedders)
+        self.registry = registry
         self._retention_days = retention_days
         self.audit_interval_seconds = audit_interval_seconds
         self.ahead = ahead
@@ -288,8 +288,8 @@ class Seamark:
     def indexer(self, generation: Generation, budget: Budget | None = None, *, recording: bool = True) -> Indexer:
         """Return what turns rows into this generation's index; EmbedderConfigurationError when its model is not here.
 
-        The model is compared with what was registered, once in the life of this process: ModelDriftError when it is another one
-        by now, and `recording`, that is recorded, and holds all workers of that model.
+        The model is compared with what was registered, when first used here and now and then: ModelDriftError when it is
+        another one by now, and `recording`, that is recorded, and holds all workers of that model.
         """
         if generation.model is None:
             analyzer = Analyzer.like(generation.identity)

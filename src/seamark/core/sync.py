@@ -287,10 +287,14 @@ def _plain_row(row: SourceRow, text: str | None, chunks: int) -> IndexedRow:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How a step ended: `settled` is None when the lease was lost or given back, `spent` says that the budget was why."""
+    """How a step ended: `settled` is None when the lease was lost or given back, `spent` says that the budget was why.
+
+    `doubtful` says that the embedder gave nothing but errors, as a server does that is being started again.
+    """
 
     settled: Settled | None = None
     outage: EmbedderError | None = None
+    doubtful: bool = False
     spent: BudgetSpentError | None = None
 
 
@@ -327,7 +331,7 @@ def step(
         lease = reading.lease
         indexed = _indexed(store, generation, indexer, lease, reading.rows, cancelled)
         settled = store.lease_settle(source, lease, indexed.batch, indexed.failed)
-        return Step(settled)
+        return Step(settled, doubtful=not indexed.batch.rows and any(row.kind == "transient" for row in indexed.failed))
     except CancelledError:
         store.lease_release(lease)
         return Step()
@@ -336,12 +340,13 @@ def step(
         return Step(spent=error)
     except EmbedderUnavailableError as error:
         store.lease_release(lease)
-        store.generation_backoff(generation.id, outage_delay(outages + 1, error.retry_after_seconds), str(error))
-        return Step(outage=error)
+        delay = outage_delay(outages + 1, error.retry_after_seconds)
+        store.generation_backoff(generation.id, delay, str(error))
+        return Step(outage=error, doubtful=True)
     except EmbedderConfigurationError as error:
         store.lease_release(lease)
         store.generation_backoff(generation.id, CONFIGURATION_DELAY_SECONDS, str(error))
-        return Step(outage=error)
+        return Step(outage=error, doubtful=True)
     finally:
         keeper.drop(lease)
 

@@ -23,6 +23,7 @@ from seamark.core.sync import LEASE_SECONDS, step
 from seamark.edges.auditor import Auditor
 from seamark.edges.drift import Drift
 from seamark.edges.indexed import Indexed
+from seamark.edges.keeper import Keeper
 from seamark.edges.report import Report
 from seamark.edges.turns import Rates, Turns
 from seamark.errors import (
@@ -67,6 +68,8 @@ LOOK_SECONDS = 0.5
 LOOK_SHARE = 4
 LOOK_MAX_SECONDS = 5.0
 """To look takes time on a large table, so a look for the end is followed by so many times that without, up to a limit."""
+PROBE_LOOK_SECONDS = 60.0
+"""Whether a comparison of models is due is looked at this often, without asking anybody."""
 STORE_RETRY_SECONDS = 1.0
 THREADS_MAX = 8
 
@@ -85,33 +88,6 @@ def run(
     return worker.run(threads, progress)
 
 
-class _Keeper:
-    """The leases of this process, renewed from one thread."""
-
-    def __init__(self, service: Seamark) -> None:
-        self._service = service
-        self._held: dict[int, Lease] = {}
-        self._lock = threading.Lock()
-
-    def hold(self, lease: Lease) -> None:
-        with self._lock:
-            self._held[lease.id] = lease
-
-    def drop(self, lease: Lease) -> None:
-        with self._lock:
-            self._held.pop(lease.id, None)
-
-    def holding(self) -> bool:
-        with self._lock:
-            return bool(self._held)
-
-    def renew(self) -> None:
-        with self._lock:
-            held = tuple(self._held.values())
-        if held:
-            self._service.store.lease_renew(held, LEASE_SECONDS)
-
-
 class Worker:
     """The threads of one worker process and what they share."""
 
@@ -126,7 +102,7 @@ class Worker:
         self._current = threading.Event()
         self._done = threading.Event()
         self._left = threading.Event()
-        self._keeper = _Keeper(service)
+        self._keeper = Keeper(service.store)
         self._rates = Rates()
         self._catalog = _Catalog(service, strict=until == "current", budget=budget)
         self._failure: BaseException | None = None
@@ -143,7 +119,7 @@ class Worker:
         with (
             self._registered(),
             self._running([self._keep], self._left),
-            self._running([*working, self._maintain, self._poll, self._audit], self._done),
+            self._running([*working, self._maintain, self._poll, self._audit, self._compare], self._done),
         ):
             self._watch(progress)
         if self._failure is not None:
@@ -262,6 +238,8 @@ class Worker:
         # Calls that were under way together fail together, and are one outage.
         outages = self._outages.get(generation.id, 0)
         outcome = step(self._service.store, source, generation, indexer, lease, self._keeper, self._ended, outages)
+        if outcome.doubtful:
+            self._catalog.doubt(generation)
         if outcome.outage is not None:
             self._outages[generation.id] = outages + 1
             if self._until == "current" and isinstance(outcome.outage, EmbedderConfigurationError):
@@ -292,7 +270,7 @@ class Worker:
             if self._stop.is_set():
                 self._service.store.upkeep_cancel()
             if now - renewed >= KEEPER_SECONDS:
-                self._keeper.renew()
+                self._keeper.renew(LEASE_SECONDS)
                 renewed = now
             if now - beaten >= BEAT_SECONDS:
                 self._beat()
@@ -330,6 +308,14 @@ class Worker:
             for source in self._service.store.sources():
                 with self._unless_detached([known.id for known in self._service.store.generations(source.id)]):
                     auditor.audit(source)
+
+    def _compare(self) -> None:
+        """Compare models again when that is due: in a thread of its own, for a server may take its time to answer."""
+        registry = self._service.registry
+        while registry.interval_seconds and not self._waited(min(registry.interval_seconds, PROBE_LOOK_SECONDS)):
+            for work in self._catalog.current():
+                if not registry.holds(work[1]):
+                    self._catalog.doubt(work[1])
 
     def _waited(self, seconds: float) -> bool:
         """Wait so long; say whether it is time to end."""
@@ -415,6 +401,7 @@ class _Catalog:
         self._drift = Drift(service)
         self._indexers: dict[int, Indexer] = {}
         self._shut: dict[int, _Shut] = {}
+        self._doubted: set[int] = set()
 
     def forget(self, *, drift: bool = False) -> None:
         """Look again at once; with `drift` at the tables, too."""
@@ -422,6 +409,16 @@ class _Catalog:
             self._looked = -CATALOG_SECONDS
             if drift:
                 self._drift = Drift(self._service)
+
+    def doubt(self, generation: Generation) -> None:
+        """Give out no more work of this model until it has been compared; it was out, and may be another one by now."""
+        assert generation.model is not None
+        with self._lock:
+            self._service.registry.doubt(generation.model)
+            self._doubted.add(generation.id)
+            self._indexers.pop(generation.id, None)
+            self._work = tuple(work for work in self._work if work[1].id != generation.id)
+            self._looked = -CATALOG_SECONDS
 
     def known(self) -> frozenset[int]:
         """Return the generations that were there at the last look."""
@@ -451,7 +448,8 @@ class _Catalog:
     def _open(self, generation: Generation, *, replaced: bool) -> Indexer | None:
         """Return the generation's indexer; None, with the reason where `status` shows it, when it is not to be had here."""
         shut = self._shut.get(generation.id, _Shut(0, -math.inf))
-        if time.monotonic() < shut.until:
+        waits = generation.id in self._doubted and generation.backoff_until > self._service.store.clock()
+        if waits or time.monotonic() < shut.until:
             return None
         try:
             indexer = self._service.indexer(generation, self._budget)
@@ -467,6 +465,7 @@ class _Catalog:
             self._shut[generation.id] = _Shut(shut.tries + 1, time.monotonic() + delay)
             return None
         self._shut.pop(generation.id, None)
+        self._doubted.discard(generation.id)
         return indexer
 
     def threads(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Embedder(Protocol):
     adds its own). Both return one row per text, in the order given: shape (len(texts), identity.dimension), float32.
     What they return is checked by `seamark.embed.validation` before anything is stored, so an implementation need not.
 
-    What an embedder may have besides, to tell what it costs, is in `seamark.embed.tokens`.
+    What an embedder may have besides is `Renewable`, and, to tell what it costs, in `seamark.embed.tokens`.
 
     Errors, and what the caller does about each:
     - EmbedderConfigurationError: the generation stops, visibly, until somebody acts;
@@ -59,4 +59,13 @@ class Embedder(Protocol):
 
     def embed_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed questions."""
+        ...
+
+
+@runtime_checkable
+class Renewable(Protocol):
+    """What an embedder may have besides: its server says which model it has, and may be asked again."""
+
+    def identity_renew(self) -> None:
+        """Ask once more; `identity` is what the server has now."""
         ...

@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from contextlib import contextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -122,6 +123,12 @@ class _HttpEmbedder:
                 self._identity = self._identity or self._identified()
         return self._identity
 
+    def identity_renew(self) -> None:
+        """Ask the server once more which version it has; its dimension is seen by every answer."""
+        with self._lock:
+            if self._identity is not None:  # the first look at it asks anyway
+                self._identity = replace(self._identity, version=self._version())
+
     def token_excess(self, texts: Sequence[str]) -> Sequence[bool]:
         """Say which texts may be longer than the model takes, by an estimate that is rather too high."""
         longest = self._text_tokens - tokens_estimate(self._settings.document_prefix)
@@ -172,7 +179,7 @@ class _HttpEmbedder:
         settings = self._settings
         return ModelIdentity(
             name=self._name,
-            version=settings.version or self._version(),
+            version=self._version(),
             dimension=settings.dimensions or self._probed_dimension(),
             document_prefix=settings.document_prefix,
             query_prefix=settings.query_prefix,
@@ -186,7 +193,7 @@ class _HttpEmbedder:
             raise EmbedderConfigurationError(f"{error}; check the model's name and its settings") from error
 
     def _version(self) -> str:
-        return UNVERSIONED
+        return self._settings.version or UNVERSIONED
 
     def _vectors(self, texts: Sequence[str]) -> Answer:
         raise NotImplementedError
@@ -313,6 +320,8 @@ class OllamaEmbedder(_HttpEmbedder):
         super().__init__("ollama", model, settings, settings.base_url or OLLAMA_URL, "/api/embed")
 
     def _version(self) -> str:
+        if self._settings.version is not None:
+            return self._settings.version
         models = self._asked("/api/tags")
         return ollama_digest(models, self._model, self._name) or UNVERSIONED
 
@@ -329,8 +338,8 @@ class TeiEmbedder(_HttpEmbedder):
     def __init__(self, model: str, settings: HttpSettings) -> None:
         super().__init__("tei", model, settings, settings.base_url or TEI_URL, "/embed")
 
-    def _identified(self) -> ModelIdentity:
-        """Ask in any case: a server has one model, and heeds no name in a request."""
+    def _version(self) -> str:
+        """Ask also where the version is known: a server has one model, and heeds no name in a request."""
         info = tei_info(self._asked("/info"), self._name)
         if self._model not in info.names:
             raise EmbedderConfigurationError(
@@ -342,11 +351,7 @@ class TeiEmbedder(_HttpEmbedder):
         settings = self._settings
         self.batch_items = settings.batch_items or info.items_max or self.batch_items
         self._text_tokens = settings.text_tokens or info.tokens_max or self._text_tokens
-        self._sha = info.sha
-        return super()._identified()
-
-    def _version(self) -> str:
-        return self._sha[:_SHA_CHARACTERS] if self._sha else UNVERSIONED
+        return settings.version or (info.sha[:_SHA_CHARACTERS] if info.sha else UNVERSIONED)
 
     def _vectors(self, texts: Sequence[str]) -> Answer:
         content: dict[str, object] = {"inputs": list(texts), "truncate": False, "normalize": True}

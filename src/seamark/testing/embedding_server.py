@@ -112,6 +112,8 @@ class EmbeddingServer(LocalServer):
         self.model = model
         self.sha = sha
         self.items_max = items_max
+        self.weights: str | None = None
+        """The model that vectors are really made by, whichever is asked for; None: that one."""
         self.calls: list[Call] = []
         self._log = log
         self._faults: list[Fault] = []
@@ -152,7 +154,7 @@ class EmbeddingServer(LocalServer):
 
     def vector(self, text: str, model: str, dimension: int | None = None) -> list[float]:
         """Return the vector that proves the text and the model."""
-        return cast("list[float]", oracle_vector(text, model, dimension or self.dimension).tolist())
+        return cast("list[float]", oracle_vector(text, self.weights or model, dimension or self.dimension).tolist())
 
 
 class _Handler(LocalHandler):

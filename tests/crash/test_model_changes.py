@@ -1,0 +1,154 @@
+"""A provider changes the model behind its name under a worker that runs on: nothing of it is settled once that is noticed, an
+outage is followed by a look before anything is embedded, and other sources go on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+import seamark
+from seamark.core import registry, retry, sync
+from seamark.edges import worker
+from seamark.testing.embedding_server import EmbeddingServer, Fault
+
+SHAPES = ("openai", "tei")
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch):
+    for name in ("OPENAI_API_KEY", "SEAMARK_EMBED_API_KEY", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(retry, "ROW_DELAY_SECONDS", 0.05)
+    monkeypatch.setattr(retry, "OUTAGE_DELAY_SECONDS", 0.02)
+    monkeypatch.setattr(retry, "OUTAGE_DELAY_MAX_SECONDS", 0.05)
+    for module in (sync, worker):
+        monkeypatch.setattr(module, "CONFIGURATION_DELAY_SECONDS", 0.1)
+        monkeypatch.setattr(module, "LEASE_SECONDS", 3.0)  # a settle that is refused leaves its lease to expire
+    monkeypatch.setattr(worker, "KEEPER_SECONDS", 1.0)
+    monkeypatch.setattr(worker, "KEEPER_LOOK_SECONDS", 0.1)
+
+
+@pytest.fixture
+def application(backend):
+    application = backend.application()
+    for table in ("notes", "others"):
+        application.run(f"CREATE TABLE {table}(id {backend.type('integer')} PRIMARY KEY, body {backend.type('text')})")
+        application.many(f"INSERT INTO {table} VALUES (?, ?)", [(n, f"{table}: row {n}") for n in range(1, 5)])
+    return application
+
+
+@contextmanager
+def working(backend, server, shape="openai", interval=3600.0):
+    """Run a worker on `notes`, embedded by the server, and `others`, embedded here; yield the service once both are whole."""
+    base = server.openai_url if shape == "openai" else server.url
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as closing:
+        patch.setenv("SEAMARK_PROBE_INTERVAL_SECONDS", str(interval))
+        service = closing.enter_context(seamark.open(backend.url))
+        service.attach("notes", text="body", model=f"{shape}:m?base_url={base}&dimensions=16&timeout_seconds=5")
+        service.attach("others", text="body", model="static")
+        stop = threading.Event()
+        thread = threading.Thread(target=lambda: service.work(stop=stop, threads=2))
+        thread.start()
+        closing.callback(thread.join)
+        closing.callback(stop.set)
+        until(lambda: states(service) == ["active"] * 4)
+        yield service
+
+
+def states(service):
+    return [one.state for one in service.store.generations()]
+
+
+def vector(service):
+    source = service.source("notes").source
+    return next(one for one in service.store.generations(source.id) if one.kind == "vector")
+
+
+def embedded(service, table="notes"):
+    return service.source(table).coverage().embedded
+
+
+def asked(server, text):
+    return sum(text in given for call in server.calls for given in call.texts)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_change_under_a_running_worker_is_noticed_and_nothing_of_it_is_settled_from_then_on(backend, application, shape):
+    """Also what was under way with the changed model before it was noticed is not settled after it."""
+    with EmbeddingServer(dimension=16) as server, working(backend, server, shape, interval=0.3) as service:
+        server.fail(Fault("delay", seconds=2.0, text="under way"))
+        server.weights = "another"
+        application.run("INSERT INTO notes VALUES (10, 'under way')")
+        until(lambda: vector(service).drift is not None)
+        assert "has a cosine of" in vector(service).drift
+        assert "the last comparison here that was clean began at 20" in vector(service).drift
+        assert 1 == asked(server, "under way"), "its call had begun"
+        application.run("INSERT INTO notes VALUES (11, 'after it')")
+        application.run("INSERT INTO others VALUES (11, 'after it')")
+        until(lambda: embedded(service, "others") == 5)
+        time.sleep(2.5)
+        assert (4, 2) == (embedded(service), service.source("notes").coverage().missing)
+        assert 0 == asked(server, "after it")
+        server.weights = None
+        until(lambda: vector(service).drift is None and embedded(service) == 6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_after_an_outage_the_model_is_compared_before_it_is_given_a_text(backend, application, shape):
+    with ExitStack() as servers:
+        first = EmbeddingServer(dimension=16)
+        port = first.server_address[1]
+        with ExitStack() as lives:
+            lives.enter_context(first)
+            service = servers.enter_context(working(backend, first, shape))
+            first.fail(Fault("reset", times=None))  # closing it would leave the connections that it has
+            lives.close()
+        application.run("INSERT INTO notes VALUES (10, 'while it was out')")
+        until(lambda: "cannot be reached" in (vector(service).backoff_error or ""))
+        second = EmbeddingServer(dimension=16, port=port)
+        second.weights = "another"
+        servers.enter_context(second)
+        until(lambda: vector(service).drift is not None)
+        application.run("INSERT INTO others VALUES (10, 'meanwhile')")
+        until(lambda: embedded(service, "others") == 5)
+        assert (4, 1) == (embedded(service), service.source("notes").coverage().missing)
+        assert 0 == asked(second, "while it was out")
+        assert asked(second, registry.PROBES[0]) > 0
+        second.weights = None
+        until(lambda: vector(service).drift is None and embedded(service) == 5)
+
+
+def test_a_proxy_that_answers_for_a_server_being_started_again_is_an_outage_too(backend, application):
+    with EmbeddingServer(dimension=16) as server, working(backend, server) as service:
+        server.fail(Fault("status", status=502, times=None))
+        application.run("INSERT INTO notes VALUES (10, 'while it was out')")
+        until(lambda: asked(server, "while it was out") > 0 and "502" in (vector(service).backoff_error or ""))
+        tried = asked(server, "while it was out")
+        server.weights = "another"
+        server.heal()
+        until(lambda: vector(service).drift is not None)
+        assert (4, tried) == (embedded(service), asked(server, "while it was out"))
+
+
+@pytest.mark.parametrize(("change", "told"), [("sha", "is now tei:m@"), ("model", "serves other, not m")])
+def test_a_tei_that_says_that_it_has_another_model_is_believed(backend, application, change, told):
+    """Though its vectors are the same."""
+    with EmbeddingServer(dimension=16) as server, working(backend, server, "tei", interval=0.2) as service:
+        setattr(server, change, {"sha": "f" * 40, "model": "other"}[change])
+        if change == "model":
+            server.weights = "m"
+        until(lambda: told in (vector(service).drift or vector(service).backoff_error or ""))
+        application.run("INSERT INTO notes VALUES (10, 'after it')")
+        application.run("INSERT INTO others VALUES (10, 'after it')")
+        until(lambda: embedded(service, "others") == 5)
+        assert (4, 0) == (embedded(service), asked(server, "after it"))
+
+
+def until(reached):
+    deadline = time.monotonic() + 12
+    while not reached():
+        assert time.monotonic() < deadline, "not reached"
+        time.sleep(0.01)
