@@ -122,6 +122,15 @@ def test_another_process_goes_on_where_one_was_cut_off(backend, notes, service, 
     proven(backend, service, tracked, notes)
 
 
+def test_between_its_steps_a_batch_is_nobodys(service, server):
+    """Whoever was killed, or is waiting, keeps nobody from going on at once."""
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    assert [one.state for one in service.batches_advance("w1")] == ["submitted"]
+    server.finish()
+    assert [one.state for one in service.batches_advance("w2")] == ["done"]
+
+
 @pytest.mark.parametrize("status", ["failed", "expired", "cancelled"])
 def test_a_batch_that_fails_says_so_and_lets_the_workers_go_on(backend, notes, service, server, status):
     """What it has answered all the same is not paid for twice."""

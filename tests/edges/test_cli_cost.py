@@ -84,7 +84,7 @@ def test_a_budget_in_money_wants_a_price(cli, backend, words):
 
 def test_batch_sends_the_backfill_and_waits_for_the_provider(cli, backend, lamps, server):
     sent = cli("batch", "lamps", "--no-wait", "--json", db=backend.url)
-    assert (sent.code, [batch["state"] for batch in sent.json()["batches"]]) == (0, ["planned"])
+    assert (sent.code, [batch["state"] for batch in sent.json()["batches"]]) == (0, ["submitted"])
     ending = threading.Timer(2.0, server.finish)
     ending.start()
     try:
@@ -102,9 +102,8 @@ def test_batch_sends_the_backfill_and_waits_for_the_provider(cli, backend, lamps
 
 def test_a_batch_that_is_under_way_is_shown_and_cancelled_with_its_index(cli, backend, lamps, server):
     """`status` and `model list` say what the backfill waits for, as text and as JSON; `detach` says that it is cancelled."""
-    cli("batch", "lamps", "--no-wait", db=backend.url)
-    with seamark.open(backend.url, model=server.locator) as service:
-        service.batches_advance("w1")
+    sent = cli("batch", "lamps", "--no-wait", "--json", db=backend.url)
+    assert [one["state"] for one in sent.json()["batches"]] == ["submitted"]
     [there] = server.batches
     for command in (["status"], ["model", "list"]):
         [source] = cli(*command, "--json", db=backend.url).json()["sources"]

@@ -49,7 +49,7 @@ PRICE = 0.5
 HOLD_SECONDS = 26 * 3600.0
 """A provider has 24 hours; then the ordinary workers go on, and pay what is left."""
 TAKE_SECONDS = 600.0
-"""Whoever was at a batch and says nothing for so long is not at it any more."""
+"""Whoever was at a step and says nothing for so long is not at it any more."""
 PASSAGES_MAX = 20_000
 """OpenAI takes 50,000 in a batch, and a file of 200 MB."""
 CHARACTERS_MAX = 60_000_000
@@ -87,6 +87,8 @@ def batch_advance(
 ) -> ProviderBatch | None:
     """Take one step of the open batch; return how it stands, None where there is none, or somebody else is at it.
 
+    Between steps nobody is at it, and whoever comes next may take the next one; but for after an outage.
+
     Raises nothing that an embedder raises: an outage leaves the batch as it is, to be looked at later; what cannot work fails
     it. BudgetSpentError: it would cost more than is left; it is not sent, and stays planned.
     """
@@ -96,11 +98,13 @@ def batch_advance(
     step = _Step(store, source, generation, embedder, embedder, chunker, owner, budget)
     try:
         with embedder_errors(embedder.identity.name):
-            return step.collect(batch) if batch.state == "submitted" else step.send(batch)
+            after = step.collect(batch) if batch.state == "submitted" else step.send(batch)
     except (EmbedderConfigurationError, EmbedderInputError) as error:
         return step.ended(replace(batch, state="failed", error=str(error)))
     except EmbedderError:
-        return batch
+        return batch  # and keep it: what was asked for may have arrived, and is not seen there yet
+    store.batch_take(generation.id, owner, 0.0)
+    return after
 
 
 def batch_open(store: Store, generation_id: int) -> ProviderBatch | None:

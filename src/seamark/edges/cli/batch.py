@@ -51,7 +51,7 @@ def batch(
     with session.service() as service, stop_on_signals() as stop:
         tracked = service.source(source)
         begun = {tracked.batch().id}
-        while wait and not stop.is_set():
+        while not stop.is_set():
             try:
                 service.batches_advance(owner, limit, only=source)
             except BudgetSpentError:
@@ -59,7 +59,7 @@ def batch(
                 raise
             known = tracked.batches()
             begun |= {one.id for one in known if one.state not in ("done", "failed")}
-            if all(one.state in ("done", "failed") for one in known):
+            if not wait or all(one.state in ("done", "failed") for one in known):
                 break
             stop.wait(every)
         found = [one for one in tracked.batches() if one.id in begun]
