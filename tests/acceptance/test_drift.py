@@ -169,3 +169,21 @@ def test_a_journal_whose_sidecar_is_gone_is_told_and_taken_up_again(sqlite_backe
         assert [hit.key for hit in tracked.search("a dog")] == [1]
         service.detach("notes")
         assert sqlite_backend.schema() == before
+
+
+def test_an_attach_that_was_cut_short_while_rows_were_entered_is_told_by_the_doctor_and_mended(
+    backend, application, monkeypatch
+):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with seamark.open(backend.url, embedder=OracleEmbedder()) as service:
+        with monkeypatch.context() as patch:
+            patch.setattr(service.store, "source_enroll", killed)
+            with pytest.raises(KeyboardInterrupt):
+                service.attach("notes", text="body")
+        [check] = [check for check in service.doctor() if check.required and not check.ok]
+        assert "cut short while its rows were entered" in check.detail
+        assert "attach it again with the same words" in check.remedy
+        service.attach("notes", text="body")
+        assert [] == [check for check in service.doctor() if check.required and not check.ok]

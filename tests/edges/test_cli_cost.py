@@ -73,6 +73,9 @@ def test_work_ends_within_its_budget_and_says_so(ran, cli, backend, lamps, serve
     assert vector["spent"]["tokens"] == paid(server)
     assert vector["coverage"]["failed"] == 0
     assert f"{paid(server):,} tokens billed" in cli("status", db=backend.url).out
+    [listed] = cli("model", "list", "--json", db=backend.url).json()["sources"]
+    assert vector["spent"] in [each["spent"] for each in listed["generations"]]
+    assert f"{paid(server):,} tokens billed" in cli("model", "list", db=backend.url).out
     assert ran("work", "--until", "current", db=backend.url).code == 0
 
 

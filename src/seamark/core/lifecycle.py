@@ -18,6 +18,7 @@ from seamark.errors import (
     NoRollbackError,
 )
 from seamark.model import GenerationListing, GenerationSpec, SwapPlan, SwapStep, precision
+from seamark.model.cost import NOTHING_SPENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -212,6 +213,7 @@ def listing(store: Store, source: Source) -> tuple[GenerationListing, ...]:
     generations = store.generations(source.id)
     sizes = store.generations_bytes(source.id)
     counts = store.coverage(source, [found.id for found in generations])
+    spends = store.spends(source.id)
     now = store.clock()
     return tuple(
         GenerationListing(
@@ -220,6 +222,7 @@ def listing(store: Store, source: Source) -> tuple[GenerationListing, ...]:
             sizes.get(found.id, 0),
             max(0.0, (now - found.created_at) / 1e6),
             batch_open(store, found.id),
+            spends.get(found.id, NOTHING_SPENT),
         )
         for found in generations
     )

@@ -433,9 +433,10 @@ class Seamark:
         if problems := self.source_problems(source):
             return Check(name, ok=False, detail=f"broken: {'; '.join(problems)}", remedy=MEND.format(source.name))
         if not catalog.attached(source, self.store.generations(source.id)):
-            detail = "an attach of it is under way, or was cut short"
+            entering = "" if source.state == "ready" else " while its rows were entered"
+            detail = f"an attach of it is under way, or was cut short{entering}"
             remedy = "if nobody is at it, attach it again with the same words"
-            return Check(name, ok=False, detail=detail, remedy=remedy, required=source.state == "ready")
+            return Check(name, ok=False, detail=detail, remedy=remedy)
         if catalog.unsearched(self.store.generations(source.id)):
             detail = "all of its vector indexes are retired, so that none is built or searched"
             return Check(name, ok=False, detail=detail, remedy=UNSEARCHED.format(source.name), required=False)

@@ -437,7 +437,7 @@ class Tracked:
     def failures_retry(self, keys: Sequence[KeyValue | Key] | None = None) -> int:
         """Make failed rows, all or those of the keys, due at once with all their attempts before them; return how many."""
         store = self._service.store
-        chosen = None if keys is None else [key if isinstance(key, tuple) else (key,) for key in keys]
+        chosen = None if keys is None else [catalog.key_given(key, self.source.table.key) for key in keys]
         retried = 0
         for generation in store.generations(self.source.id):
             if generation.state != "retired":

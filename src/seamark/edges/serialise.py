@@ -193,6 +193,7 @@ def listing(value: GenerationListing) -> Json:
         "coverage": coverage(value.coverage),
         "bytes": value.bytes,
         "age_seconds": number(value.age_seconds),
+        "spent": asdict(value.spent),
         "batch": None if value.batch is None else batch(value.batch),
     }
 

@@ -69,6 +69,7 @@ class GenerationListing:
     bytes: int
     age_seconds: float
     batch: ProviderBatch | None = None
+    spent: Spent = NOTHING_SPENT
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from seamark.edges.cli.failures import ListedFirst
 from seamark.edges.cli.progress import duration, progress
 from seamark.edges.cli.session import FOUND_A_PROBLEM, INTERRUPTED, SIGNALLED, Session, command
 from seamark.edges.cli.sources import Language, Model, Precision
-from seamark.edges.cli.status import counts
+from seamark.edges.cli.status import counts, spent_line
 from seamark.edges.cli.text import counted, line
 from seamark.edges.cli.work import stop_on_signals
 from seamark.edges.reembed import Reembed
@@ -61,7 +61,7 @@ def model_list(
     session: Session,
     table: Annotated[str | None, typer.Argument(metavar="TABLE", help="Only this one; all otherwise.")] = None,
 ) -> None:
-    """Show every index of a table: its model, state, coverage, size on disk and age, retired ones included."""
+    """Show every index of a table: its model, state, coverage, size on disk, age and what it cost, retired ones included."""
     with session.service() as service:
         chosen = service.sources() if table is None else (service.source(table),)
         found = [(tracked.name, tracked.generations()) for tracked in chosen]
@@ -294,6 +294,8 @@ def _listed(name: str, listed: tuple[GenerationListing, ...]) -> Iterator[Text]:
             f"  {generation.id} {generation.kind} ", (generation.state, colour), f"  {line(_told_index(generation))}{manual}"
         )
         yield Text.assemble("    ", *counts(one.coverage), f"  {size(one.bytes)}, {duration(one.age_seconds)} old")
+        if one.spent.calls:
+            yield Text(f"    {spent_line(one.spent)}")
         if one.batch is not None:
             yield Text(f"    {waits_line(one.batch)}", "yellow")
         if generation.drift is not None:

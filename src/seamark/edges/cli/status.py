@@ -15,6 +15,7 @@ from seamark.edges.cli.session import Session, command
 from seamark.edges.cli.text import counted, line, shortened
 from seamark.errors import UnknownSourceError
 from seamark.model import Audited, Coverage, Failure, GenerationStatus, SourceStatus
+from seamark.model.cost import Spent
 
 ERROR_CHARACTERS = 200
 
@@ -76,9 +77,7 @@ def _generation(status: GenerationStatus) -> Iterator[Text]:
     if generation.drift is not None:
         yield Text(f"    model_drift: {shortened(generation.drift, ERROR_CHARACTERS)}; see seamark doctor", "red")
     if status.spent.calls:
-        spent = status.spent
-        tokens = f", {counted(spent.tokens, 'token')} billed" if spent.tokens else ""
-        yield Text(f"    spent {counted(spent.calls, 'call')}, {counted(spent.texts, 'passage')}{tokens}")
+        yield Text(f"    {spent_line(status.spent)}")
     yield from _waiting(status)
     if status.audit is not None:
         yield Text(f"    {_audit(status.audit)}")
@@ -115,3 +114,9 @@ def failure_line(failure: Failure) -> str:
     when = "parked" if failure.retry_at is None else f"next try {serialise.time(failure.retry_at)}"
     error = shortened(failure.error, ERROR_CHARACTERS)
     return f"{key}: {failure.kind} error, attempt {failure.attempts}, {when}: {error}"
+
+
+def spent_line(spent: Spent) -> str:
+    """Say what an index has cost."""
+    tokens = f", {counted(spent.tokens, 'token')} billed" if spent.tokens else ""
+    return f"spent {counted(spent.calls, 'call')}, {counted(spent.texts, 'passage')}{tokens}"
