@@ -61,7 +61,7 @@ def test_drift_is_told_by_everyone_and_others_go_on(service, application, drift)
 
 def test_attaching_again_does_not_pretend_that_all_is_well_and_detaching_first_mends_it(service, application):
     drop_again(application)
-    with pytest.raises(SourceDriftError, match="Detach it"):
+    with pytest.raises(SourceDriftError, match="otherwise detach it"):
         service.attach("notes", text="body", where={"live": 1})
     service.detach("notes")
     tracked = service.attach("notes", text="body", where={"live": 1})
