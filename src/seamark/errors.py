@@ -72,11 +72,18 @@ class UnknownGenerationError(InvalidRequestError):
 class GenerationIncompleteError(SeamarkError):
     """A generation cannot become the active one: rows that search finds now would be missing."""
 
-    def __init__(self, name: str, generation_id: int, missing: int, failed: int) -> None:
+    def __init__(self, name: str, generation_id: int, missing: int, failed: int, *, retired: bool = False) -> None:
         self.name, self.generation_id, self.missing, self.failed = name, generation_id, missing, failed
+        finish = (
+            "It is retired, so that no worker is at it: have it finished first (`seamark model swap` to the same), or activate "
+            "it as it is, with force: workers then bring what is missing"
+            if retired
+            else "Let a worker finish it (`seamark work`; `seamark failures` for what failed), or activate it as it is, with "
+            "force"
+        )
         super().__init__(
             f"generation {generation_id} of {name!r} is not whole: {missing:,} rows are not indexed yet, {failed:,} failed. "
-            f"Let a worker finish it (`seamark work`; `seamark failures` for what failed), or activate it as it is, with force"
+            f"{finish}"
         )
 
 

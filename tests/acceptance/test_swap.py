@@ -143,12 +143,13 @@ def test_live_writes_are_indexed_by_both_and_rollback_is_at_once(backend, notes,
     assert ["active", "building"] == states(tracked)
     for found in (tracked.search("written during the swap", mode="vector", generation=one) for one in (2, vector.id)):
         assert (1, pytest.approx(1.0, abs=2e-3)) == (found.hits[0].key, found.hits[0].score)
-    assert "active" == tracked.activate().state
+    assert "active" == tracked.activate().generation.state
     notes.run("UPDATE notes SET body = 'written after the swap' WHERE id = 1")
     service.work(until="current")
     calls = old.texts.total()
-    back = tracked.rollback()
-    assert (2, "active") == (back.id, back.state)
+    done = tracked.rollback()
+    back = done.generation
+    assert (2, "active", 1, 0) == (back.id, back.state, done.missing, done.failed)
     found = tracked.search("written during the swap", mode="vector")
     assert (1, True) == (found.hits[0].key, found.hits[0].stale)
     assert ["vector: generation 2 is catching up; rows it has not reached are missing or old"] == list(found.degraded)
@@ -237,7 +238,8 @@ def test_activating_what_is_not_whole_says_what_would_be_missing(notes, opened, 
         tracked.activate()
     assert (ROWS, 0) == (raised.value.missing, raised.value.failed)
     assert f"{ROWS} rows are not indexed yet" in str(raised.value)
-    assert "active" == tracked.activate(vector.id, force=True).state
+    forced = tracked.activate(vector.id, force=True)
+    assert ("active", ROWS, 0, ()) == (forced.generation.state, forced.missing, forced.failed, forced.precedes)
     found = tracked.search("the body of note 7")
     assert ["vector: generation 3 is catching up; rows it has not reached are missing or old"] == list(found.degraded)
     service.work(until="current")
@@ -276,7 +278,140 @@ def test_retire_drop_and_rollback_say_when_they_cannot(notes, opened, old, new):
             refused(2)
     assert "retired" == tracked.retire(2, force=True).state
     assert ["vector: there is no vector index"] == list(tracked.search("note").degraded)
-    assert "active" == tracked.rollback().state
+    assert "active" == tracked.rollback().generation.state
+
+
+def test_a_retired_index_with_rows_missing_is_activated_by_force_only(notes, opened, old, new):
+    """It was active once; what has been written since is missing in it, and nobody is at it."""
+    opened(old).attach("notes", text="body")
+    service = opened(new, old)
+    service.work(until="current")
+    tracked = service.source("notes")
+    tracked.swap()
+    service.work(until="current")
+    assert tracked.activate(2).missing == 0, "nothing is missing yet"
+    tracked.activate(3)
+    notes.run("UPDATE notes SET body = 'edited' WHERE id < 20")
+    service.work(until="current")
+    with pytest.raises(GenerationIncompleteError, match=r"19 rows are not indexed yet.*retired"):
+        tracked.activate(2)
+    assert ["retired", "active"] == states(tracked)
+    assert 19 == tracked.activate(2, force=True).missing
+    service.work(until="current")
+    assert 0 == tracked.activate(2).missing
+
+
+def test_rollback_goes_to_what_was_searched_before(notes, opened, old, new):
+    """In the order in which they were searched, whatever the order in which they were made."""
+    third = OracleEmbedder("oracle-c")
+    opened(old).attach("notes", text="body")
+    service = opened(new, old, third)
+    service.work(until="current")
+    tracked = service.source("notes")
+    tracked.swap()
+    service.work(until="current")
+    tracked.activate(2)
+    assert 3 == tracked.rollback().generation.id
+    with pytest.raises(NoRollbackError):
+        tracked.rollback()
+    tracked.activate(2)
+    opened(third).source("notes").swap()
+    service.work(until="current")
+    assert ["retired", "retired", "active"] == states(tracked)
+    assert [2, 3] == [tracked.rollback().generation.id for _ in range(2)]
+    tracked.activate(4)
+    assert 3 == tracked.rollback().generation.id, "it was searched before 4, the last time"
+
+
+def test_rollback_is_at_once_also_to_one_that_never_was_whole(notes, opened, old, new):
+    opened(old).attach("notes", text="body")
+    opened(old).work(until="current")
+    service = opened(new, old)
+    tracked = service.source("notes")
+    tracked.swap(manual=True)
+    tracked.activate(force=True)
+    tracked.activate(2)
+    assert ROWS == tracked.rollback().missing
+    assert ["retired", "active"] == states(tracked)
+
+
+def test_what_somebody_activates_is_not_replaced_by_an_earlier_swap(notes, opened, old, new):
+    """The newest word counts."""
+    third = OracleEmbedder("oracle-c")
+    opened(old).attach("notes", text="body")
+    opened(old).work(until="current")
+    service = opened(third, new, old)
+    tracked = service.source("notes")
+    [chosen] = opened(new).source("notes").swap(manual=True)
+    [earlier] = tracked.swap()
+    done = tracked.activate(chosen.id, force=True)
+    assert (earlier.id,) == done.precedes
+    service.work(until="current")
+    assert ["retired", "active", "building"] == states(tracked)
+    assert () == tracked.activate(chosen.id).precedes
+    assert [earlier.id] == [one.id for one in tracked.swap()], "another swap to it is a newer word"
+    service.work(until="current")
+    assert ["retired", "retired", "active"] == states(tracked)
+
+
+def stamps(application):
+    """How many rows are stamped by each generation."""
+    found = application.run("SELECT embed_gen, count(*) FROM notes WHERE has_embedding GROUP BY embed_gen ORDER BY embed_gen")
+    return dict(found)
+
+
+def test_stamps_are_never_true_of_rows_that_search_does_not_find(notes, opened, old, new):
+    """By force, and back, and without any index at all."""
+    opened(old).attach("notes", text="body", stamp=["has_embedding", "embed_gen"])
+    service = opened(new, old)
+    opened(old).work(until="current")
+    tracked = service.source("notes")
+    [vector] = tracked.swap(manual=True)
+    assert {2: ROWS} == stamps(notes)
+    tracked.activate(force=True)
+    assert {} == stamps(notes)
+    service.work(until="current")
+    assert {vector.id: ROWS} == stamps(notes)
+    notes.run("UPDATE notes SET body = 'edited' WHERE id <= 40")
+    service.work(until="current")
+    tracked.rollback()
+    assert {vector.id: ROWS - 40} == stamps(notes)
+    service.work(until="current")
+    assert {2: ROWS} == stamps(notes)
+    tracked.retire(2, force=True)
+    assert {} == stamps(notes)
+    service.work(until="current")
+    assert {} == stamps(notes)
+    tracked.rollback()
+    service.work(until="current")
+    assert {2: ROWS} == stamps(notes)
+
+
+def test_a_swap_by_itself_clears_what_the_new_index_lacks(notes, opened, old, new, backend):
+    """Rows that a worker of the old index has stamped at the last moment: before anything more is embedded."""
+    opened(old).attach("notes", text="body", stamp=["has_embedding", "embed_gen"])
+    service = opened(new, old)
+    service.work(until="current")
+    tracked = service.source("notes")
+    tracked.swap()
+    activate, clear, seen = service.store.generation_activate, service.store.stamps_clear, []
+
+    def activated(generation, **words):
+        done = activate(generation, **words)
+        if done:
+            notes.run("UPDATE notes SET body = 'late' WHERE id <= 30")
+            notes.run("UPDATE notes SET embed_gen = 2, has_embedding = ? WHERE id <= 30", backend.name == "postgres" or 1)
+        return done
+
+    def cleared(*words):
+        after = clear(*words)
+        seen.append(stamps(notes))
+        return after
+
+    service.store.generation_activate, service.store.stamps_clear = activated, cleared
+    service.work(until="current")
+    assert [ROWS - 30] == [sum(found.values()) for found in seen]
+    assert {3: ROWS} == stamps(notes)
 
 
 def test_a_model_that_is_gone_can_be_swapped_away_from(notes, opened, old, new):

@@ -70,6 +70,23 @@ def test_a_swap_step_by_step(seamark, model):
     assert states(seamark("model", "list")) == ["active"]
 
 
+def test_what_is_missing_in_what_is_activated_is_told(seamark, cli, backend, model):
+    """Refused with the count, done with it; and what the newest word comes before."""
+    seamark("model", "swap", "notes", "--model", model, "--manual")
+    seamark("model", "swap", "notes", "--chunk", "300")
+    refused = seamark("model", "activate", "notes", "3", code=1)["error"]
+    assert (refused["type"], "3 rows are not indexed yet" in refused["message"]) == ("GenerationIncompleteError", True)
+    done = seamark("model", "activate", "notes", "3", "--force")
+    assert (done["generation"]["state"], done["missing"], done["failed"], done["precedes"]) == ("active", 3, 0, [4])
+    seamark("model", "rollback", "notes")
+    said = cli("model", "activate", "notes", "3", "--force", db=backend.url).out.splitlines()
+    assert said[0].endswith(" is searched now; 3 rows yet to be indexed in it by `seamark work`")
+    seamark("model", "swap", "notes", "--chunk", "300")
+    said = cli("model", "rollback", "notes", db=backend.url).out.splitlines()
+    assert said[0].endswith(" is searched again")
+    assert said[1:] == ["  generation 5, begun earlier, is left to `seamark model activate`"]
+
+
 def test_swapping_to_what_there_is_begins_nothing(seamark):
     assert seamark("model", "swap", "notes", "--model", "static")["plan"]["steps"] == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,14 +18,14 @@ from seamark.errors import (
     InvalidRequestError,
     NoRollbackError,
 )
-from seamark.model import GenerationListing, GenerationSpec, SwapPlan, SwapStep, precision
+from seamark.model import Activated, GenerationListing, GenerationSpec, SwapPlan, SwapStep, precision
 from seamark.model.cost import NOTHING_SPENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from seamark.core.registry import Embedders, Registry
-    from seamark.model import Generation, GenerationKind, ModelIdentity, Source, SourceSpec
+    from seamark.model import Coverage, Generation, GenerationKind, ModelIdentity, Source, SourceSpec
     from seamark.model.cost import ProviderBatch
     from seamark.store.contract import Store
 
@@ -143,59 +144,99 @@ def _superseded(store: Store, embedders: Embedders, source: Source, words: Words
     kept = {generation.id for generation in made}
     for known in store.generations(source.id):
         if known.state == "building" and not known.manual and known.kind in about and known.id not in kept:
-            store.generation_retire(known.id)
+            _retired(store, source, known, force=False)
             withdraw(store, embedders, source, known.id)
 
 
-def activate(store: Store, source: Source, generation_id: int | None, *, force: bool) -> Generation:
+def activate(store: Store, source: Source, generation_id: int | None, *, force: bool) -> Activated:
     """Make a generation the active one, the only one that is being built where none is named; see `Tracked.activate`."""
     chosen = _building(store, source) if generation_id is None else _found(store, source, generation_id)
-    if chosen.state == "active" or store.generation_activate(chosen.id, asked=True, force=force):
-        return _found(store, source, chosen.id)
     counts = store.coverage(source, [chosen.id])[chosen.id]
-    if counts.missing or counts.failed:
-        raise GenerationIncompleteError(source.name, chosen.id, counts.missing, counts.failed)
-    # By an exact count nothing is missing, only that no worker has come by since to move the cursors.
-    store.generation_activate(chosen.id, force=True)
-    return _found(store, source, chosen.id)
+    # One that is being built may hold all that search finds now, although something is written all the while: the store knows.
+    sure = force or chosen.state == "active" or not (counts.missing or counts.failed)
+    done = _activated(store, source, chosen, counts, sure=sure) if sure or chosen.state == "building" else None
+    if done is None:
+        raise GenerationIncompleteError(
+            source.name, chosen.id, counts.missing, counts.failed, retired=chosen.state == "retired"
+        )
+    return done
 
 
-def rollback(store: Store, source: Source, kind: GenerationKind) -> Generation:
-    """Activate the generation that came before the active one; see `Tracked.rollback`.
+def rollback(store: Store, source: Source, kind: GenerationKind) -> Activated:
+    """Activate the generation that was searched before the active one; see `Tracked.rollback`.
 
-    Not simply the one that was retired last: a rollback that is done again, because it was not seen to end, would go forward.
+    It came before the active one, too: a rollback that is done again, because it was not seen to end, must not go forward.
     """
-    came = sorted(
-        (found.activated_at, found.id, found.state)
-        for found in store.generations(source.id)
-        if found.kind == kind and found.state != "building" and found.activated_at is not None
-    )
-    present = next((at for at, one in enumerate(came) if one[-1] == "active"), len(came))
-    if present == 0:
+    came = [found for found in store.generations(source.id) if found.kind == kind and found.activated_at is not None]
+    present = min((found.activated_at or 0 for found in came if found.state == "active"), default=math.inf)
+    before = [found for found in came if found.state == "retired" and (found.activated_at or 0) < present]
+    if not before:
         raise NoRollbackError(source.name, kind)
-    return activate(store, source, came[present - 1][1], force=False)
+    chosen = max(before, key=lambda found: (found.retired_at or 0, found.activated_at or 0))
+    done = _activated(store, source, chosen, store.coverage(source, [chosen.id])[chosen.id], back=True)
+    assert done is not None
+    return done
+
+
+def _activated(
+    store: Store, source: Source, chosen: Generation, counts: Coverage, *, sure: bool = True, back: bool = False
+) -> Activated | None:
+    """Activate a generation with what has to be done about stamps; None where it is not `sure` to be activated, and was not."""
+    automatic = {one.id for one in store.generations(source.id) if one.state == "building" and not one.manual}
+    if sure:
+        stamps_clear(store, source, chosen)
+    done = store.generation_activate(chosen.id, asked=True, force=sure and not back, back=back)
+    generations = store.generations(source.id)
+    now = generation_named(source, generations, chosen.id)
+    if not done and now.state != "active":
+        return None
+    stamps_clear(store, source, chosen)  # of rows that workers have stamped for the one before meanwhile
+    precedes = tuple(one.id for one in generations if one.id in automatic and one.state == "building" and one.manual)
+    return Activated(now, counts.missing, counts.failed, precedes)
+
+
+def stamps_clear(store: Store, source: Source, read: Generation | None) -> None:
+    """Empty the stamps of the rows that a generation does not hold, of all where search reads none; see `store.stamps`."""
+    if read is None or read.kind == "vector":
+        read_id = read.id if read is not None else None
+        after = store.stamps_clear(source, read_id, None)
+        while after is not None:
+            after = store.stamps_clear(source, read_id, after)
 
 
 def retire(store: Store, embedders: Embedders, source: Source, generation_id: int, *, force: bool) -> Generation:
     """Retire a generation; see `Tracked.retire`."""
-    _retired(store, source, generation_id, force=force)
+    if not _retired(store, source, _found(store, source, generation_id), force=force):
+        raise GenerationInUseError(source.name, generation_id)
     withdraw(store, embedders, source, generation_id)
     return _found(store, source, generation_id)
 
 
 def drop(store: Store, embedders: Embedders, source: Source, generation_id: int) -> tuple[ProviderBatch, ...]:
     """Drop a generation that is not the active one; see `Tracked.drop`."""
-    _retired(store, source, generation_id, force=False)
+    if not _retired(store, source, _found(store, source, generation_id), force=False):
+        raise GenerationInUseError(source.name, generation_id)
     withdrawn = withdraw(store, embedders, source, generation_id)
     if not store.generation_drop(generation_id):
         raise GenerationInUseError(source.name, generation_id)  # somebody has taken it up again meanwhile
     return withdrawn
 
 
-def _retired(store: Store, source: Source, generation_id: int, *, force: bool) -> None:
-    chosen = _found(store, source, generation_id)
+def _retired(store: Store, source: Source, chosen: Generation, *, force: bool) -> bool:
+    """Retire a generation, unless it is retired; False where it is the active one, and `force` is not given."""
+    if chosen.state == "active" and not force:
+        return False
+    generations = store.generations(source.id)
+    read = generation_read(generations, chosen.kind)
+    left = generation_read([one for one in generations if one.id != chosen.id], chosen.kind)
+    stamped = chosen.kind == "vector" and (read is None or read.id == chosen.id)
+    if stamped:
+        stamps_clear(store, source, left)
     if chosen.state != "retired" and not store.generation_retire(chosen.id, force=force):
-        raise GenerationInUseError(source.name, chosen.id)
+        return False
+    if stamped:
+        stamps_clear(store, source, left)  # of rows that workers have stamped meanwhile
+    return True
 
 
 def withdraw(store: Store, embedders: Embedders, source: Source, generation_id: int | None = None) -> tuple[ProviderBatch, ...]:

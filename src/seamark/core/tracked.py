@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from seamark.core.search import Mode
     from seamark.core.service import Seamark
     from seamark.model import (
+        Activated,
         Adopted,
         Failure,
         Generation,
@@ -205,21 +206,22 @@ class Tracked:
         service, words = self._service, lifecycle.Words(model, chunk, language, precision)
         return lifecycle.swap_plan(service.store, service.embedders, self.source, words)
 
-    def activate(self, generation: int | None = None, *, force: bool = False) -> Generation:
+    def activate(self, generation: int | None = None, *, force: bool = False) -> Activated:
         """Make a generation, or the only one that is being built, the one that search reads, in one transaction.
 
-        A retired one is active at once, and catches up from the journal. With `force`, also one that is not whole; a leg that
-        reads it says so in `degraded`.
+        With `force`, also one in which rows are missing; returns how many, and a leg that reads it says so in `degraded`. What
+        was swapped to earlier, and is still being built, is left to `activate` from then on: the newest word counts.
 
         Raises:
-            GenerationIncompleteError: it is not whole; says how many rows would be missing.
+            GenerationIncompleteError: rows would be missing; says how many.
         """
         return lifecycle.activate(self._service.store, self.source, generation, force=force)
 
-    def rollback(self, kind: GenerationKind = "vector") -> Generation:
-        """Go back, at once, to the generation that came before the active one; it catches up from the journal.
+    def rollback(self, kind: GenerationKind = "vector") -> Activated:
+        """Go back, at once, to the generation that was searched before the active one; it catches up from the journal.
 
-        Done again it goes back one further; `activate` goes forward.
+        Returns how many rows it has yet to catch up with. Done again it goes back one further, never forward: that is for
+        `activate`.
 
         Raises:
             NoRollbackError: there is none.

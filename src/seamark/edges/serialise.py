@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from seamark.core.compare import Comparison, QueryComparison
     from seamark.core.search import SearchResult
     from seamark.model import (
+        Activated,
         Adopted,
         Audited,
         Check,
@@ -110,6 +111,12 @@ def generation(value: Generation) -> Json:
         "model_drift": None if value.drift is None else text(value.drift),
         "problem": None if value.backoff_error is None else text(value.backoff_error),
     }
+
+
+def activated(value: Activated) -> Json:
+    """Return which index is searched now, what it did not hold then, and what is left to be activated by hand."""
+    counts = {"missing": value.missing, "failed": value.failed, "precedes": list(value.precedes)}
+    return {"generation": generation(value.generation), **counts}
 
 
 def coverage(value: Coverage) -> Json:

@@ -17,6 +17,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
+from seamark.core.lifecycle import stamps_clear
 from seamark.core.polling import poll
 from seamark.core.retry import CONFIGURATION_DELAY_SECONDS, outage_delay
 from seamark.core.sync import LEASE_SECONDS, step
@@ -221,7 +222,7 @@ class Worker:
         return None
 
     def _claim(self, work: Work) -> Claim:
-        _, generation, indexer = work
+        source, generation, indexer = work
         store, first = self._service.store, self._turns.first(generation.id)
         claim = Claim(None)
         with self._unless_detached([generation.id]):
@@ -230,6 +231,7 @@ class Worker:
             whole = idle or (first == "backfill" and generation.backfill == 0)
             due = whole and generation.state == "building" and not generation.manual
             if due and store.generation_activate(generation.id):
+                stamps_clear(store, source, generation)
                 self._catalog.forget()
         return claim
 

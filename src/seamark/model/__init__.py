@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from seamark.model.generations import (
+    Activated,
     Generation,
     GenerationKind,
     GenerationSpec,
@@ -82,6 +83,7 @@ from seamark.model.work import (
 
 __all__ = [
     "POSTING",
+    "Activated",
     "Adopted",
     "Audited",
     "Check",

@@ -83,6 +83,20 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class Activated:
+    """A generation that was made the one that search reads.
+
+    `missing` and `failed` are the rows that it did not hold then; workers bring the missing ones. `precedes` has the
+    generations that were to be activated by themselves, and are left to `activate` now: this one was chosen after them.
+    """
+
+    generation: Generation
+    missing: int
+    failed: int
+    precedes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RegisteredModel:
     """A model as it was registered.
 

@@ -50,19 +50,27 @@ class Activating(Protocol):
         """Say whether the index that makes a search fast is there, where it takes one."""
         ...
 
-    def swap(self) -> None:
-        """Retire the active generation of the kind, if there is one, and activate this one."""
+    def swap(self, *, back: bool) -> None:
+        """Retire the active generation of the kind, if there is one, and activate this one; `back`: it keeps its place."""
+        ...
+
+    def precede(self) -> None:
+        """Make the other generations of the kind that are being built manual."""
         ...
 
 
-def activate(work: Activating, *, asked: bool, force: bool) -> bool:
+def activate(work: Activating, *, asked: bool, force: bool, back: bool) -> bool:
     """Activate the generation if it may be; see `Store.generation_activate`."""
     at = work.standing()
-    if at is None or at.state == "active" or not _allowed(work, at, asked=asked or force, force=force):
+    if at is None or at.state == "active" or (back and at.state != "retired"):
+        return False
+    if not _allowed(work, at, asked=asked or force, force=force or back):
         return False
     if at.state == "retired":
         work.due_write()  # search says that it is behind until it has come so far
-    work.swap()
+    work.swap(back=back)
+    if asked or force or back:
+        work.precede()  # or one that was begun earlier would take over by itself from what somebody has just chosen
     return True
 
 

@@ -131,6 +131,15 @@ class Store(Auditing, Protocol):
         """Return how many rows are to be stamped yet: somebody was writing to them, or was killed, when they were settled."""
         ...
 
+    def stamps_clear(self, source: Source, generation_id: int | None, after: int | None) -> int | None:
+        """Empty the stamps of some rows whose present text the generation does not hold; where it is None, of any.
+
+        Looks at the next live rows of the journal beyond `after`, in the order of `seq`, or first beyond what the generation is
+        known to hold; returns the last one's `seq`, None at the end. A row that somebody is just writing to is owed its stamp.
+        Nothing is stamped. For before and after another generation is searched, see `seamark.store.stamps`.
+        """
+        ...
+
     def source_faults(self, source: Source) -> Sequence[str]:
         """Say what is wrong with what feeds the source; nothing when all is well.
 
@@ -203,14 +212,15 @@ class Store(Auditing, Protocol):
         """
         ...
 
-    def generation_activate(self, generation_id: int, *, asked: bool = False, force: bool = False) -> bool:
+    def generation_activate(self, generation_id: int, *, asked: bool = False, force: bool = False, back: bool = False) -> bool:
         """Make a generation the active one of its kind, and retire the one that was, in one transaction.
 
         False, and nothing changed that anybody can see, unless `seamark.store.activation` allows it: a `building` one that is
         filled and, where it takes the place of another, has caught up and has no failures; a `manual` one only when `asked`; a
         `retired` one that is filled only when `asked`, and then at once: it catches up as the active one. With `force` also one
-        that is not filled. Never one that is active already. `activated_at` of a retired one stays: it tells in which order
-        they came.
+        that is not filled. With `back`, for a rollback, a `retired` one in any case, and its `activated_at` stays, which tells
+        in which order they came. Never one that is active already. Where it was asked for in any of these ways, others of the
+        kind that are being built are `manual` from then on: they would take over from what somebody has chosen.
         """
         ...
 

@@ -255,7 +255,7 @@ class History(Writers):
 
     def rollback(self) -> None:
         """Make a retired generation the active one at once; it catches up as such."""
-        if (chosen := self._chosen("retired")) and self.bench.store.generation_activate(chosen.id, asked=True):
+        if (chosen := self._chosen("retired")) and self.bench.store.generation_activate(chosen.id, back=True):
             self.score["rolled back"] += 1
             self._known()
 

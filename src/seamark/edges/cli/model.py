@@ -1,6 +1,6 @@
 """`model list|swap|activate|rollback|retire|drop|accept` and `reembed`: the generations of a table."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -21,7 +21,7 @@ from seamark.edges.cli.status import counts, spent_line
 from seamark.edges.cli.text import counted, line
 from seamark.edges.cli.work import stop_on_signals
 from seamark.edges.reembed import Reembed
-from seamark.model import Generation, GenerationKind, GenerationListing, SwapPlan
+from seamark.model import Activated, Generation, GenerationKind, GenerationListing, SwapPlan
 from seamark.model import precision as stored_precision
 from seamark.model.cost import BATCH_ENDED, Estimate
 
@@ -183,9 +183,12 @@ def activate(
 ) -> None:
     """Have another index searched from now on, in one step, and retire the one that was.
 
-    It must be whole; what would be missing is said, and `--force` does it all the same.
+    Rows would be missing: it says how many, and does it with `--force` only. What an earlier swap has begun is left to
+    `model activate` from then on.
     """
-    _changed(session, table, lambda tracked: tracked.activate(generation, force=force), "is searched now")
+    with session.service() as service:
+        done = service.source(table).activate(generation, force=force)
+    _searched(session, table, done, "is searched now")
 
 
 def rollback(
@@ -194,8 +197,13 @@ def rollback(
     *,
     kind: Annotated[GenerationKind, typer.Option(help="Which index: of meaning or of words.")] = "vector",
 ) -> None:
-    """Go back, at once, to the index that was searched before; what has changed since is caught up by the workers."""
-    _changed(session, table, lambda tracked: tracked.rollback(kind), "is searched again, and catches up")
+    """Go back, at once, to the index that was searched before; what has changed since is caught up by the workers.
+
+    Done again it goes back one further, never forward; `model activate` goes forward.
+    """
+    with session.service() as service:
+        done = service.source(table).rollback(kind)
+    _searched(session, table, done, "is searched again")
 
 
 def retire(
@@ -247,10 +255,15 @@ def accept(session: Session, table: Table, generation: Number) -> None:
     session.show({"source": table, "generation": serialise.generation(now)}, f"{line(table)}: {_named(now)} goes on")
 
 
-def _changed(session: Session, table: str, change: Callable[[Tracked], Generation], said: str) -> None:
-    with session.service() as service:
-        changed = change(service.source(table))
-    session.show({"source": table, "generation": serialise.generation(changed)}, f"{line(table)}: {_named(changed)} {said}")
+def _searched(session: Session, table: str, done: Activated, said: str) -> None:
+    missing, failed = counted(done.missing, "row"), counted(done.failed, "row")
+    lacks = [f"{missing} yet to be indexed in it by `seamark work`"] if done.missing else []
+    lacks += [f"{failed} failed in it, see `seamark failures`"] if done.failed else []
+    session.show(
+        {"source": table, **serialise.activated(done)},
+        "; ".join([f"{line(table)}: {_named(done.generation)} {said}", *lacks]),
+        *(f"  generation {one}, begun earlier, is left to `seamark model activate`" for one in done.precedes),
+    )
 
 
 def _confirm(session: Session, question: str, *, yes: bool) -> None:

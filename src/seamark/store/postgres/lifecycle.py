@@ -30,7 +30,7 @@ class _Activating:
 
     def __init__(self, database: Database, connection: Connection, words: Words, generation_id: int) -> None:
         self._database, self._connection, self._words = database, connection, words
-        self._values = {"generation": generation_id}
+        self._values: dict[str, int] = {"generation": generation_id}
 
     def _row(self, name: str) -> Row | None:
         cursor = self._database.run(self._connection, name, self._words, self._values)
@@ -54,18 +54,24 @@ class _Activating:
     def searchable(self) -> bool:
         return index_built(self._database, self._connection, self._values["generation"], self._words)
 
-    def swap(self) -> None:
+    def swap(self, *, back: bool) -> None:
         self._row("generation_give_way")
+        self._values["back"] = back
         self._row("generation_activate")
 
+    def precede(self) -> None:
+        self._row("generation_precede")
 
-def generation_activate(database: Database, catalog: Catalog, generation_id: int, *, asked: bool, force: bool) -> bool:
+
+def generation_activate(
+    database: Database, catalog: Catalog, generation_id: int, *, asked: bool, force: bool, back: bool
+) -> bool:
     """Make a generation the active one, where that may be; see the contract."""
     words = catalog.generation_words(generation_id)
     if words is None:
         return False
     with database.transaction() as connection:
-        return activate(_Activating(database, connection, words, generation_id), asked=asked, force=force)
+        return activate(_Activating(database, connection, words, generation_id), asked=asked, force=force, back=back)
 
 
 def generation_retire(database: Database, generation_id: int, *, force: bool) -> bool:

@@ -511,11 +511,18 @@ FROM seamark.generation g
 WHERE g.id = %(generation)s AND o.source_id = g.source_id AND o.kind = g.kind AND o.state = 'active';
 
 -- name: generation_activate
--- Make a generation the active one. When one that was retired has come first stays as it is.
-UPDATE seamark.generation
-SET activated_at = CASE WHEN state = 'retired' THEN coalesce(activated_at, seamark.clock()) ELSE seamark.clock() END,
+-- Make a generation the active one: the last in the order in which they came. With `back` its place there stays.
+UPDATE seamark.generation g
+SET activated_at = CASE WHEN %(back)s THEN coalesce(activated_at, seamark.clock()) ELSE greatest(seamark.clock(), (
+        SELECT max(o.activated_at) + 1 FROM seamark.generation o WHERE o.source_id = g.source_id AND o.kind = g.kind
+    )) END,
     state = 'active', retired_at = NULL
 WHERE id = %(generation)s;
+
+-- name: generation_precede
+-- Leave what is being built of a generation's kind to be activated when somebody asks for it.
+UPDATE seamark.generation o SET manual = true FROM seamark.generation g
+WHERE g.id = %(generation)s AND o.source_id = g.source_id AND o.kind = g.kind AND o.state = 'building' AND o.id <> g.id;
 
 -- name: generation_retire
 -- Retire a generation; an active one only with force.
@@ -1228,6 +1235,12 @@ SELECT 1 FROM unnest({key_arrays}) AS b ({k}) JOIN {source} s ON {s_is_b};
 SELECT {k_s}, {differs} FROM {source} s LEFT JOIN {journal} j ON {j_is_s} LEFT JOIN {rows} r ON {r_is_s}
 CROSS JOIN LATERAL (SELECT r.embedded_at, {held} AS held) b
 WHERE {after} ORDER BY {k_s} LIMIT %(limit)s;
+
+-- name: stamp_holding
+-- Give the next live rows of the journal, by `seq`, and whether a generation holds them.
+SELECT {k_j}, j.seq, {held}
+FROM (SELECT * FROM {journal} j WHERE NOT j.deleted AND j.seq > %(after)s ORDER BY j.seq LIMIT %(limit)s) j
+LEFT JOIN {rows} r ON {r_is_j} ORDER BY j.seq;
 
 -- name: stamp_state
 -- Give where the pass over the table stands, and whether the last one is long ago; nothing where another process is at it.

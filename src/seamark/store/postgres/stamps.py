@@ -10,6 +10,7 @@ from psycopg import errors
 from psycopg.types.json import Jsonb
 
 from seamark.errors import StoreError, StoreUnavailableError, TableUnusableError
+from seamark.store.activation import Standing
 from seamark.store.postgres import codec
 from seamark.store.postgres.names import identifier, key_columns, literal, qualified
 from seamark.store.postgres.triggers import edited
@@ -128,7 +129,11 @@ def stamps_settle(
     read = database.run(connection, "stamp_generation", {}, {"source": source.id}).fetchone()
     if not keys or read is None or read[0] != generation_id:
         return
-    words = words | _stamp_words(database, source, read)
+    _mend_or_owe(database, connection, words | _stamp_words(database, source, read), keys)
+
+
+def _mend_or_owe(database: Database, connection: Connection, words: Words, keys: Sequence[Key]) -> None:
+    """Stamp the rows with what is true of them; those that somebody is at, or that refuse it, are owed it."""
     done: set[Key] = set()
     try:
         with connection.transaction():
@@ -145,6 +150,46 @@ def _mend(database: Database, connection: Connection, words: Words, keys: Sequen
     if held:
         database.run(connection, "stamp_mend", words, codec.keys_columns(sorted(held, key=str), width))
     return held
+
+
+def stamps_clear(
+    database: Database, catalog: Catalog, source: Source, generation_id: int | None, after: int | None
+) -> int | None:
+    """Empty the stamps of the next rows that a generation does not hold; see the contract."""
+    words = catalog.words(source.id)
+    held, rows = "false", database.compose("stamp_rows_none", words)
+    if generation_id is not None:
+        own = catalog.generation_words(generation_id)
+        if own is None:
+            return None
+        words, held, rows = own, database.compose("stamp_held", {}), own["rows"]
+    with database.keyed() as connection:
+        if after is None:  # what is emptied here is compared anew by whichever generation is read in the end
+            anew = {"source": source.id, "generation": None, "key": None, "done": False}
+            database.run(connection, "stamp_state_write", {}, anew)
+            after = _done_to(database, connection, words, generation_id)
+        values = {"after": after, "limit": OWED_ROWS}
+        found = database.run(connection, "stamp_holding", words | {"held": held, "rows": rows}, values).fetchall()
+        keys = [tuple(row[:-2]) for row in found if not row[-1]]
+        if keys:
+            nothing = words | {"rows": rows} | _stamp_words(database, source, (0, "", "")) | {"held": "false"}
+            _mend_or_owe(database, connection, nothing, keys)
+        return found[-1][-2] if len(found) == OWED_ROWS else None
+
+
+def _done_to(database: Database, connection: Connection, words: Words, generation_id: int | None) -> int:
+    """Return up to where a generation holds everything."""
+    if generation_id is None:
+        return 0
+    values = {"generation": generation_id}
+    row = database.run(connection, "generation_standing", {}, values).fetchone()
+    if (
+        row is None
+        or not Standing(*row).filled
+        or database.run(connection, "generation_failing", words, values).fetchone() != (False,)
+    ):
+        return 0
+    return Standing(*row).confirmed
 
 
 def _owe(database: Database, connection: Connection, words: Words, keys: Sequence[Key]) -> None:

@@ -30,7 +30,7 @@ from seamark.store.postgres.connection import Database
 from seamark.store.postgres.names import generation_words
 from seamark.store.postgres.reader import PostgresReader
 from seamark.store.postgres.sql import sql
-from seamark.store.postgres.stamps import stamps_owed
+from seamark.store.postgres.stamps import stamps_clear, stamps_owed
 from seamark.store.postgres.tables import table_inspect
 from seamark.store.postgres.views import views_names
 
@@ -153,6 +153,10 @@ class PostgresStore(PostgresAuditing):
         """See the contract."""
         return stamps_owed(self._database, source)
 
+    def stamps_clear(self, source: Source, generation_id: int | None, after: int | None) -> int | None:
+        """See the contract."""
+        return stamps_clear(self._database, self._catalog, source, generation_id, after) if source.spec.stamp else None
+
     def source_faults(self, source: Source) -> Sequence[str]:
         """See the contract."""
         return faults.source_faults(self._database, self._catalog, source)
@@ -183,9 +187,9 @@ class PostgresStore(PostgresAuditing):
         with self._database.connection() as connection:
             return generations.generations(self._database, connection, source_id)
 
-    def generation_activate(self, generation_id: int, *, asked: bool = False, force: bool = False) -> bool:
+    def generation_activate(self, generation_id: int, *, asked: bool = False, force: bool = False, back: bool = False) -> bool:
         """See the contract."""
-        return lifecycle.generation_activate(self._database, self._catalog, generation_id, asked=asked, force=force)
+        return lifecycle.generation_activate(self._database, self._catalog, generation_id, asked=asked, force=force, back=back)
 
     def generation_retire(self, generation_id: int, *, force: bool = False) -> bool:
         """See the contract."""

@@ -37,16 +37,19 @@ class _Activating:
         """What is outside the HNSW files is little, or scanned in memory: they are built while rows come in."""
         return True
 
-    def swap(self) -> None:
-        at = {"generation": self._words.generation, "now": clock(self._connection)}
+    def swap(self, *, back: bool) -> None:
+        at = {"generation": self._words.generation, "now": clock(self._connection), "back": back}
         self._connection.run(STATEMENTS["generation_give_way"], at)
         self._connection.run(STATEMENTS["generation_activate"], at)
 
+    def precede(self) -> None:
+        self._connection.run(STATEMENTS["generation_precede"], {"generation": self._words.generation})
 
-def generation_activate(connections: Connections, words: Words, *, asked: bool, force: bool) -> bool:
+
+def generation_activate(connections: Connections, words: Words, *, asked: bool, force: bool, back: bool) -> bool:
     """Make a generation the active one, where that may be."""
     with connections.transaction() as connection:
-        return activate(_Activating(connection, words), asked=asked, force=force)
+        return activate(_Activating(connection, words), asked=asked, force=force, back=back)
 
 
 def generation_retire(connections: Connections, generation_id: int, *, force: bool) -> bool:

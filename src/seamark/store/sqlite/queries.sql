@@ -270,10 +270,18 @@ UPDATE generation SET state = 'retired', retired_at = :now
 WHERE state = 'active' AND (source_id, kind) = (SELECT source_id, kind FROM generation WHERE id = :generation)
 
 -- name: generation_activate
--- Make a generation the active one. When one that was retired has come first stays as it is.
-UPDATE generation SET activated_at = CASE WHEN state = 'retired' THEN coalesce(activated_at, :now) ELSE :now END,
+-- Make a generation the active one: the last in the order in which they came. With `back` its place there stays.
+UPDATE generation AS g SET activated_at = CASE WHEN :back THEN coalesce(activated_at, :now) ELSE max(:now, (
+        SELECT coalesce(max(o.activated_at), 0) + 1 FROM generation o WHERE (o.source_id, o.kind) = (g.source_id, g.kind)
+    )) END,
     state = 'active', retired_at = NULL
 WHERE id = :generation
+
+-- name: generation_precede
+-- Leave what is being built of a generation's kind to be activated when somebody asks for it.
+UPDATE generation SET manual = 1
+WHERE state = 'building' AND id <> :generation
+    AND (source_id, kind) = (SELECT source_id, kind FROM generation WHERE id = :generation)
 
 -- name: generation_retire
 -- Retire a generation; an active one only with force.
@@ -983,6 +991,15 @@ UPDATE {table_here} AS t SET {stamps} WHERE {t_is_given} AND ({differs})
 -- The next rows in order of key, and whether something else stands there than what is true.
 SELECT {table_keys_raw}, {differs}, coalesce(j.seq, 0) FROM {table} t LEFT JOIN {journal} j ON {j_is_t} LEFT JOIN {rows} r ON {r_is_j}
 WHERE {after} ORDER BY {table_keys} LIMIT ?
+
+-- name: stamp_holding
+-- The next live rows of the journal, by `seq`, and whether a generation holds them.
+SELECT {jkeys_raw}, j.seq, {held} FROM (SELECT * FROM {journal} WHERE NOT deleted AND seq > ? ORDER BY seq LIMIT ?) j
+LEFT JOIN {rows} r ON {r_is_j} ORDER BY j.seq
+
+-- name: stamp_rows_none
+-- Stands for the rows of a generation where there is none.
+(SELECT {keys} FROM {journal} WHERE 0)
 
 -- name: stamp_state
 -- Where the pass over the table stands, and whether the last one is long ago.

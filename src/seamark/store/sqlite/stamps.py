@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import apsw
 
 from seamark.errors import StoreError, TableUnusableError
+from seamark.store.activation import Standing
 from seamark.store.sqlite.claims import MICROSECONDS, clock
 from seamark.store.sqlite.filters import literal
 from seamark.store.sqlite.keys import key_dump, key_load, key_marks, key_read, key_sound
@@ -157,6 +158,8 @@ def _mend(connections: Connections, words: Words, read: Row, keys: Sequence[Key]
     done: set[Key] = set()
     with connections.user_transaction(durable=False, wait_milliseconds=WAIT_MILLISECONDS) as writing:
         with connections.use() as connection:
+            if connection.row(STATEMENTS["stamp_generation"], (words.source.id,)) != read:
+                return set()  # search reads another one since, and what that holds has been looked up before us
             true = connection.many_rows(known, keys)
         for key, (seq, held, moment) in zip(keys, true, strict=True):
             stamp = _stamp(words.source, read, moment) if held else empty
@@ -166,6 +169,50 @@ def _mend(connections: Connections, words: Words, read: Row, keys: Sequence[Key]
                 continue
             done.add(key)
     return done
+
+
+def stamps_clear(connections: Connections, words: Words, after: int | None) -> int | None:
+    """Empty the stamps of the next rows that a generation, or no generation, holds; see the contract."""
+    held, rows = (STATEMENTS["stamp_held"], words.word("rows")) if words.generation else ("0", words["stamp_rows_none"])
+    if after is None:  # what is emptied here is compared anew by whichever generation is read in the end
+        with connections.transaction() as connection:
+            connection.run(STATEMENTS["stamp_state_write"], (None, None, None, words.source.id))
+            after = _done_to(connection, words)
+    with connections.use() as connection:
+        found = connection.rows(words.fill("stamp_holding", held=held, rows=rows), (after, OWED_ROWS))
+    keys = [(key_read(row[:-2], connections.codec), *row[-2:]) for row in found]
+    unheld = [(*key, seq) for key, seq, is_held in keys if not is_held and key_sound(key)]
+    if unheld:
+        _empty(connections, words, unheld)
+    return found[-1][-2] if len(found) == OWED_ROWS else None
+
+
+def _done_to(connection: Connection, words: Words) -> int:
+    """Return up to where a generation holds everything."""
+    row = connection.row(STATEMENTS["generation_standing"], {"generation": words.generation})
+    if row is None or not Standing(*row).filled or connection.value(words["generation_failing"]):
+        return 0
+    return Standing(*row).confirmed
+
+
+def _empty(connections: Connections, words: Words, rows: Sequence[Row]) -> None:
+    """Empty the stamps of rows (key and seq); those that cannot be written now are owed what is true of them."""
+    width = len(words.source.table.key)
+    _, write = _statements(words, width)
+    empty = tuple(stamps_empty(words.source.spec.stamp).values())
+    refused: list[Row] = []
+    try:
+        with connections.user_transaction(durable=False, wait_milliseconds=WAIT_MILLISECONDS) as writing:
+            for row in rows:
+                try:
+                    writing.run(write, (*row[:width], *empty, row[-1]))
+                except apsw.ConstraintError:
+                    refused.append(row)
+    except StoreError:  # somebody is writing to the file
+        refused = list(rows)
+    if refused:
+        with connections.transaction() as connection:
+            connection.many(words.fill("owed_add", **_owed(words.source)), refused)
 
 
 def _statements(words: Words, width: int) -> tuple[str, str]:

@@ -34,7 +34,7 @@ from seamark.store.sqlite.reader import SqliteReader
 from seamark.store.sqlite.schema import schema_migrate
 from seamark.store.sqlite.shards import Shards
 from seamark.store.sqlite.sql import sql
-from seamark.store.sqlite.stamps import owed_drop, stamps_maintain, stamps_owed, stamps_settle
+from seamark.store.sqlite.stamps import owed_drop, stamps_clear, stamps_maintain, stamps_owed, stamps_settle
 from seamark.store.sqlite.views import views
 from seamark.store.sqlite.words import STATEMENTS, Words
 
@@ -158,6 +158,12 @@ class SqliteStore(SqliteAuditing):
         with self._connections.use() as connection:
             return stamps_owed(connection, source)
 
+    def stamps_clear(self, source: Source, generation_id: int | None, after: int | None) -> int | None:
+        """Empty the stamps of some rows that the generation does not hold."""
+        if not source.spec.stamp:
+            return None
+        return stamps_clear(self._connections, self._words_for(source, generation_id or 0), after)
+
     def source_faults(self, source: Source) -> Sequence[str]:
         """Look at the triggers, and whether the journal is the one that was indexed."""
         with self._connections.use() as connection:
@@ -186,13 +192,13 @@ class SqliteStore(SqliteAuditing):
         with self._connections.use() as connection:
             return catalog.generations_list(connection, source_id)
 
-    def generation_activate(self, generation_id: int, *, asked: bool = False, force: bool = False) -> bool:
+    def generation_activate(self, generation_id: int, *, asked: bool = False, force: bool = False, back: bool = False) -> bool:
         """Make a generation the active one of its kind, where that may be."""
         with self._connections.use() as connection:
             if not _exists(connection, generation_id):
                 return False
             words = self._words_by_generation(connection, generation_id)
-        return lifecycle.generation_activate(self._connections, words, asked=asked, force=force)
+        return lifecycle.generation_activate(self._connections, words, asked=asked, force=force, back=back)
 
     def generation_retire(self, generation_id: int, *, force: bool = False) -> bool:
         """Retire a generation; an active one only with force."""

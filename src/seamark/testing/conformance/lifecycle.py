@@ -131,7 +131,7 @@ class Activations:
         bench.drain(source, new)
         assert bench.store.journal_trim(source.id) == 0, "the retired one has not seen the delete"
         assert not bench.store.generation_activate(old.id), "nobody has asked for it"
-        assert bench.store.generation_activate(old.id, asked=True)
+        assert bench.store.generation_activate(old.id, back=True)
         now = bench.now(old)
         assert [now.state, bench.now(new).state] == ["active", "retired"]
         assert (now.retired_at, now.whole) == (None, False)
@@ -144,6 +144,48 @@ class Activations:
         bench.drain(source, old)
         assert bench.now(old).whole
         bench.verify(source, old)
+
+    def test_one_that_is_chosen_anew_comes_last_in_the_order(self, bench: Workbench) -> None:
+        """`activated_at` is when it was chosen; to go back is not to choose anew."""
+        source = bench.notes(*"ab")
+        old, new = swapped(bench, source, "vector")
+        assert bench.store.generation_activate(old.id, asked=True)
+        chosen = bench.now(old).activated_at
+        assert chosen is not None
+        assert new.activated_at is not None
+        assert chosen > new.activated_at
+        assert bench.store.generation_activate(new.id, back=True)
+        assert bench.store.generation_activate(old.id, back=True)
+        assert (bench.now(old).activated_at, bench.now(new).activated_at) == (chosen, new.activated_at)
+
+    def test_back_is_for_retired_ones_whole_or_not(self, bench: Workbench) -> None:
+        """What is being built was never there to go back to."""
+        source = bench.notes(*"abcde")
+        old, new = bench.vector(source), bench.vector(source, "oracle-b")
+        bench.drain(source, old)
+        bench.step(source, new, limit=2)
+        assert not bench.store.generation_activate(new.id, back=True)
+        assert bench.store.generation_activate(new.id, force=True)
+        assert bench.store.generation_activate(old.id, force=True)
+        assert bench.store.generation_activate(new.id, back=True)
+        assert [bench.now(one).state for one in (old, new)] == ["retired", "active"]
+
+    @pytest.mark.parametrize("words", [{"asked": True}, {"force": True}, {"back": True}, {}])
+    def test_what_is_asked_for_comes_before_what_is_being_built(self, bench: Workbench, words: dict[str, bool]) -> None:
+        """Others of its kind, of its source, wait to be asked for, too; not where it came by itself."""
+        source = bench.notes(*"abc")
+        first, second_, third = (bench.vector(source, f"oracle-{name}") for name in "abc")
+        bench.app.run("CREATE TABLE others (id integer PRIMARY KEY, body text)")
+        words_, elsewhere = bench.lexical(source), bench.vector(bench.attach("others", ("body",)), "oracle-a")
+        bench.drain(source, first, second_)
+        assert bench.store.generation_activate(first.id)
+        assert not bench.now(third).manual
+        assert bench.store.generation_activate(second_.id)
+        if words:
+            assert bench.store.generation_activate(first.id, **words)
+        assert bench.now(third).manual is bool(words)
+        assert not bench.now(words_).manual
+        assert not bench.now(elsewhere).manual
 
     def test_one_that_never_was_whole_is_rolled_back_to_by_force_only(self, bench: Workbench) -> None:
         """Retired while it was being built."""

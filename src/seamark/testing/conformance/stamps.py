@@ -65,6 +65,13 @@ def held(bench: Workbench) -> set[Key]:
     return {(key,) for key, stamp in stamps(bench).items() if stamp[3]}
 
 
+def cleared(bench: Workbench, source: Source, generation: Generation | None) -> None:
+    """Clear everything that the generation does not hold."""
+    after = bench.store.stamps_clear(source, generation and generation.id, None)
+    while after is not None:
+        after = bench.store.stamps_clear(source, generation and generation.id, after)
+
+
 class Stamps:
     """`SourceSpec.stamp`."""
 
@@ -209,6 +216,49 @@ class Stamps:
         assert {key: stamp[0] for key, stamp in stamps(bench).items() if stamp[3]} == dict.fromkeys(range(1, 5), "oracle-b")
         assert {stamp[4] for stamp in stamps(bench).values()} == {second.id, None}
         assert bench.maintain(second) == 0
+
+    def test_what_a_generation_does_not_hold_is_cleared(self, bench: Workbench) -> None:
+        """Before it is searched: neither is anything stamped, nor the stamp of a row that it holds touched."""
+        source = stamped(bench, *(f"t{number}" for number in range(1100)))
+        first, second = bench.vector(source, "oracle-a"), bench.vector(source, "oracle-b")
+        bench.drain(source, first)
+        bench.maintain(first)
+        assert bench.store.generation_activate(first.id)
+        assert len(held(bench)) == 1100
+        lease = bench.lease(second, limit=100)
+        bench.settle(source, second, lease, rows := bench.read(source, lease))
+        cleared(bench, source, second)
+        assert held(bench) == {row.key for row in rows} == true(bench, source, second)
+        assert {stamp[4] for stamp in stamps(bench).values()} == {first.id, None}
+        cleared(bench, source, None)
+        assert held(bench) == set()
+
+    def test_clearing_begins_where_a_generation_is_not_done(self, bench: Workbench) -> None:
+        """So that a rollback is at once, however large the table; but for rows that failed, wherever they are."""
+        source = stamped(bench, *(f"t{number}" for number in range(30)))
+        first, second = bench.vector(source, "oracle-a"), bench.vector(source, "oracle-b")
+        bench.drain(source, first, second)
+        bench.app.run("UPDATE notes SET body = 'edited' WHERE id > 25")
+        bench.drain(source, first)
+        assert len(held(bench)) == 30
+        assert bench.store.generation_activate(first.id)
+        bench.app.run("UPDATE notes SET embed_gen = 77 WHERE id = 1")
+        cleared(bench, source, second)
+        assert held(bench) == {(key,) for key in range(1, 26)}
+
+    def test_a_row_that_is_being_written_is_owed_what_is_true_of_it(self, bench: Workbench) -> None:
+        """Nobody is waited for; upkeep of the one that search reads by then sees to it."""
+        source = stamped(bench, "a", "b")
+        first, second = bench.vector(source, "oracle-a"), bench.vector(source, "oracle-b")
+        bench.drain(source, first)
+        with bench.app.transaction():
+            bench.app.run("UPDATE notes SET org = 7 WHERE id = 1")
+            cleared(bench, source, second)
+        assert bench.store.stamps_owed(source) > 0
+        assert (1,) in held(bench)
+        assert bench.store.generation_activate(second.id, force=True)
+        bench.maintain(second)
+        assert (held(bench), bench.store.stamps_owed(source)) == (set(), 0)
 
     def test_text_of_a_related_table_empties_the_stamp(self, bench: Workbench) -> None:
         """In the transaction of its change."""
