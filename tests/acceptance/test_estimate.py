@@ -13,7 +13,7 @@ from seamark.core.chunking import Chunker
 from seamark.core.registry import PROBES
 from seamark.core.sync import lease_rows
 from seamark.embed.tokens import tokens_count, tokens_estimate
-from seamark.errors import BudgetSpentError
+from seamark.errors import BudgetSpentError, InvalidRequestError
 from seamark.model.cost import Spent
 from seamark.testing.batch_server import BillingServer, billed
 from seamark.testing.oracle import OracleEmbedder
@@ -129,6 +129,10 @@ def test_another_model_and_other_passages_are_estimated_beside_the_present_ones(
     assert (other.rows, other.texts) == (ROWS, other.chunks)
     smaller = tracked.estimate(chunk=200)
     assert 0 < smaller.texts < smaller.chunks, "short rows have the same passages"
+    single = tracked.estimate(precision="float32", calibrate=False)
+    assert (single.texts, single.tokens > 0) == (single.chunks, True), "stored otherwise, it is not there"
+    with pytest.raises(InvalidRequestError, match="float16"):
+        tracked.estimate(precision="int1")
     exact = tracked.estimate("static")
     assert (exact.measure, exact.error, exact.calibration) == ("exact", 0.0, Spent())
 
@@ -174,13 +178,15 @@ def test_a_budget_ends_the_work_before_it_is_exceeded(backend, notes, service, s
     """Nothing is lost by it: no attempt is spent, what was handed back is there at once, and what was paid for is kept."""
     tracked = attached(service)
     tokens = sum(billed(passage) for text in texts(ROWS) for passage in cut(text))
-    budget = int(share * tokens)
+    budget, passages = int(share * tokens), tracked.estimate(calibrate=False).texts
     with pytest.raises(BudgetSpentError, match=f"{budget:,}"):
         service.work(until="current", threads=1, budget_tokens=budget)
     assert paid(server) <= budget
     assert paid(server) >= (share - 0.3) * tokens
     coverage = tracked.coverage()
     assert (coverage.failed, coverage.missing > 0) == (0, True)
+    asked = {text for texts in calls(server) for text in texts}
+    assert tracked.estimate(calibrate=False).texts == passages - len(asked), "what is paid for is there, settled or not"
     service.work(until="current", budget_tokens=10 * tokens)
     assert tracked.coverage().embedded == ROWS
     assert tracked.failures() == ()
@@ -188,9 +194,9 @@ def test_a_budget_ends_the_work_before_it_is_exceeded(backend, notes, service, s
 
 def test_threads_share_a_budget(notes, service, server):
     attached(service)
-    with pytest.raises(BudgetSpentError):
+    with pytest.raises(BudgetSpentError) as ended:
         service.work(until="current", threads=8, budget_tokens=3000)
-    assert paid(server) <= 3000
+    assert ended.value.spent == paid(server) <= 3000, "what was under way is told of as well"
 
 
 def test_a_model_that_does_not_tell_is_held_to_the_estimate(backend, notes):

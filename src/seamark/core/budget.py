@@ -48,6 +48,11 @@ class Budget:
                 raise BudgetSpentError(self._spent, self._tokens)
             self._reserved += tokens
 
+    def spent(self) -> BudgetSpentError:
+        """Return the error of one who could not go on, with all that is spent by now: other calls were under way then."""
+        with self._lock:
+            return BudgetSpentError(self._spent, self._tokens)
+
     def settle(self, reserved: int, billed: int) -> None:
         """Put what was billed in the place of what was set aside."""
         with self._lock:

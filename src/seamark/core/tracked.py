@@ -389,12 +389,15 @@ class Tracked:
         store = self._service.store
         return tuple(batch for one in store.generations(self.source.id) for batch in store.batches(one.id))
 
-    def estimate(self, model: str | None = None, chunk: int | None = None, *, calibrate: bool = True) -> Estimate:
+    def estimate(
+        self, model: str | None = None, chunk: int | None = None, precision: str | None = None, *, calibrate: bool = True
+    ) -> Estimate:
         """Estimate what it costs to embed the rows as they are now, less what is there already; see `Estimate`.
 
         Args:
             model: which embedder; the one that search reads the vectors of, otherwise.
             chunk: the size of a passage, in characters; as it is otherwise.
+            precision: how vectors are to be stored; as they are otherwise. What is stored in another one is not there already.
             calibrate: ask a provider whose tokens are not known here for the vectors of up to 128 passages, for what it bills.
         """
         embedders = self._service.embedders
@@ -404,7 +407,7 @@ class Tracked:
         else:
             embedder = embedders.named(model) if model else embedders.default()[0]
         chunker = Chunker(chunk) if chunk else Chunker.like(read.identity if read else {})
-        stored = stored_precision(read.identity if read else {})
+        stored = catalog.precision_check(precision) if precision else stored_precision(read.identity if read else {})
         slot, rows = embedders.slot(embedder), lease_rows(embedder)
         return estimate(self._service.store, self.source, embedder, slot, chunker, stored, rows, calibrate=calibrate)
 

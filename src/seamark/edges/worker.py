@@ -28,6 +28,7 @@ from seamark.edges.keeper import Keeper
 from seamark.edges.report import Report
 from seamark.edges.turns import Rates, Turns
 from seamark.errors import (
+    BudgetSpentError,
     EmbedderConfigurationError,
     EmbedderError,
     EmbedderUnavailableError,
@@ -123,6 +124,8 @@ class Worker:
             self._running([*working, self._maintain, self._poll, self._audit, self._compare], self._done),
         ):
             self._watch(progress)
+        if self._budget is not None and isinstance(self._failure, BudgetSpentError):
+            raise self._budget.spent() from self._failure
         if self._failure is not None:
             raise self._failure
         return self._rates.total

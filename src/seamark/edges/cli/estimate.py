@@ -35,6 +35,9 @@ def estimate(
     chunk: Annotated[
         int | None, typer.Option(metavar="N", help="Characters in a passage; as it is otherwise.", show_default=False)
     ] = None,
+    precision: Annotated[
+        str | None, typer.Option(metavar="WORD", help="How vectors are stored; as they are otherwise.", show_default=False)
+    ] = None,
     price: Annotated[
         float | None, typer.Option(metavar="USD", min=0, help="US dollars for a million tokens.", show_default=False)
     ] = None,
@@ -48,7 +51,7 @@ def estimate(
     counts in a way that is not known here is asked for the vectors of a few passages: that much is spent.
     """
     with session.service() as service:
-        found = service.source(source).estimate(model, chunk, calibrate=calibrate)
+        found = service.source(source).estimate(model, chunk, precision, calibrate=calibrate)
     session.show({"source": source, **serialise.estimate(found, price)}, *told(source, found, price))
 
 

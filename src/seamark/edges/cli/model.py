@@ -93,7 +93,7 @@ def swap(
     with session.service() as service:
         tracked = service.source(table)
         plan = tracked.swap_plan(model, chunk, language, precision)
-        cost = _estimated(tracked, plan, model, chunk)
+        cost = _estimated(tracked, plan, model, chunk, precision, calibrate=price is not None)
         _told(session, tracked, plan, cost, price)
         made: tuple[Generation, ...] = ()
         if plan.steps and not dry_run:
@@ -142,7 +142,7 @@ def reembed(
     with session.service() as service, stop_on_signals() as stop:
         tracked = service.source(table)
         plan = tracked.swap_plan(model, chunk, language, precision)
-        cost = _estimated(tracked, plan, model, chunk)
+        cost = _estimated(tracked, plan, model, chunk, precision, calibrate=price is not None)
         _told(session, tracked, plan, cost, price)
         made: tuple[Generation, ...] = ()
         failed = 0
@@ -271,11 +271,13 @@ def _confirm(session: Session, question: str, *, yes: bool) -> None:
         typer.confirm(question, abort=True, err=True)
 
 
-def _estimated(tracked: Tracked, plan: SwapPlan, model: str | None, chunk: int | None) -> Estimate | None:
-    """Return what a swap costs, as far as that can be told without spending anything; None where no model is called."""
+def _estimated(
+    tracked: Tracked, plan: SwapPlan, model: str | None, chunk: int | None, precision: str | None, *, calibrate: bool
+) -> Estimate | None:
+    """Return what a swap costs; None where no model is called. Only one who asks for money has its provider asked for it."""
     if all(step.model is None for step in plan.steps):
         return None
-    return tracked.estimate(model, chunk, calibrate=False)
+    return tracked.estimate(model, chunk, precision, calibrate=calibrate)
 
 
 def _told(session: Session, tracked: Tracked, plan: SwapPlan, cost: Estimate | None, price: float | None) -> None:

@@ -400,6 +400,10 @@ SELECT id FROM (
     WHERE EXISTS (SELECT FROM {kept}) OR EXISTS (SELECT FROM seamark.prepaid WHERE generation_id = %(generation)s)
 ) d ORDER BY attached DESC, active DESC, id DESC;
 
+-- name: digests_prepaid
+-- Give which digests are paid for.
+SELECT digest FROM seamark.prepaid WHERE generation_id = %(generation)s AND digest = ANY (%(digests)s::bytea[]);
+
 -- name: digests_donors
 -- Give whose vectors are of a model and a precision, over a source's table.
 WITH m AS (

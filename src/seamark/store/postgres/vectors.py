@@ -122,6 +122,10 @@ def digests_known(
         for name in ("chunks", "kept"):
             table = generation_words(donor)[name]
             found.update(digest for (digest,) in _rows(database, "digests_find", words, table, keys, digests))
+        prepaid = {"generation": donor, "digests": codec.array(digests)}
+        with database.connection() as connection:
+            rows = database.run(connection, "digests_prepaid", {}, prepaid, binary=True).fetchall()
+        found.update(digest for (digest,) in rows)
     return frozenset(found)
 
 

@@ -639,6 +639,10 @@ SELECT id FROM (
     WHERE g.id = :generation AND d.precision IS g.identity ->> '$.precision'
 ) ORDER BY attached DESC, active DESC, id DESC
 
+-- name: digests_prepaid
+-- Which digests are paid for.
+SELECT digest FROM prepaid WHERE generation_id = ? AND digest = ?
+
 -- name: digests_donors
 -- Whose vectors are of a model and a precision, over a source's table.
 SELECT g.id FROM generation g JOIN model m ON m.id = g.model_id

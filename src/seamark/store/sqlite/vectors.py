@@ -75,6 +75,9 @@ def digests_known(
             for name in ("digests_find", "digests_kept"):
                 rows = connection.many_rows(words.fill(name, **generation_words(donor)), keys)
                 found |= wanted.intersection(digest for (digest,) in rows)
+            if connection.value(STATEMENTS["prepaid_any"], (donor,)):
+                rows = connection.many_rows(STATEMENTS["digests_prepaid"], [(donor, digest) for digest in wanted - found])
+                found.update(digest for (digest,) in rows)
     return frozenset(found)
 
 
