@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -141,9 +142,7 @@ class Embedders:
         if (given := next((one for one in self._given if one.identity == model), None)) is not None:
             return given
         if locator is None:
-            raise EmbedderConfigurationError(
-                f"model {model.name}@{model.version} is an object of your program: pass it to seamark.open(…, embedder=…)"
-            )
+            raise EmbedderConfigurationError(self._not_given(model))
         try:
             found = self.named(locator)
         except InvalidRequestError as error:  # another version of Seamark has stored it
@@ -153,6 +152,18 @@ class Embedders:
         if found.identity != model:
             raise ModelDriftError(_told(model), f"{locator!r} is now {_told(found.identity)}")
         return found
+
+    def _not_given(self, model: ModelIdentity) -> str:
+        """Say which object of the program's own an index needs, and in what the one of that name that was passed differs."""
+        alike = [one.identity for one in self._given if one.identity.name == model.name]
+        if not alike:
+            return f"model {_told(model)} is an object of your program: pass it to seamark.open(…, embedder=…)"
+        wanted, passed = asdict(model), asdict(alike[0])
+        differs = ", ".join(f"{name} {passed[name]!r}, not {wanted[name]!r}" for name in wanted if passed[name] != wanted[name])
+        return (
+            f"the index is of {_told(model)}, and the object of that name that was passed to seamark.open has {differs}: pass "
+            f"one like that of the index, too, or `model swap` to the new one"
+        )
 
     def slot(self, embedder: Embedder) -> AbstractContextManager[object]:
         """Return the semaphore that keeps calls under way within the embedder's concurrency."""

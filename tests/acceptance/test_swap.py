@@ -10,11 +10,13 @@ import pytest
 
 import seamark
 from seamark.errors import (
+    EmbedderConfigurationError,
     GenerationIncompleteError,
     GenerationInUseError,
     InvalidRequestError,
     NoRollbackError,
     SourceConflictError,
+    SourceDriftError,
     UnknownGenerationError,
 )
 from seamark.testing.oracle import OracleEmbedder, oracle_proves
@@ -244,6 +246,43 @@ def test_activating_what_is_not_whole_says_what_would_be_missing(notes, opened, 
     assert ["vector: generation 3 is catching up; rows it has not reached are missing or old"] == list(found.degraded)
     service.work(until="current")
     assert () == tracked.search("the body of note 7").degraded
+
+
+def test_a_hit_is_stale_by_what_it_was_found_by(notes, opened, old, new):
+    """The index of meaning lacks the row, and the words that found it are as they are."""
+    opened(old).attach("notes", text="body")
+    opened(old).work(until="current")
+    tracked = opened(new, old).source("notes")
+    tracked.swap(manual=True)
+    tracked.activate(force=True)
+    found = tracked.search("the body of note 7")
+    assert {(True, False, False)} == {(hit.lexical is not None, hit.vector is not None, hit.stale) for hit in found}
+    notes.run("UPDATE notes SET body = 'something else' WHERE id = 7")
+    assert [7] == [hit.key for hit in tracked.search("the body of note 7", limit=20) if hit.stale]
+
+
+def test_an_object_of_another_version_is_told_apart_from_none(notes, opened, old):
+    opened(old).attach("notes", text="body")
+    opened(old).work(until="current")
+    other = OracleEmbedder("oracle-a", dimension=48)
+    with pytest.raises(EmbedderConfigurationError, match=r"passed to seamark.open has dimension 48, not 32"):
+        opened(other).source("notes").search("note", mode="vector")
+    with pytest.raises(EmbedderConfigurationError, match=r"oracle-a@1 \(32 dimensions\) is an object of your program"):
+        opened(OracleEmbedder("oracle-c")).source("notes").search("note", mode="vector")
+
+
+def test_a_table_that_cannot_be_read_any_more_is_told(notes, opened, old):
+    """In the words of status, and with what mends it; another table is searched."""
+    service = opened(old)
+    tracked = service.attach("notes", text="body")
+    service.work(until="current")
+    notes.run("ALTER TABLE notes RENAME COLUMN body TO content")
+    for mode in ("hybrid", "lexical", "vector"):
+        with pytest.raises(SourceDriftError, match=r"has no column 'body' any more.*seamark verify"):
+            tracked.search("note 7", mode=mode)
+    notes.run("DROP TABLE notes")
+    with pytest.raises(SourceDriftError, match="there is no table 'notes'"):
+        tracked.search("note 7")
 
 
 def test_rows_that_failed_keep_a_swap_from_being_activated_until_it_is_forced(notes, opened, old):

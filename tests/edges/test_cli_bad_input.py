@@ -9,6 +9,7 @@ import apsw
 import psycopg
 import pytest
 
+MONEY = (("work",), ("batch", "notes"), ("estimate", "notes"), ("reembed", "notes"), ("model", "swap", "notes"))
 ATTACH = ("attach", "notes", "--text", "body")
 
 
@@ -39,6 +40,9 @@ def told(ran, code, *words):
         (("search", "notes", "q", "--filter", "org_id=7"), "not JSON"),
         (("work", "--until", "tomorrow"), "tomorrow"),
         (("work", "--workers", "0"), "--workers"),
+        *(((*command, "--price", price), "--price") for command in MONEY for price in ("inf", "nan", "-1")),
+        (("work", "--budget", "inf", "--price", "1"), "--budget"),
+        (("reembed", "notes", "--budget", "nan", "--price", "1"), "--budget"),
         (("work", "--workers", "1000"), "--workers"),
         (("status", "--nope"), "--nope"),
         (("failures", "forget"), "forget"),

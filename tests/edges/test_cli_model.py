@@ -243,6 +243,18 @@ def test_the_list_is_readable(cli, backend, attached):
     assert shown[4].endswith(" old")
 
 
+def test_the_list_tells_apart_what_differs_in_prefixes_only(cli, backend, attached, server):
+    for prefix in ("passage: ", "doc: "):
+        model = f"openai:new?base_url={server.openai_url}&document_prefix={prefix.replace(' ', '%20')}"
+        assert cli("model", "swap", "notes", "--model", model, "--manual", db=backend.url).code == 0
+    listed = cli("model", "list", "notes", db=backend.url)
+    assert "prefixes 'passage: ' and ''" in listed.out
+    assert "prefixes 'doc: ' and ''" in listed.out
+    [source] = cli("model", "list", "notes", "--json", db=backend.url).json()["sources"]
+    told = [one["identity"]["model"]["document_prefix"] for one in source["generations"] if one["kind"] == "vector"]
+    assert told == ["", "passage: ", "doc: "]
+
+
 def test_the_list_tells_what_may_be_chosen(cli, backend, attached):
     for words in (("--chunk", "500", "--precision", "float32"), ("--language", "german")):
         assert cli("model", "swap", "notes", *words, db=backend.url).code == 0

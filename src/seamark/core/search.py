@@ -221,6 +221,8 @@ class _Ranking:
         text = render(row.texts)
         current = dict(zip(self.generations, (seq == row.seq for seq in row.indexed), strict=True))
         chunk = self._chunks.get(row.key)
+        ranked = [(self._legs.lexical, row.key in self._words), (self._legs.vector, chunk is not None)]
+        found_in = [leg.generation_id for leg, has in ranked if leg is not None and has]
         found_by = self._legs.vector if chunk or not self._legs.lexical else self._legs.lexical
         assert found_by is not None
         start, stop = (chunk.start, chunk.stop) if chunk and current[found_by.generation_id] else passages.best(text)
@@ -230,7 +232,7 @@ class _Ranking:
             passage=text[start:stop],
             start=start,
             stop=stop,
-            stale=not all(current.values()),
+            stale=not all(current[generation] for generation in found_in),
             generation=found_by.generation_id,
             lexical=Leg(_rank(self._words, row.key), self._words[row.key]) if row.key in self._words else None,
             vector=Leg(_rank(self._chunks, row.key), chunk.similarity) if chunk else None,

@@ -21,6 +21,7 @@ from seamark.errors import (
     EmbedderError,
     InvalidRequestError,
     ModelDriftError,
+    SourceDriftError,
     StoreError,
     StoreIncompatibleError,
     StorePermissionError,
@@ -115,6 +116,7 @@ class Tracked:
         Raises:
             UnknownGenerationError: the table has none of that id.
             InvalidRequestError: an empty query, a limit below 1, a malformed filter; UnknownColumnError for its columns.
+            SourceDriftError: the table is not as it was attached any more, and cannot be read so.
         """
         where = filter_parse(filter, self.source.table) if filter else None
         request = Request(query, limit=limit, mode=mode, where=where, fusion=fusion, generation=generation)
@@ -128,8 +130,10 @@ class Tracked:
                 self._read = None
             except (StoreUnavailableError, StorePermissionError, StoreIncompatibleError):
                 raise
-            except StoreError:  # its tables may have been dropped since it was looked up
+            except StoreError as error:  # its tables may have been dropped since it was looked up
                 if not again:
+                    if problems := self._service.source_problems(self.source):
+                        raise SourceDriftError(self.name, problems) from error
                     raise
                 again, self._read = False, None
 

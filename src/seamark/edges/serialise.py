@@ -104,6 +104,7 @@ def generation(value: Generation) -> Json:
         "state": value.state,
         "model": _model(value.model),
         "fingerprint": value.fingerprint,
+        "identity": dict(value.identity),
         "created_at": time(value.created_at),
         "activated_at": time(value.activated_at),
         "retired_at": time(value.retired_at),

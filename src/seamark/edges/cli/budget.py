@@ -1,20 +1,40 @@
 """`--budget`, `--price` and `--budget-tokens`: what may be spent, for the commands that work."""
 
+import math
 from typing import Annotated
 
 import typer
 
 from seamark.errors import InvalidRequestError
 
+TOKENS_MAX = 2**63 - 1
+
+
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no sum of money: give a number, 0 or more")
+    return value
+
+
 Budget = Annotated[
     float | None,
     typer.Option(
-        metavar="USD", min=0, help="End before more than so many US dollars are spent; with --price.", show_default=False
+        metavar="USD",
+        min=0,
+        callback=_finite,
+        help="End before more than so many US dollars are spent; with --price.",
+        show_default=False,
     ),
 ]
 Price = Annotated[
     float | None,
-    typer.Option(metavar="USD", min=0, help="US dollars for a million tokens of the model.", show_default=False),
+    typer.Option(
+        metavar="USD",
+        min=0,
+        callback=_finite,
+        help="US dollars for a million tokens of the model.",
+        show_default=False,
+    ),
 ]
 BudgetTokens = Annotated[
     int | None, typer.Option(metavar="N", min=0, help="End before more tokens than that are billed.", show_default=False)
@@ -29,5 +49,5 @@ def tokens_of(budget: float | None, price: float | None, tokens: int | None) -> 
         raise InvalidRequestError(
             "--budget is in US dollars: say with --price what a million tokens cost, or use --budget-tokens"
         )
-    bought = int(budget * 1e6 / price)
+    bought = int(min(budget * 1e6 / price, TOKENS_MAX))
     return bought if tokens is None else min(bought, tokens)

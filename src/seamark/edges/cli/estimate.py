@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from seamark.edges import serialise
+from seamark.edges.cli.budget import Price
 from seamark.edges.cli.session import Session, command
 from seamark.edges.cli.sources import Model
 from seamark.edges.cli.text import counted, line
@@ -38,9 +39,7 @@ def estimate(
     precision: Annotated[
         str | None, typer.Option(metavar="WORD", help="How vectors are stored; as they are otherwise.", show_default=False)
     ] = None,
-    price: Annotated[
-        float | None, typer.Option(metavar="USD", min=0, help="US dollars for a million tokens.", show_default=False)
-    ] = None,
+    price: Price = None,
     calibrate: Annotated[
         bool, typer.Option(help="Ask a provider for the vectors of up to 128 passages, for what it bills.")
     ] = True,

@@ -1,7 +1,7 @@
 """`model list|swap|activate|rollback|retire|drop|accept` and `reembed`: the generations of a table."""
 
-from collections.abc import Iterator
-from typing import Annotated
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, cast
 
 import typer
 from rich.text import Text
@@ -301,12 +301,15 @@ def _named(generation: Generation) -> str:
 
 def _listed(name: str, listed: tuple[GenerationListing, ...]) -> Iterator[Text]:
     yield Text(line(name), "bold")
-    for one in listed:
+    told = [_told_index(one.generation) for one in listed]
+    for one, index in zip(listed, told, strict=True):
+        others = [other.generation for other, same in zip(listed, told, strict=True) if same == index]
+        differs = "".join(f", {said}" for said in differing(one.generation, others))
         generation = one.generation
         colour = {"active": "green", "building": "yellow", "retired": "dim"}[generation.state]
         manual = ", activated when asked for" if generation.manual and generation.state == "building" else ""
         yield Text.assemble(
-            f"  {generation.id} {generation.kind} ", (generation.state, colour), f"  {line(_told_index(generation))}{manual}"
+            f"  {generation.id} {generation.kind} ", (generation.state, colour), f"  {line(index + differs)}{manual}"
         )
         yield Text.assemble("    ", *counts(one.coverage), f"  {size(one.bytes)}, {duration(one.age_seconds)} old")
         if one.spent.calls:
@@ -323,7 +326,27 @@ def _told_index(generation: Generation) -> str:
     if model is None:
         return f"words (BM25), language {Analyzer.like(generation.identity).language}"
     passages = f"passages of {Chunker.like(generation.identity).characters:,} characters"
-    return f"{model.name}@{model.version}, {model.dimension} dimensions, {stored_precision(generation.identity)}, {passages}"
+    prefixes = f", prefixes {model.document_prefix!r} and {model.query_prefix!r}"
+    return (
+        f"{model.name}@{model.version}, {model.dimension} dimensions, {stored_precision(generation.identity)}, {passages}"
+        f"{prefixes if model.document_prefix or model.query_prefix else ''}"
+    )
+
+
+def differing(generation: Generation, others: Sequence[Generation]) -> list[str]:
+    """Return the words of an index's identity that are not the same in all of the others, which read alike otherwise."""
+    own, all_ = _words(generation.identity), [_words(other.identity) for other in others]
+    return [f"{name} {value!r}" for name, value in own.items() if any(other.get(name) != value for other in all_)]
+
+
+def _words(identity: Mapping[str, object], before: str = "") -> dict[str, object]:
+    found = dict[str, object]()
+    for name, value in identity.items():
+        if isinstance(value, dict):
+            found |= _words(cast("dict[str, object]", value), f"{before}{name}.")
+        else:
+            found[before + name] = value
+    return found
 
 
 def size(count: int) -> str:
