@@ -85,7 +85,7 @@ def test_a_column_becomes_the_index_that_search_reads(backend, notes, opened):
     service = opened(oracle)
     tracked = attached(service)
     found = tracked.adopt(column="embedding", trust_text=True)
-    assert (ROWS, 0, 0, 0, 0, 0) == (
+    assert (ROWS, 0, 0, 0, None, 0) == (
         found.rows, found.edited, found.divided, found.unusable, found.unknown, found.missing
     )  # fmt: skip
     assert "active" == found.generation.state

@@ -97,6 +97,7 @@ class Adopting:
         self._retired: list[Generation] = []
         self._counts: Counter[str] = Counter()
         self._progress: Callable[[Progress], None] | None = None
+        self._keyed = False
 
     def adopt(
         self,
@@ -107,7 +108,7 @@ class Adopting:
         progress: Callable[[Progress], None] | None = None,
     ) -> Adopted:
         """Adopt vectors; `trusted` are those that come without a digest of their text."""
-        self._progress = progress
+        self._progress, self._keyed = progress, not isinstance(vectors, VectorPlace)
         before = {one.id for one in self._store.generations(self._source.id)}
         generation = self._store.generation_adopt(self._source, self._spec)
         if generation.state == "active":
@@ -212,8 +213,8 @@ class Adopting:
         """Return what came of it."""
         [after] = [one for one in self._store.generations(self._source.id) if one.id == generation_id]
         missing = self._store.coverage(self._source, [after.id])[after.id].missing
-        counts = {name: self._counts[name] for name in ("rows", "edited", "divided", "unusable", "unknown")}
-        return Adopted(generation=after, missing=missing, **counts)
+        counts = {name: self._counts[name] for name in ("rows", "edited", "divided", "unusable")}
+        return Adopted(generation=after, missing=missing, unknown=self._counts["unknown"] if self._keyed else None, **counts)
 
     def _adopt(
         self,

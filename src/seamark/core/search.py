@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Literal, get_args
 
 from seamark.core.analysis import Analyzer
+from seamark.core.catalog import attached
 from seamark.core.chunking import Chunker, render
 from seamark.core.fusion import convex, rrf
 from seamark.core.legs import Depth, LexicalLeg, Rows, VectorLeg
@@ -132,6 +133,7 @@ class _Legs:
     analyzer: Analyzer
     lexical: LexicalLeg | None = None
     vector: VectorLeg | None = None
+    unfinished: bool = False
     degraded: list[str] = field(default_factory=list[str])
     error: EmbedderError | None = None
 
@@ -140,7 +142,8 @@ class _Legs:
 
     def usable(self, generation: Generation | None, kind: GenerationKind) -> bool:
         if generation is None:
-            self.degraded.append(f"{kind}: there is no {kind} index")
+            why = "; the attach is under way, or was cut short: run it again with the same words" if self.unfinished else ""
+            self.degraded.append(f"{kind}: there is no {kind} index{why}")
         elif generation.state == "building":
             self.degraded.append(
                 f"{kind}: generation {generation.id} is still being built; rows it has not reached are missing"
@@ -161,6 +164,7 @@ def _legs(reader: Reader, source: Source, request: Request, embed_query: QueryEm
     vector = generation_read(generations, "vector", request.generation)
     lexical = generation_read(generations, "lexical", request.generation)
     legs = _Legs(Chunker.like(vector.identity if vector else {}), Analyzer.like(lexical.identity if lexical else {}))
+    legs.unfinished = not attached(source, generations)
     if request.mode != "vector":
         _lexical_open(legs, reader, source, request, lexical)
     if request.mode != "lexical":

@@ -125,7 +125,8 @@ class Adopted:
 
     `edited` have another text than the vector was made from; `divided` make no or several passages under the generation's
     chunker; `unusable` have a vector of another dimension, or one that is not finite or zero; `unknown` are keys of no live
-    row, or given twice. `missing` are the live rows that the workers have to embed.
+    row, or given twice (None where the vectors are in the database: one of no row is not looked for there). `missing` are the
+    live rows that the workers have to embed.
     """
 
     generation: Generation
@@ -133,7 +134,7 @@ class Adopted:
     edited: int
     divided: int
     unusable: int
-    unknown: int
+    unknown: int | None
     missing: int
 
 

@@ -66,11 +66,12 @@ def adopt(
     with session.service() as service, progress(session) as report:
         tracked = service.source(source)
         found = tracked.adopt(model, **where, trust_text=trust_text, chunk=chunk, manual=manual, progress=report)
-    others = found.edited + found.divided + found.unusable + found.unknown
+    others = found.edited + found.divided + found.unusable + (found.unknown or 0)
+    unknown = "" if found.unknown is None else f", {found.unknown:,} of no row"
     session.show(
         {"source": source, **serialise.adopted(found)},
         f"{line(source)}: {counted(found.rows, 'vector')} adopted, {others:,} not: {found.edited:,} with another text by now, "
-        f"{found.divided:,} with none or several passages, {found.unusable:,} unusable, {found.unknown:,} of no row. "
+        f"{found.divided:,} with none or several passages, {found.unusable:,} unusable{unknown}. "
         f"{counted(found.missing, 'row')} to be embedded. Next: seamark work",
     )
 
