@@ -395,6 +395,8 @@ def test_an_attach_that_was_cut_short_is_told_by_everyone_and_attaching_again_me
             service.work(until="current")
         assert (ROWS, 0) == (tasks.coverage().embedded, tasks.coverage().missing), "the others are done all the same"
         assert {"tasks": False, "notes": True} == {status.source.name: status.unfinished for status in service.status()}
+        with pytest.raises(InvalidRequestError, match="the attach is under way, or was cut short: run it again"):
+            service.source("notes").search("anything")
         notes = service.attach("notes", text="body")
         service.work(until="current")
         assert (ROWS, [False, False]) == (notes.coverage().embedded, [status.unfinished for status in service.status()])
