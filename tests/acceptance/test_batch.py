@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 
 import pytest
 
@@ -12,7 +14,7 @@ from seamark.core.budget import Budget
 from seamark.core.registry import PROBES
 from seamark.edges import worker
 from seamark.embed.tokens import tokens_estimate
-from seamark.errors import BudgetSpentError, EmbedderUnavailableError, InvalidRequestError
+from seamark.errors import BudgetSpentError, EmbedderUnavailableError, InvalidRequestError, StoreError
 from seamark.testing.batch_server import BillingServer, ServedBatch, billed
 from seamark.testing.oracle import OracleEmbedder, oracle_proves
 
@@ -270,6 +272,38 @@ def test_a_worker_with_a_budget_ends_before_it_sends_a_batch_beyond_it(service, 
     with pytest.raises(BudgetSpentError):
         service.work(budget_tokens=20)
     assert (server.batches, asked(server)) == ([], [])
+
+
+def test_the_batch_of_a_table_that_is_no_longer_as_it_was_stops_no_worker_and_no_other_batch(
+    notes, service, server, monkeypatch
+):
+    """Whoever waits for that one batch is told."""
+    monkeypatch.setattr(worker, "TRIM_SECONDS", 0.0)
+    service.attach("notes", text="body").batch()
+    notes.run("CREATE TABLE papers(id BIGINT PRIMARY KEY, body TEXT)")
+    notes.run("INSERT INTO papers VALUES (1, 'a paper')")
+    papers = service.attach("papers", text="body")
+    papers.batch()
+    notes.run("ALTER TABLE notes RENAME COLUMN body TO words")
+    with pytest.raises(StoreError, match="body"):
+        service.batches_advance("w1", only="notes")
+    stop = threading.Event()
+    working = threading.Thread(target=service.work, kwargs={"stop": stop})
+    working.start()
+    try:
+        until(lambda: state(papers) == ["submitted"] or not working.is_alive())
+        assert (state(papers), working.is_alive()) == (["submitted"], True)
+    finally:
+        stop.set()
+        working.join()
+    assert [line["body"]["input"] for batch in server.batches for line in batch.lines] == ["a paper"]
+
+
+def until(reached):
+    deadline = time.monotonic() + 30
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_a_model_without_a_batch_interface_is_refused(backend, notes):

@@ -6,8 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from seamark.embed.validation import encodable_texts, stored_vectors, unit_vectors
-from seamark.errors import EmbedderConfigurationError, EmbedderTransientError
+from seamark.embed.validation import embedder_errors, encodable_texts, stored_vectors, unit_vectors
+from seamark.errors import (
+    BudgetSpentError,
+    EmbedderConfigurationError,
+    EmbedderTransientError,
+    EmbedderUnavailableError,
+    StoreUnavailableError,
+)
 from seamark.model import ModelIdentity
 
 MODEL = ModelIdentity(name="m", version="1", dimension=4)
@@ -69,3 +75,13 @@ def test_the_vectors_given_are_left_as_they_are():
 
 def test_lone_surrogates_become_replacement_characters_one_for_one():
     assert encodable_texts(["plain", "é\ud800\udfff!"]) == ["plain", "é\ufffd\ufffd!"]
+
+
+@pytest.mark.parametrize("error", [StoreUnavailableError("away"), BudgetSpentError(2, 1), EmbedderUnavailableError("out")])
+def test_what_is_said_already_is_said_as_it_is(error):
+    """What the database or the budget has to say within a call is no fault of the embedder's."""
+    with pytest.raises(type(error)) as raised, embedder_errors("m"):
+        raise error
+    assert raised.value is error
+    with pytest.raises(EmbedderTransientError, match="embedder 'm' raised KeyError"), embedder_errors("m"):
+        raise KeyError("other people's code")

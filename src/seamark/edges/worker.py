@@ -334,9 +334,9 @@ class Worker:
     def _trim(self) -> None:
         whole = next(self._trims) % KEPT_TRIMS == 0
         self._service.generations_expire()
-        self._service.batches_advance(self.id, self._budget)
         for source in self._service.store.sources():
             with self._unless_detached([known.id for known in self._service.store.generations(source.id)]):
+                self._service.batches_advance(self.id, self._budget, only=source.name)
                 self._service.store.journal_trim(source.id)
                 if whole:
                     self._service.store.kept_trim(source.id)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seamark.errors import BudgetSpentError, EmbedderConfigurationError, EmbedderError, EmbedderTransientError
+from seamark.errors import BudgetSpentError, EmbedderConfigurationError, EmbedderError, EmbedderTransientError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -31,10 +31,13 @@ def encodable_texts(texts: Sequence[str]) -> list[str]:
 
 @contextmanager
 def embedder_errors(name: str) -> Generator[None]:
-    """Turn whatever an embedder raises into an EmbedderError: it is other people's code, and must stop no worker or search."""
+    """Turn whatever an embedder raises into an EmbedderError: it is other people's code, and must stop no worker or search.
+
+    What the budget and the database say meanwhile is no fault of the embedder's.
+    """
     try:
         yield
-    except (EmbedderError, BudgetSpentError):
+    except (EmbedderError, BudgetSpentError, StoreError):
         raise
     except Exception as error:
         raise EmbedderTransientError(f"embedder {name!r} raised {type(error).__name__}: {error}") from error
