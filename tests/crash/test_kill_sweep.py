@@ -6,6 +6,7 @@ some forty moments.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import tempfile
@@ -41,6 +42,16 @@ EXPECTED = {
     (40,): "fourth\n\nmoved",
 }
 """What is live once the application has done its edits: 3 deleted, 4 moved to 40, 5 gone out of the `where`, 6 come into it."""
+
+
+SWAPPED = {"oracle-a": "retired", "oracle-b": "active"}
+STATES = {
+    "swap": SWAPPED,
+    "activate": SWAPPED,
+    "rollback": {"oracle-a": "active", "oracle-b": "retired"},
+    "drop": {"oracle-b": "active"},
+}
+"""Which models' generations there are in the end, and in which state."""
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +99,9 @@ def moments(killer, case, scenario):
 
 
 def chosen(count, samples=SAMPLES):
+    """Return moments: the middle of each of so many stretches, or as SEAMARK_KILL_STRIDE says."""
     stride = int(os.environ.get("SEAMARK_KILL_STRIDE", "0")) or max(1, count // samples)
-    return range(1, count + 1, stride)
+    return range((stride + 1) // 2, count + 1, stride)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -130,26 +142,18 @@ def test_killed_anywhere_in_attach_and_work(sweep):
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(
-    ("scenario", "samples", "states"),
-    [
-        ("swap", 12, {"oracle-a": "retired", "oracle-b": "active"}),
-        ("activate", 6, {"oracle-a": "retired", "oracle-b": "active"}),
-        ("rollback", 6, {"oracle-a": "active", "oracle-b": "retired"}),
-        ("drop", 6, {"oracle-b": "active"}),
-    ],
-)
-def test_killed_anywhere_in_a_swap_and_what_comes_after(scenario, samples, states, sweep):
+@pytest.mark.parametrize(("scenario", "samples"), [("swap", 12), ("activate", 6), ("rollback", 6), ("drop", 6)])
+def test_killed_anywhere_in_a_swap_and_what_comes_after(scenario, samples, sweep):
     """Done again, it ends where it would have: the same generations in the same states, and no text paid for twice."""
+    sweep(scenario, partial(judge_generations, STATES[scenario]), samples)
 
-    def ended(case, expired):
-        generations = case.backend.store().generations()
-        assert {one.model.name: one.state for one in generations if one.model is not None} == states
-        judge(case.backend, EXPECTED, "third fifth")
-        active = next(name for name, state in states.items() if state == "active")
-        judge_calls(case.log.with_name(case.log.name + ("-new" if active == "oracle-b" else "")), EXPECTED, expired)
 
-    sweep(scenario, ended, samples)
+def judge_generations(states, case, lost):
+    generations = case.backend.store().generations()
+    assert {one.model.name: one.state for one in generations if one.model is not None} == states
+    judge(case.backend, EXPECTED, "third fifth")
+    active = next(name for name, state in states.items() if state == "active")
+    judge_calls(case.log.with_name(case.log.name + ("-new" if active == "oracle-b" else "")), EXPECTED, lost)
 
 
 @pytest.mark.timeout(3600)
@@ -161,14 +165,14 @@ def test_killed_anywhere_in_a_repair(sweep):
 @pytest.mark.timeout(3600)
 def test_killed_anywhere_in_an_adoption(sweep):
     """Done again, it ends where it would have, and no text that there was a vector of is ever embedded."""
+    sweep("adopt", judge_adopted, 8)
 
-    def ended(case, _):
-        judge(case.backend, EXPECTED, "third fifth")
-        # The last two have another text by the edits, or come into the `where` with them.
-        embedded = {text for text in log_counts(case.log) if not any(word in text for word in EDITED)}
-        assert embedded <= {"seventh", "sixth\n\nbody of row 6"}
 
-    sweep("adopt", ended, 8)
+def judge_adopted(case, _):
+    judge(case.backend, EXPECTED, "third fifth")
+    # The last two have another text by the edits, or come into the `where` with them.
+    embedded = {text for text in log_counts(case.log) if not any(word in text for word in EDITED)}
+    assert embedded <= {"seventh", "sixth\n\nbody of row 6"}
 
 
 @pytest.mark.timeout(3600)
@@ -178,26 +182,29 @@ def test_killed_anywhere_in_batches_at_a_provider(sweep):
     That holds for the dead. Who sleeps between the last look at its claim and its request, for longer than the claim holds (ten
     minutes), sends a second batch when it wakes up: no provider refuses a tag that is there.
     """
+    sweep("batch", judge_batches, 24, BATCHES)
 
-    def ended(case, expired):
-        bench = Workbench(case.backend)
-        [source] = bench.store.sources()
-        judge_source(bench, source, EXPECTED, "third fifth", proves=lambda v, text, _: oracle_proves(v, text, "oracle"))
-        batches = [batch for one in bench.store.generations(source.id) for batch in bench.store.batches(one.id)]
-        assert {batch.state for batch in batches} == {"done"}
-        sent = [batch for batch in batches if batch.requests]
-        assert len(sent) > 1
-        assert [(one.id, one.tag) for one in case.server.batches] == [(batch.provider_id, batch.tag) for batch in sent]
-        submitted = Counter(line["body"]["input"] for one in case.server.batches for line in one.lines)
-        assert max(submitted.values()) == 1
-        called = Counter(text for texts in case.server.calls if texts != PROBES for text in texts)
-        late = {text for text in called if any(word in text for word in EDITED)}
-        assert called.keys() - late <= {"seventh", "sixth\n\nbody of row 6"}, "the rows there were came by the batches"
-        assert max(called.values()) <= 1 + expired
-        spent = sum(one.texts for one in bench.store.spends(source.id).values())
-        assert submitted.total() <= spent <= submitted.total() + called.total()
 
-    sweep("batch", ended, 24, partial(BillingServer, looks=2))
+BATCHES = partial(BillingServer, looks=2)
+
+
+def judge_batches(case, lost):
+    bench = Workbench(case.backend)
+    [source] = bench.store.sources()
+    judge_source(bench, source, EXPECTED, "third fifth", proves=lambda v, text, _: oracle_proves(v, text, "oracle"))
+    batches = [batch for one in bench.store.generations(source.id) for batch in bench.store.batches(one.id)]
+    assert {batch.state for batch in batches} == {"done"}
+    sent = [batch for batch in batches if batch.requests]
+    assert len(sent) > 1
+    assert [(one.id, one.tag) for one in case.server.batches] == [(batch.provider_id, batch.tag) for batch in sent]
+    submitted = Counter(line["body"]["input"] for one in case.server.batches for line in one.lines)
+    assert max(submitted.values()) == 1
+    called = Counter(text for texts in case.server.calls if texts != PROBES for text in texts)
+    late = {text for text in called if any(word in text for word in EDITED)}
+    assert called.keys() - late <= {"seventh", "sixth\n\nbody of row 6"}, "the rows there were came by the batches"
+    assert max(called.values()) <= 1 + lost
+    spent = sum(one.texts for one in bench.store.spends(source.id).values())
+    assert submitted.total() <= spent <= submitted.total() + called.total()
 
 
 @pytest.mark.timeout(3600)
@@ -310,6 +317,14 @@ def test_killed_anywhere_in_detach(name, killer, backend_open, tmp_path):
 
 # --- connections that are cut: PostgreSQL's ---------------------------------------------------------------------------
 
+ENDED = {
+    **{scenario: partial(judge_generations, states) for scenario, states in STATES.items()},
+    "repair": Case.judge,
+    "adopt": judge_adopted,
+    "batch": judge_batches,
+}
+"""What judges a case, by what has been cut off in it."""
+
 
 def cuts(count):
     """Return which moments or requests are cut: a spread of some ten, or as SEAMARK_KILL_STRIDE says."""
@@ -349,22 +364,56 @@ def test_backends_of_a_crew_are_terminated_and_its_threads_go_on_by_themselves(k
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("commits", [True, False], ids=["commits", "requests"])
-def test_a_connection_is_cut_when_the_answer_is_under_way(commits, killer, backend_open, tmp_path):
+@pytest.mark.parametrize("of", ["commits", "requests"])
+def test_a_connection_is_cut_when_the_answer_is_under_way(of, killer, backend_open, tmp_path):
     """The server has done it, and nobody has heard so: an ambiguous commit."""
 
     def life(number, cut_at):
         with ExitStack() as teardown:
             case = Case(backend_open("postgres", tmp_path, teardown), tmp_path, number)
             folder = Path(teardown.enter_context(tempfile.TemporaryDirectory(prefix="seamark-")))
-            proxy = teardown.enter_context(Proxy(case.backend.url, folder, cut_at=cut_at, commits=commits))
+            proxy = teardown.enter_context(Proxy(case.backend.url, folder, cut_at=cut_at, of=of))
             ending = killer.run(replace(case.order("life", 0), url=proxy.url, cut=True))
             assert ending.status == 0, f"cut at {cut_at}"
             assert proxy.cut == (cut_at > 0), f"the cut at {cut_at} did not fire"
             # What is cut off may be a commit that was heard of in another way, or one that nothing depends on.
             case.judge(ending.expired + ending.again)
-            return proxy.count, ending.again
+            return proxy.counts[of], ending.again
 
     count, _ = life(0, 0)
     assert count > 20
     assert sum(life(number, number)[1] for number in cuts(count)) > 0, "some of them felt it"
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("scenario", ENDED)
+def test_what_is_cut_off_anywhere_is_begun_again_and_ends_where_it_would_have(scenario, killer, backend_open, tmp_path):
+    """Backends are terminated, and answers swallowed; what fails by it says that it may be run again, and so it is."""
+    numbers = itertools.count()
+
+    def life(moment=0, cut_at=0, of="requests"):
+        with ExitStack() as teardown:
+            case = Case(backend_open("postgres", tmp_path, teardown), tmp_path, next(numbers))
+            case.server = teardown.enter_context(BATCHES()) if scenario == "batch" else None
+            # Killed at once, after what goes before unharmed: none of that is cut off.
+            assert killer.run(case.order(scenario, 1)).signal == signal.SIGKILL
+            folder = Path(teardown.enter_context(tempfile.TemporaryDirectory(prefix="seamark-")))
+            proxy = teardown.enter_context(Proxy(case.backend.url, folder, cut_at=cut_at, of=of))
+            ending = killer.run(replace(case.order(scenario, moment), url=proxy.url, cut=True))
+            where = f"cut at moment {moment}, at {cut_at} of {of}"
+            assert ending.status == 0, where
+            assert (ending.cuts > 0, proxy.cut) == (moment > 0, int(cut_at > 0)), f"{where}: the cut fired"
+            try:
+                ENDED[scenario](case, ending.expired + ending.again)
+            except Exception as error:
+                error.add_note(where)
+                raise
+            return ending, proxy.counts
+
+    living, counts = life()
+    assert (living.again, min(living.moments, counts["requests"]) > 20, counts["commits"] > 3) == (0, True, True)
+    endings = [life(moment)[0] for moment in chosen(living.moments, 3)]
+    assert any(ending.again for ending in endings), "some of those whose backends were terminated felt it"
+    for of, samples in (("commits", 3), ("requests", 1)):
+        for cut_at in chosen(counts[of], samples):
+            life(cut_at=cut_at, of=of)

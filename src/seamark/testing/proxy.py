@@ -9,8 +9,9 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+from collections import Counter
 from contextlib import suppress
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import quote
 
 from psycopg.conninfo import conninfo_to_dict
@@ -26,15 +27,16 @@ _READ = 65_536
 class Proxy:
     """Listens on a Unix socket in `folder` from construction on, for the server and database of `url`.
 
-    Counts the requests of connections that call themselves `seamark`: all of them, or with `commits` those that hold a COMMIT.
-    The one with the number `cut_at`, from 1, is the one whose answer is swallowed; 0: none is.
+    Counts the requests of connections that call themselves `seamark`: all of them, and as `commits` those that hold a COMMIT.
+    The one `of` these with the number `cut_at`, from 1, is the one whose answer is swallowed; 0: none is.
     """
 
-    def __init__(self, url: str, folder: Path, *, cut_at: int = 0, commits: bool = False) -> None:
+    def __init__(self, url: str, folder: Path, *, cut_at: int = 0, of: Literal["requests", "commits"] = "requests") -> None:
         self._target = conninfo_to_dict(url)
         self._folder = folder
-        self.cut_at, self.commits = cut_at, commits
-        self.count = self.cut = 0
+        self.cut_at, self.of = cut_at, of
+        self.counts: Counter[str] = Counter()
+        self.cut = 0
         self._lock = threading.Lock()
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(folder / _SOCKET))
@@ -60,9 +62,9 @@ class Proxy:
     def struck(self, request: bytes) -> bool:
         """Count a request; say whether it is the one whose answer is to be swallowed."""
         with self._lock:
-            counts = not self.commits or b"COMMIT" in request
-            self.count += counts
-            hit = counts and self.count == self.cut_at
+            kinds = {"requests", "commits"} if b"COMMIT" in request else {"requests"}
+            self.counts.update(kinds)
+            hit = self.of in kinds and self.counts[self.of] == self.cut_at
             self.cut += hit
             return hit
 
