@@ -94,13 +94,15 @@ class _Page:
     def _decoded(self, column: Sequence[bytes | None]) -> list[str | None]:
         """Return a column of texts, as `text_decode` would one by one."""
         codec = self._codec
-        try:
-            texts = [None if value is None else value.decode(codec) for value in column]
-        except UnicodeDecodeError:
-            texts = [None if value is None else value.decode(codec, "replace") for value in column]
-        if any(value is not None and b"\0" in value for value in column):
-            texts = [None if text is None else text.replace("\0", "\ufffd") for text in texts]
-        return texts
+        joined = b"\0".join([value or b"" for value in column])
+        if joined.count(b"\0") == len(column) - 1:  # none has one of its own, so that all are decoded at once
+            try:
+                texts = joined.decode(codec).split("\0")
+            except UnicodeDecodeError:
+                pass
+            else:
+                return [None if value is None else text for value, text in zip(column, texts, strict=True)]
+        return [None if value is None else value.decode(codec, "replace").replace("\0", "\ufffd") for value in column]
 
     def _range(self) -> dict[str, str]:
         columns = ", ".join(self._columns)
@@ -156,7 +158,8 @@ def _taken(stream: Iterator[Row], wide: int, characters: int) -> list[Row]:
     size, piece = 0, 1
     while size <= characters and (taken := list(islice(stream, piece))):
         rows += taken
-        size += sum(len(text) for row in taken for text in row[wide:] if text is not None)
+        texts: list[Sequence[bytes | None]] = list(zip(*taken, strict=True))[wide:]
+        size += sum(sum(map(len, filter(None, column))) for column in texts)
         piece = max(1, min(PIECE_ROWS, (characters - size) * len(rows) // max(size, 1)))
     return rows
 
