@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import groupby, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -158,7 +158,7 @@ def _taken(stream: Iterator[Row], wide: int, characters: int) -> list[Row]:
     size, piece = 0, 1
     while size <= characters and (taken := list(islice(stream, piece))):
         rows += taken
-        texts: list[Sequence[bytes | None]] = list(zip(*taken, strict=True))[wide:]
+        texts = cast("list[Sequence[bytes | None]]", list(zip(*taken, strict=True))[wide:])
         size += sum(sum(map(len, filter(None, column))) for column in texts)
         piece = max(1, min(PIECE_ROWS, (characters - size) * len(rows) // max(size, 1)))
     return rows
