@@ -52,6 +52,6 @@ def test_attaching_with_different_columns_has_one_winner(services):
 def test_detaching_at_once_is_done_once(services):
     services[0].attach("notes", text="body")
     results = at_once([lambda service=service: service.detach("notes") for service in services])
-    assert all(result is None or isinstance(result, UnknownSourceError) for result in results), results
+    assert all(result == () or isinstance(result, UnknownSourceError) for result in results), results
     assert None in results
     assert services[0].sources() == ()
