@@ -194,25 +194,33 @@ def test_a_worker_that_slept_past_its_lease_writes_nothing(stage, newer):
     until(zombie.stopped, "the worker sleeps after it has embedded")
     held = {lease for lease, worker in leases(stage) if worker.split(":")[1] == str(zombie.began["pid"])}
     assert held, "it has what it embedded in its hand"
-    assert stage.backend.leases_expire() > 0
+    assert held.isdisjoint(settles(zombie)), "and has not tried to settle it"
     if newer:
         stage.bench.app.run("UPDATE notes SET body = 'newer text' WHERE id = 2")
         stage.bench.app.run("DELETE FROM notes WHERE id = 3")
         stage.bench.app.run("UPDATE notes SET id = 60 WHERE id = 4")
-    stage.finish()
+    stage.finish()  # which waits until the lease has expired
     assert held.isdisjoint(lease for lease, _ in leases(stage)), "another has done what it had"
     before = stored(stage)
     zombie.send(signal.SIGCONT)
-    until(lambda: not zombie.stopped(), "it is awake")
+    until(lambda: held & settles(zombie).keys(), "it is awake, and settles what it had in its hand")
     stage.bench.app.run("INSERT INTO notes VALUES (70, NULL, 'something to do once awake', 1)")
     until(lambda: embedded(stage) == len(live(stage)), "it does new work")
     zombie.end()
+    assert {written for lease, written in settles(zombie).items() if lease in held} == {None}, (
+        "and is told that it is not its own"
+    )
     after = stored(stage)
     for one, rows in after[0].items():
         assert {key: row for key, row in rows.items() if key != (70,)} == before[0][one]
     assert [chunk for chunk in after[1] if chunk[1] != (70,)] == before[1]
     assert after[2] == before[2]
     judge_source(stage.bench, stage.bench.store.sources()[0], live(stage), "moving")
+
+
+def settles(worker):
+    """Return which leases a worker has tried to settle, and how many rows that wrote; None where it was not its any more."""
+    return {event["lease"]: event["written"] for event in worker.events() if event["event"] == "settle"}
 
 
 def leases(stage):

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from seamark.model import Lease, Settled, Source
+    from seamark.store.contract import Store
+
 Role = Literal["worker", "writer", "searcher"]
 _monotonic = time.monotonic
 
@@ -145,7 +148,20 @@ def _work(order: Order, stop: threading.Event, log: Log) -> None:
     """Do what users run: a worker that goes on by itself."""
     embedder = None if order.model else SleepyOracle(Path(order.log + "-oracle"), order.sleep_after)
     with seamark.open(order.url, model=order.model, embedder=embedder) as service:
+        _watch_settles(service.store, log)
         log.write("settled", rows=service.work(stop=stop, threads=order.threads))
+
+
+def _watch_settles(store: Store, log: Log) -> None:
+    """Log of each settle of this process how many rows it wrote; None: the lease was not its own any more."""
+    settle = store.lease_settle
+
+    def watched(source: Source, lease: Lease, *made: Any) -> Settled | None:
+        settled = settle(source, lease, *made)
+        log.write("settle", lease=lease.id, written=None if settled is None else settled.written)
+        return settled
+
+    store.lease_settle = watched  # type: ignore[method-assign]
 
 
 def _play(order: Order, answer: int) -> None:
