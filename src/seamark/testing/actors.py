@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import apsw
 
 import seamark
+from seamark.errors import StoreError
 from seamark.testing.oracle import OracleEmbedder
 
 if TYPE_CHECKING:
@@ -153,11 +154,15 @@ def _work(order: Order, stop: threading.Event, log: Log) -> None:
 
 
 def _watch_settles(store: Store, log: Log) -> None:
-    """Log of each settle of this process how many rows it wrote; None: the lease was not its own any more."""
+    """Log of each settle of this process how many rows it wrote, None where the lease was not its own; or its error."""
     settle = store.lease_settle
 
     def watched(source: Source, lease: Lease, *made: Any) -> Settled | None:
-        settled = settle(source, lease, *made)
+        try:
+            settled = settle(source, lease, *made)
+        except StoreError as error:
+            log.write("lost", lease=lease.id, error=f"{type(error).__name__}: {error}"[:300])
+            raise
         log.write("settle", lease=lease.id, written=None if settled is None else settled.written)
         return settled
 

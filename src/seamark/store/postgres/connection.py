@@ -209,6 +209,8 @@ def translated() -> Generator[None]:
         raise StoreUnavailableError(f"PostgreSQL: {_message(exc)}; run it again") from exc
     except errors.InvalidPassword as exc:
         raise StorePermissionError(f"PostgreSQL: {_message(exc)}; check the user and the password in the URL") from exc
+    except errors.DiskFull as exc:
+        raise StoreUnavailableError(f"PostgreSQL has no room left: {_message(exc)}; make some, then run it again") from exc
     except (psycopg.OperationalError, errors.IdleInTransactionSessionTimeout) as exc:
         raise StoreUnavailableError(f"PostgreSQL cannot be reached or went away: {_message(exc)}") from exc
     except errors.ReadOnlySqlTransaction as exc:
