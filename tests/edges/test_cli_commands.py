@@ -66,9 +66,9 @@ def test_detach_leaves_the_schema_as_it_was(cli, backend, notes):
 
 def test_detach_leaves_the_vectors_unless_told_to_drop_them(cli, backend, attached):
     left = cli("detach", "notes", "--json", db=backend.url)
-    assert left.json() == {"detached": "notes", "vectors": "left", "batches": []}
+    assert left.json() == {"detached": "notes", "vectors": "left", "stamps": {"dropped": [], "left": []}, "batches": []}
     dropped = cli("detach", "notes", "--drop", "--json", db=backend.url)
-    assert dropped.json() == {"detached": "notes", "vectors": "dropped", "batches": []}
+    assert dropped.json() == {"detached": "notes", "vectors": "dropped", "stamps": {"dropped": [], "left": []}, "batches": []}
     again = cli("detach", "notes", "--drop", db=backend.url)
     assert (again.code, "notes" in again.err) == (1, True), "there is nothing any more"
 

@@ -235,6 +235,21 @@ def test_two_models_are_compared_before_one_is_chosen(seamark, cli, backend, mod
     )
 
 
+def test_detach_says_which_stamps_stay(cli, backend, notes):
+    notes.run(f"ALTER TABLE notes ADD COLUMN embed_gen {backend.type('integer')}")
+    attach = ("attach", "notes", "--text", "body", "--stamp", "embed_gen,has_embedding")
+    for _ in range(2):
+        assert cli(*attach, db=backend.url).code == 0
+        said = cli("detach", "notes", db=backend.url).out.splitlines()
+        assert said[1] == "  its stamp columns has_embedding, embed_gen stay in the table: nobody keeps them true any more"
+    assert cli(*attach, db=backend.url).code == 0
+    dropped = cli("detach", "notes", "--drop-stamps", "--json", db=backend.url).json()
+    assert dropped["stamps"] == {"dropped": ["has_embedding"], "left": ["embed_gen"]}
+    assert cli(*attach, db=backend.url).code == 0
+    said = cli("detach", "notes", "--drop-stamps", db=backend.url).out
+    assert "its stamp columns embed_gen stay in the table: attach has not made them" in said
+
+
 def test_the_list_is_readable(cli, backend, attached):
     shown = cli("model", "list", db=backend.url).out.splitlines()
     assert shown[0] == "notes"

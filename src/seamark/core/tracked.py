@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         KeyValue,
         Progress,
         Source,
+        StampName,
         SwapPlan,
     )
     from seamark.model.cost import Estimate, ProviderBatch
@@ -359,6 +360,10 @@ class Tracked:
             generation=read.id if read else None,
             generations=counts,
         )
+
+    def stamps_made(self) -> tuple[StampName, ...]:
+        """Return those of the stamp columns that an attach has made, and that `detach` drops where it is asked to."""
+        return tuple(self._service.store.stamps_made(self.source)) if self.source.spec.stamp else ()
 
     def batch(self) -> ProviderBatch:
         """Have what is left of a backfill embedded through the provider's batch interface, for less, within a day.

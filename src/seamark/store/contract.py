@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         Source,
         SourceRow,
         SourceSpec,
+        StampName,
         StoredVectors,
         Table,
         VectorBatch,
@@ -108,7 +109,7 @@ class Store(Auditing, Protocol):
 
         With `keep_vectors` those of the vector generations stay, for `vectors_known` of generations that are made of the same
         table later. Without, those that stayed before go as well. Stamp columns stay as they are; with `stamps` those that
-        `source_create` has made are dropped.
+        `source_create` has made, now or for an earlier attach of the table, are dropped.
         """
         ...
 
@@ -129,6 +130,10 @@ class Store(Auditing, Protocol):
 
     def stamps_owed(self, source: Source) -> int:
         """Return how many rows are to be stamped yet: somebody was writing to them, or was killed, when they were settled."""
+        ...
+
+    def stamps_made(self, source: Source) -> Sequence[StampName]:
+        """Return those of the stamp columns that `source_create` has made, now or for an earlier attach of the table."""
         ...
 
     def stamps_clear(self, source: Source, generation_id: int | None, after: int | None) -> int | None:

@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from seamark.model import StampName
 
+STAMP_MARK = "made by seamark attach --stamp"
+"""Stands in the user's schema with a column that was made (a comment), so that it is known as ours however often the table is
+detached and attached again, and no column that somebody has made anew under that name is taken for it."""
 OWED_ROWS = 500
 """Owed rows that one piece of upkeep writes, and for an instant locks."""
 PASS_ROWS = 2000

@@ -1,5 +1,6 @@
 """`attach`, `detach` and `add`: what is tracked."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -133,13 +134,23 @@ def detach(
         if drop and attached and session.err.is_terminal and not yes and not session.as_json:
             rows = counted(attached.coverage().embedded, "row")
             typer.confirm(f"Detach {line(source)} and drop the vectors of {rows}?", abort=True, err=True)
+        stamps = attached.source.spec.stamp if attached else ()
+        gone = attached.stamps_made() if attached and drop_stamps else ()
         withdrawn = service.detach(source, drop_vectors=drop, drop_stamps=drop_stamps)
+    stay = [name for name in stamps if name not in gone]
     document = {
         "detached": source,
         "vectors": "dropped" if drop else "left",
+        "stamps": {"dropped": list(gone), "left": stay},
         "batches": [serialise.batch(one) for one in withdrawn],
     }
-    session.show(document, f"{line(source)}: detached", *map(batch_line, withdrawn))
+    session.show(document, f"{line(source)}: detached", *_stamps_told(stay, asked=drop_stamps), *map(batch_line, withdrawn))
+
+
+def _stamps_told(stay: Sequence[str], *, asked: bool) -> Iterator[str]:
+    if stay:
+        why = "attach has not made them; ALTER TABLE … DROP COLUMN drops them" if asked else "nobody keeps them true any more"
+        yield f"  its stamp columns {', '.join(stay)} stay in the table: {why}"
 
 
 def add(

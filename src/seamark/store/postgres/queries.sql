@@ -1188,12 +1188,18 @@ WHERE a.attrelid = to_regclass(%(table)s) AND a.attname = ANY (%(columns)s::name
   AND (a.attgenerated <> '' OR (a.attnotnull AND a.attname <> 'has_embedding'));
 
 -- name: stamp_add
--- Add a column to the user's table.
-ALTER TABLE {source} ADD COLUMN {column};
+-- Add a column to the user's table, and say there whose it is.
+ALTER TABLE {source} ADD COLUMN {column}; COMMENT ON COLUMN {source}.{name} IS {mark};
 
 -- name: stamp_remove
 -- Take it away again.
 ALTER TABLE {source} DROP COLUMN IF EXISTS {column};
+
+-- name: stamps_marked
+-- Give those of the columns that were added by any attach.
+SELECT a.attname FROM pg_catalog.pg_attribute a
+WHERE a.attrelid = to_regclass(%(table)s) AND a.attname = ANY (%(columns)s::name[])
+  AND col_description(a.attrelid, a.attnum) = %(mark)s;
 
 -- name: stamps_made
 -- Give the columns that were added.

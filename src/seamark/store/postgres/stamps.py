@@ -14,7 +14,7 @@ from seamark.store.activation import Standing
 from seamark.store.postgres import codec
 from seamark.store.postgres.names import identifier, key_columns, literal, qualified
 from seamark.store.postgres.triggers import edited
-from seamark.store.stamps import OWED_ROWS, PASS_ROWS, PASS_SECONDS, stamps_empty
+from seamark.store.stamps import OWED_ROWS, PASS_ROWS, PASS_SECONDS, STAMP_MARK, stamps_empty
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,9 +46,11 @@ def stamps_create(database: Database, connection: Connection, tracked: Tracked, 
     names = source.spec.stamp
     made: list[StampName] = [name for name in names if source.table.column(name) is None]
     for name in made:
-        database.run(connection, "stamp_add", words | {"column": f"{identifier(name)} {_TYPES[name]}"})
-    database.run(connection, "stamps_made_write", {}, {"source": source.id, "columns": made})
-    asked = {"table": qualified(source.table).replace("%%", "%"), "columns": list(names)}
+        column = {"column": f"{identifier(name)} {_TYPES[name]}", "name": identifier(name), "mark": literal(STAMP_MARK)}
+        database.run(connection, "stamp_add", words | column)
+    asked = {"table": qualified(source.table).replace("%%", "%"), "columns": list(names), "mark": STAMP_MARK}
+    marked = [name for (name,) in database.run(connection, "stamps_marked", {}, asked)]
+    database.run(connection, "stamps_made_write", {}, {"source": source.id, "columns": marked})
     if unfit := [name for (name,) in database.run(connection, "stamp_unfit", {}, asked)]:
         raise TableUnusableError(
             f"table {source.table.name!r}: the stamp column {unfit[0]!r} is generated, or NOT NULL; let it be empty"
@@ -64,10 +66,15 @@ def stamps_follow(connection: Connection, tracked: Tracked) -> None:
         connection.execute(statement.encode(), {})
 
 
+def stamps_made(database: Database, connection: Connection, source: Source) -> list[StampName]:
+    """Return the columns that were made."""
+    [(made,)] = database.run(connection, "stamps_made", {}, {"source": source.id}).fetchall()
+    return made
+
+
 def stamps_drop(database: Database, connection: Connection, source: Source) -> None:
     """Take the columns away again that were made."""
-    [(made,)] = database.run(connection, "stamps_made", {}, {"source": source.id}).fetchall()
-    for name in made:
+    for name in stamps_made(database, connection, source):
         database.run(connection, "stamp_remove", {"source": qualified(source.table), "column": identifier(name)})
 
 

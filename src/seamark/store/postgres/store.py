@@ -30,7 +30,7 @@ from seamark.store.postgres.connection import Database
 from seamark.store.postgres.names import generation_words
 from seamark.store.postgres.reader import PostgresReader
 from seamark.store.postgres.sql import sql
-from seamark.store.postgres.stamps import stamps_clear, stamps_owed
+from seamark.store.postgres.stamps import stamps_clear, stamps_made, stamps_owed
 from seamark.store.postgres.tables import table_inspect
 from seamark.store.postgres.views import views_names
 
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         Source,
         SourceRow,
         SourceSpec,
+        StampName,
         StoredVectors,
         Table,
         VectorBatch,
@@ -152,6 +153,11 @@ class PostgresStore(PostgresAuditing):
     def stamps_owed(self, source: Source) -> int:
         """See the contract."""
         return stamps_owed(self._database, source)
+
+    def stamps_made(self, source: Source) -> Sequence[StampName]:
+        """See the contract."""
+        with self._database.connection() as connection:
+            return stamps_made(self._database, connection, source)
 
     def stamps_clear(self, source: Source, generation_id: int | None, after: int | None) -> int | None:
         """See the contract."""

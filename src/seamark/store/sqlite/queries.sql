@@ -962,6 +962,10 @@ ALTER TABLE {table_here} DROP COLUMN {column}
 -- The columns that the user's table has.
 SELECT name FROM pragma_table_xinfo(?)
 
+-- name: stamps_marked
+-- The definition of the user's table, where a comment says which columns were added by any attach.
+SELECT sql FROM app.sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE
+
 -- name: stamps_made
 -- The columns that were added.
 SELECT stamps_made FROM source WHERE id = ?

@@ -18,7 +18,7 @@ from seamark.store.sqlite.claims import MICROSECONDS, clock
 from seamark.store.sqlite.filters import literal
 from seamark.store.sqlite.keys import key_dump, key_load, key_marks, key_read, key_sound
 from seamark.store.sqlite.words import STATEMENTS, quoted, table_words
-from seamark.store.stamps import OWED_ROWS, PASS_ROWS, PASS_SECONDS, stamps_empty
+from seamark.store.stamps import OWED_ROWS, PASS_ROWS, PASS_SECONDS, STAMP_MARK, stamps_empty
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +54,8 @@ def stamps_plan(connection: Connection, source: Source) -> None:
         )
     there = {column.name.lower() for column in source.table.columns}
     if not stamps_made(connection, source):
-        made = [name for name in names if name not in there]
+        written = connection.value(STATEMENTS["stamps_marked"], (source.table.name,)) or ""
+        made = [name for name in names if name not in there or _marked(name) in written]
         connection.run(STATEMENTS["stamps_made_write"], (json.dumps(made), source.id))
     connection.run(STATEMENTS["owed_create"].format_map(_owed(source) | table_words(source.table)))
 
@@ -64,11 +65,16 @@ def stamps_make(connection: Connection, source: Source) -> None:
     there = {name.lower() for (name,) in connection.rows(STATEMENTS["stamp_columns"], (source.table.name,))}
     for name in source.spec.stamp:
         if name not in there:
-            words = table_words(source.table) | {"column": f"{quoted(name)} {_TYPES[name]}"}
+            words = table_words(source.table) | {"column": f"{_marked(name)} {_TYPES[name]}"}
             connection.run(STATEMENTS["stamp_add"].format_map(words))
 
 
-def stamps_made(connection: Connection, source: Source) -> list[str]:
+def _marked(name: StampName) -> str:
+    """Return how a column that we make begins in the table's definition, which SQLite keeps word for word."""
+    return f"{quoted(name)} /* {STAMP_MARK} */"
+
+
+def stamps_made(connection: Connection, source: Source) -> list[StampName]:
     """Return the columns that were made."""
     return json.loads(connection.value(STATEMENTS["stamps_made"], (source.id,)) or "[]")
 

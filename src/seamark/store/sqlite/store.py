@@ -34,7 +34,7 @@ from seamark.store.sqlite.reader import SqliteReader
 from seamark.store.sqlite.schema import schema_migrate
 from seamark.store.sqlite.shards import Shards
 from seamark.store.sqlite.sql import sql
-from seamark.store.sqlite.stamps import owed_drop, stamps_clear, stamps_maintain, stamps_owed, stamps_settle
+from seamark.store.sqlite.stamps import owed_drop, stamps_clear, stamps_made, stamps_maintain, stamps_owed, stamps_settle
 from seamark.store.sqlite.views import views
 from seamark.store.sqlite.words import STATEMENTS, Words
 
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         Source,
         SourceRow,
         SourceSpec,
+        StampName,
         StoredVectors,
         Table,
         VectorBatch,
@@ -157,6 +158,11 @@ class SqliteStore(SqliteAuditing):
         """Return how many rows are to be stamped yet."""
         with self._connections.use() as connection:
             return stamps_owed(connection, source)
+
+    def stamps_made(self, source: Source) -> Sequence[StampName]:
+        """Return the stamp columns that an attach has made."""
+        with self._connections.use() as connection:
+            return stamps_made(connection, source)
 
     def stamps_clear(self, source: Source, generation_id: int | None, after: int | None) -> int | None:
         """Empty the stamps of some rows that the generation does not hold."""

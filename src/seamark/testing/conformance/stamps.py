@@ -316,6 +316,29 @@ class Stamps:
         bench.drain(again, generation)
         assert held(bench) == {(1,), (2,)}
 
+    def test_columns_that_were_made_are_known_as_ours_ever_after(self, bench: Workbench) -> None:
+        """However often the table was detached since; not one that has been made anew by somebody else."""
+        bench.notes_table("a", "b")
+        before = bench.backend.schema()
+        made: tuple[StampName, ...] = ("embed_gen", "has_embedding")
+        source = bench.attach("notes", ("body",), stamp=made)
+        assert set(bench.store.stamps_made(source)) == set(made)
+        for _ in range(2):
+            bench.store.source_drop(source.id)
+            source = bench.attach("notes", ("body",), stamp=made)
+        assert set(bench.store.stamps_made(source)) == set(made)
+        bench.store.source_drop(source.id, stamps=True)
+        assert bench.backend.schema() == before
+        source = bench.attach("notes", ("body",), stamp=made)
+        bench.store.source_drop(source.id)
+        assert bench.app.run("SELECT count(embed_gen) FROM notes") == [(0,)]  # SQLite: sees what others have made of the schema
+        bench.app.run("ALTER TABLE notes DROP COLUMN embed_gen")
+        bench.app.run(f"ALTER TABLE notes ADD COLUMN embed_gen {bench.backend.type('integer')}")
+        source = bench.attach("notes", ("body",), stamp=made)
+        assert list(bench.store.stamps_made(source)) == ["has_embedding"]
+        bench.store.source_drop(source.id, stamps=True)
+        assert bench.app.run("SELECT embed_gen FROM notes WHERE id = 1") == [(None,)]
+
     @pytest.mark.parametrize("declared", ["text NOT NULL DEFAULT ''", "integer GENERATED ALWAYS AS (7) STORED"])
     def test_a_column_that_cannot_be_emptied_is_refused(self, bench: Workbench, declared: str) -> None:
         """Before anything is made."""
