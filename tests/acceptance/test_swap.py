@@ -426,6 +426,22 @@ def test_stamps_are_never_true_of_rows_that_search_does_not_find(notes, opened, 
     assert {2: ROWS} == stamps(notes)
 
 
+def test_a_repair_has_stamps_mended_that_somebody_has_edited(notes, opened, old, backend):
+    """Emptied, or made up; by the next worker."""
+    yes, no = (True, False) if backend.name == "postgres" else (1, 0)
+    service = opened(old)
+    tracked = service.attach("notes", text="body", stamp=["has_embedding", "embed_gen"])
+    service.work(until="current")
+    notes.run("INSERT INTO notes (id, body, has_embedding) VALUES (1000, '', ?)", no)
+    notes.run("UPDATE notes SET has_embedding = ?, embed_gen = NULL WHERE id = 10", no)
+    notes.run("UPDATE notes SET has_embedding = ?, embed_gen = 77 WHERE id = 1000", yes)
+    service.work(until="current")
+    assert {2: ROWS - 1, 77: 1} == stamps(notes), "they were compared a moment ago"
+    assert tracked.verify(repair=True).clean
+    service.work(until="current")
+    assert {2: ROWS} == stamps(notes)
+
+
 def test_a_swap_by_itself_clears_what_the_new_index_lacks(notes, opened, old, new, backend):
     """Rows that a worker of the old index has stamped at the last moment: before anything more is embedded."""
     opened(old).attach("notes", text="body", stamp=["has_embedding", "embed_gen"])

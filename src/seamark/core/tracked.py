@@ -432,12 +432,16 @@ class Tracked:
         Workers and writers may go on meanwhile: what they have under way is no finding. Takes bounded memory.
 
         Args:
-            repair: make good what feeds the journal, and give rows that are wrong a new version; `work` then indexes them anew.
+            repair: make good what feeds the journal, and give rows that are wrong a new version; `work` then indexes them anew,
+                and compares all stamps, which are not looked at here.
             progress: called with the rows compared so far.
             found: called with every finding; the first thousand are returned, too.
         """
         ahead = self._service.ahead
-        return verify(self._service.store, self.source, repair=repair, progress=progress, found=found, ahead=ahead)
+        findings = verify(self._service.store, self.source, repair=repair, progress=progress, found=found, ahead=ahead)
+        if repair and self.source.spec.stamp:
+            self._service.store.stamps_compare(self.source)
+        return findings
 
     def failures(self, limit: int = 100) -> tuple[Failure, ...]:
         """Return the rows that could not be indexed: which, why, how often, and when they are tried again.

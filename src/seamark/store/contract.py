@@ -132,6 +132,10 @@ class Store(Auditing, Protocol):
         """Return how many rows are to be stamped yet: somebody was writing to them, or was killed, when they were settled."""
         ...
 
+    def stamps_compare(self, source: Source) -> None:
+        """Have the upkeep compare all stamps with what is true, as it does once a day: somebody may have written into them."""
+        ...
+
     def stamps_made(self, source: Source) -> Sequence[StampName]:
         """Return those of the stamp columns that `source_create` has made, now or for an earlier attach of the table."""
         ...

@@ -172,8 +172,7 @@ def stamps_clear(
         words, held, rows = own, database.compose("stamp_held", {}), own["rows"]
     with database.keyed() as connection:
         if after is None:  # what is emptied here is compared anew by whichever generation is read in the end
-            anew = {"source": source.id, "generation": None, "key": None, "done": False}
-            database.run(connection, "stamp_state_write", {}, anew)
+            _compare_anew(database, connection, source)
             after = _done_to(database, connection, words, generation_id)
         values = {"after": after, "limit": OWED_ROWS}
         found = database.run(connection, "stamp_holding", words | {"held": held, "rows": rows}, values).fetchall()
@@ -182,6 +181,17 @@ def stamps_clear(
             nothing = words | {"rows": rows} | _stamp_words(database, source, (0, "", "")) | {"held": "false"}
             _mend_or_owe(database, connection, nothing, keys)
         return found[-1][-2] if len(found) == OWED_ROWS else None
+
+
+def stamps_compare(database: Database, source: Source) -> None:
+    """Have all stamps compared anew by upkeep."""
+    with database.connection() as connection:
+        _compare_anew(database, connection, source)
+
+
+def _compare_anew(database: Database, connection: Connection, source: Source) -> None:
+    values = {"source": source.id, "generation": None, "key": None, "done": False}
+    database.run(connection, "stamp_state_write", {}, values)
 
 
 def _done_to(database: Database, connection: Connection, words: Words, generation_id: int | None) -> int:

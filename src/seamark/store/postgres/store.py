@@ -30,7 +30,7 @@ from seamark.store.postgres.connection import Database
 from seamark.store.postgres.names import generation_words
 from seamark.store.postgres.reader import PostgresReader
 from seamark.store.postgres.sql import sql
-from seamark.store.postgres.stamps import stamps_clear, stamps_made, stamps_owed
+from seamark.store.postgres.stamps import stamps_clear, stamps_compare, stamps_made, stamps_owed
 from seamark.store.postgres.tables import table_inspect
 from seamark.store.postgres.views import views_names
 
@@ -153,6 +153,10 @@ class PostgresStore(PostgresAuditing):
     def stamps_owed(self, source: Source) -> int:
         """See the contract."""
         return stamps_owed(self._database, source)
+
+    def stamps_compare(self, source: Source) -> None:
+        """See the contract."""
+        stamps_compare(self._database, source)
 
     def stamps_made(self, source: Source) -> Sequence[StampName]:
         """See the contract."""

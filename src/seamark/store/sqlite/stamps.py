@@ -182,7 +182,7 @@ def stamps_clear(connections: Connections, words: Words, after: int | None) -> i
     held, rows = (STATEMENTS["stamp_held"], words.word("rows")) if words.generation else ("0", words["stamp_rows_none"])
     if after is None:  # what is emptied here is compared anew by whichever generation is read in the end
         with connections.transaction() as connection:
-            connection.run(STATEMENTS["stamp_state_write"], (None, None, None, words.source.id))
+            stamps_compare(connection, words.source)
             after = _done_to(connection, words)
     with connections.use() as connection:
         found = connection.rows(words.fill("stamp_holding", held=held, rows=rows), (after, OWED_ROWS))
@@ -191,6 +191,11 @@ def stamps_clear(connections: Connections, words: Words, after: int | None) -> i
     if unheld:
         _empty(connections, words, unheld)
     return found[-1][-2] if len(found) == OWED_ROWS else None
+
+
+def stamps_compare(connection: Connection, source: Source) -> None:
+    """Have all stamps compared anew by upkeep."""
+    connection.run(STATEMENTS["stamp_state_write"], (None, None, None, source.id))
 
 
 def _done_to(connection: Connection, words: Words) -> int:

@@ -34,7 +34,15 @@ from seamark.store.sqlite.reader import SqliteReader
 from seamark.store.sqlite.schema import schema_migrate
 from seamark.store.sqlite.shards import Shards
 from seamark.store.sqlite.sql import sql
-from seamark.store.sqlite.stamps import owed_drop, stamps_clear, stamps_made, stamps_maintain, stamps_owed, stamps_settle
+from seamark.store.sqlite.stamps import (
+    owed_drop,
+    stamps_clear,
+    stamps_compare,
+    stamps_made,
+    stamps_maintain,
+    stamps_owed,
+    stamps_settle,
+)
 from seamark.store.sqlite.views import views
 from seamark.store.sqlite.words import STATEMENTS, Words
 
@@ -158,6 +166,11 @@ class SqliteStore(SqliteAuditing):
         """Return how many rows are to be stamped yet."""
         with self._connections.use() as connection:
             return stamps_owed(connection, source)
+
+    def stamps_compare(self, source: Source) -> None:
+        """Have all stamps compared anew by upkeep."""
+        with self._connections.transaction() as connection:
+            stamps_compare(connection, source)
 
     def stamps_made(self, source: Source) -> Sequence[StampName]:
         """Return the stamp columns that an attach has made."""
