@@ -32,6 +32,7 @@ ROWS = 12
 BATCH = 4
 POISON = "body of row 7"
 TIMEOUT_SECONDS = 1.0
+SHORT_SECONDS = 0.2
 TRANSIENT = {
     "500": (Fault("status", status=500), "answered 500: scripted 500"),
     "502": (Fault("status", status=502), "answered 502"),
@@ -94,6 +95,7 @@ def hurried(monkeypatch):
     for module in (sync, worker):
         monkeypatch.setattr(module, "CONFIGURATION_DELAY_SECONDS", 0.01)
     monkeypatch.setattr(worker, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(worker, "CATALOG_SECONDS", 0.1)
     monkeypatch.setattr(worker, "IDLE_MAX_SECONDS", 0.01)
     monkeypatch.setattr(http, "REPLY_BYTES_MAX", 2**21)
 
@@ -210,6 +212,11 @@ def shapes(kinds):
     return cases + [pytest.param(kind, "sqlite", shape, id=f"{kind}-{shape}") for kind, shape in others]
 
 
+def lasting(kinds, others):
+    """Return each kind with each database, and the other ones with SQLite."""
+    return list(itertools.chain(itertools.product(kinds, DATABASES), itertools.product(others, ["sqlite"])))
+
+
 # --- failures -----------------------------------------------------------------------------------------------------
 
 
@@ -228,12 +235,11 @@ def test_a_call_that_fails_once_spends_one_attempt_of_its_rows_and_no_other(kind
     case.judge()
 
 
-@pytest.mark.parametrize("name", DATABASES)
-@pytest.mark.parametrize("kind", ["500", "nan", "reset"])
+@pytest.mark.parametrize(("kind", "name"), lasting(["500", "nan", "reset"], ["html", "read timeout"]))
 def test_a_text_that_always_breaks_the_server_is_parked_with_the_error_and_its_neighbours_are_done(kind, name, case_of, server):
     fault, told = TRANSIENT[kind]
-    case = case_of(name)
-    case.fail(fault, times=None, text=POISON)
+    case = case_of(name, timeout_seconds=SHORT_SECONDS)
+    case.fail(fault, times=None, text=POISON, seconds=2 * SHORT_SECONDS)
     case.step()
     [failure] = case.work()
     assert ((7,), "transient", retry.ATTEMPTS_MAX, None) == (failure.key, failure.kind, failure.attempts, failure.retry_at)
@@ -258,6 +264,34 @@ def test_attempts_are_counted_over_restarts_until_all_are_spent(name, case_of, s
         counted.append({failure.attempts for failure in failures})
     assert [{1}, {2}, {3}, {4}, {5}] == counted
     assert ROWS == len([failure for failure in case.work() if failure.retry_at is None])
+    server.heal()
+    assert ROWS == case.retry()
+    assert () == case.work()
+    case.judge()
+
+
+@pytest.mark.parametrize("kind", ["html", "read timeout"])
+def test_a_server_that_breaks_at_every_text_for_good_has_all_parked_with_the_error(kind, case_of, server, monkeypatch):
+    monkeypatch.setattr(retry, "ATTEMPTS_MAX", 2)
+    fault, told = TRANSIENT[kind]
+    case = case_of("sqlite", timeout_seconds=SHORT_SECONDS)
+    case.fail(fault, times=None, seconds=2 * SHORT_SECONDS)
+    failures = case.work()
+    assert [("transient", 2, None)] * ROWS == [(failure.kind, failure.attempts, failure.retry_at) for failure in failures]
+    assert all(told in failure.error for failure in failures)
+    server.heal()
+    assert ROWS == case.retry()
+    assert () == case.work()
+    case.judge()
+
+
+def test_a_server_that_finds_every_text_too_large_has_all_parked_at_once(case_of, server):
+    case = case_of("sqlite")
+    case.fail(Fault("status", status=413), times=None)
+    failures = case.work()
+    assert [("input", 1, None)] * ROWS == [(failure.kind, failure.attempts, failure.retry_at) for failure in failures]
+    assert all("answered 413: scripted 413" in failure.error for failure in failures)
+    assert case.struck("status") == ROWS // BATCH * (2 * BATCH - 1)
     server.heal()
     assert ROWS == case.retry()
     assert () == case.work()
@@ -306,17 +340,18 @@ def test_an_outage_spends_no_attempt_and_waits_as_long_as_it_was_asked_to(kind, 
     case.judge()
 
 
-@pytest.mark.parametrize("name", DATABASES)
-@pytest.mark.parametrize("kind", ["429", "503"])
-def test_a_worker_outlives_a_long_outage(kind, name, case_of, server):
+@pytest.mark.parametrize(("kind", "name"), lasting(["429", "503"], ["401", "dimension"]))
+def test_a_worker_outlives_what_lasts_long_and_is_no_rows_fault(kind, name, case_of, server):
+    """It goes on by itself once that is over: no attempt is spent, and nothing has to be tried again."""
+    fault, _ = (OUTAGES | MISTAKES)[kind]
     case = case_of(name)
-    case.fail(OUTAGES[kind][0], times=None)
+    case.fail(fault, times=None)
     stop = threading.Event()
     with case.opened() as (service, tracked):
         working = threading.Thread(target=lambda: service.work(stop=stop, threads=2))
         working.start()
         try:
-            until(lambda: case.struck("status") > 8)
+            until(lambda: case.struck(fault.kind) > 8)
             assert (0, 0) == (tracked.coverage().embedded, len(tracked.failures()))
             server.heal()
             until(lambda: case.generation(service).state == "active")
@@ -383,6 +418,22 @@ def test_what_somebody_has_to_mend_is_told_and_spends_no_attempt(kind, name, sha
         assert () == tracked.failures()
         # A model that cannot be opened, or that does not answer its probes, is told of by the error alone.
         assert for_all or told in case.generation(service).backoff_error
+    server.heal()
+    assert () == case.work()
+    case.judge()
+
+
+@pytest.mark.parametrize("name", DATABASES)
+@pytest.mark.parametrize("kind", ["401", "dimension"])
+def test_what_is_paid_for_before_somebody_has_to_mend_something_is_not_paid_for_again(kind, name, case_of, server):
+    """However often it is tried: two of the three calls of a lease are answered."""
+    case = case_of(name)
+    case.fail(MISTAKES[kind][0], times=None, text="body of row 9")
+    for _ in range(3):
+        done, failures = case.step()
+        assert (done.settled, failures) == (None, ())
+        assert case.retry() == 0  # and the wait is over
+    assert case.struck(MISTAKES[kind][0].kind) == 3
     server.heal()
     assert () == case.work()
     case.judge()

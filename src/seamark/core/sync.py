@@ -148,7 +148,7 @@ class VectorIndexer:
         try:
             for group in _groups(work, vectors, self._embedder.batch_items):
                 self._embed(group, vectors, done, failed, call)
-        except (CancelledError, BudgetSpentError, EmbedderUnavailableError):
+        except (CancelledError, BudgetSpentError, EmbedderUnavailableError, EmbedderConfigurationError):
             self._keep(vectors)
             raise
         return Indexed(_batch(done, vectors), tuple(failed))
