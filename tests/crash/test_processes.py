@@ -93,7 +93,7 @@ def test_models_are_swapped_and_rolled_back_while_everything_fails(troupe, backe
         until(lambda: state(stage, second.id) == "active", "the second model is the active one")
         workers[1].kill()
         stage.enter("worker")
-        first = notes.rollback()
+        first = notes.rollback().generation
         assert ("retired", "active") == (state(stage, second.id), state(stage, first.id))
         before = sum(writer.count("committed") for writer in writers)
         until(lambda: sum(writer.count("committed") for writer in writers) > before + 20, "the writers go on")
@@ -106,16 +106,77 @@ def test_models_are_swapped_and_rolled_back_while_everything_fails(troupe, backe
     stage.judge(lost=len(FAULTS) + 2, calls=answered(log))
 
 
+LASTING = {
+    "429": ({"kind": "status", "status": 429}, "scripted 429"),
+    "401": ({"kind": "status", "status": 401}, "scripted 401"),
+    "413": ({"kind": "status", "status": 413}, "scripted 413"),
+    "html": ({"kind": "html"}, "not JSON"),
+    "dimension": ({"kind": "dimension"}, "15 dimensions"),
+    "hang": ({"kind": "delay", "seconds": 2.0}, "did not answer in time"),
+}
+"""What a server does until somebody mends it, and what is said of it meanwhile."""
+
+
+def test_whatever_lasts_searches_are_right_and_only_those_that_need_the_server_fail(
+    troupe, backend, tmp_path, teardown, embedding_server
+):
+    """First with rows alone, then with queries, too. Work goes on by itself, but for what is parked."""
+    url, log = embedding_server
+    model = f"openai:m?base_url={url}/v1&dimensions=16&batch_items=8&timeout_seconds=1.5"
+    stage = Stage(troupe, backend, tmp_path, teardown, model=model)
+    stage.enter("writer")
+    searcher = stage.enter("searcher")
+    delays = {f"seamark.{module}:CONFIGURATION_DELAY_SECONDS": 0.05 for module in ("core.sync", "edges.worker")}
+    worker = stage.enter("worker", constants=delays)
+
+    with stage.service() as service:
+        notes = service.source("notes")
+        for name, (fault, told) in LASTING.items():
+            rows = fault | {"times": None, "text": "text "}
+            away = searcher.count("away")
+            httpx2.post(f"{url}/faults", json=[rows]).raise_for_status()
+            until(lambda told=told: told in said(service, notes), f"{name} is told of")
+            assert searcher.count("away") == away, f"{name}: no search failed"
+            httpx2.post(f"{url}/faults", json=[rows, rows | {"text": "steady row that moves"}]).raise_for_status()
+            until(lambda away=away: searcher.count("away") > away, f"{name}: a search by meaning alone fails")
+            assert worker.running()
+            httpx2.post(f"{url}/faults", json=[]).raise_for_status()
+            done = written(worker)
+            until(lambda done=done: written(worker) > done + 5, f"{name}: the worker goes on")
+        parked = [failure for failure in notes.failures() if failure.retry_at is None]
+        assert {failure.kind for failure in parked} <= {"input"}, "what may pass is tried again"
+        stage.end()
+        notes.failures_retry()
+    struck = Counter(json.loads(line)["fault"] for line in log.read_text().splitlines())
+    assert {fault["kind"] for fault, _ in LASTING.values()} <= struck.keys(), "every fault struck"
+    stage.finish()
+    stage.judge(lost=2, calls=answered(log, {None}))  # a call may be slow by chance
+
+
+def said(service, notes):
+    """Return what is said of the index's embedder and of rows that failed."""
+    waiting = [one.backoff_error or "" for one in service.store.generations(notes.source.id)]
+    return "\n".join([*waiting, *(failure.error for failure in notes.failures(1000))])
+
+
+def written(worker):
+    """Return how many rows a worker has settled."""
+    return sum(rows or 0 for rows in settles(worker).values())
+
+
 def state(stage, generation):
     return next(one.state for one in stage.bench.store.generations() if one.id == generation)
 
 
-def answered(log):
-    """Return how often each text of a row was answered for, by the model that was asked for it most often."""
+def answered(log, faults=(None, "delay")):
+    """Return how often each text of a row was answered for, by the model that was asked for it most often.
+
+    By calls that went right, or with these faults.
+    """
     counts = defaultdict(Counter)
     for line in log.read_text().splitlines():
         call = json.loads(line)
-        if call["fault"] in {None, "delay"}:
+        if call["fault"] in faults:
             counts[call["request"].get("model")].update(
                 text for text in call["texts"] if re.match(r"text|title|steady 9", text)
             )
