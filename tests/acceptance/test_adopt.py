@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 
 import numpy as np
 import psycopg
@@ -11,7 +12,7 @@ import pytest
 import seamark
 from seamark.core import adopt
 from seamark.core.adopt import digest_is
-from seamark.errors import InvalidRequestError, StoreError, TableUnusableError, UnknownColumnError
+from seamark.errors import EmbedderUnavailableError, InvalidRequestError, StoreError, TableUnusableError, UnknownColumnError
 from seamark.testing.oracle import OracleEmbedder, oracle_proves, oracle_vector
 
 DIMENSION = 32
@@ -240,20 +241,58 @@ def test_keys_that_the_table_cannot_have_are_refused(backend, notes, opened, key
     assert before == service.store.generations(tracked.source.id)
 
 
-def test_an_adoption_that_fails_gives_back_what_it_set_aside(backend, notes, opened):
-    """An index that was being built, and one of other passages that was made for it."""
+def unreadable():
+    raise OSError("the file with the second batch cannot be read")
+    yield
+
+
+BAD = {
+    "another dimension": (lambda: [([2], np.ones((1, 7)), None)], InvalidRequestError, "dimensions"),
+    "not as many": (lambda: [([2, 3], np.ones((1, DIMENSION)), None)], InvalidRequestError, "one of each"),
+    "no array": (lambda: [([2, 3], [[1.0] * DIMENSION, [1.0]], None)], ValueError, "inhomogeneous"),
+    "cannot be read": (unreadable, OSError, "cannot be read"),
+}
+"""The second batch, and what is raised over it."""
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("chunk", [adopt.WHOLE_ROW_CHARACTERS, 500], ids=["begun by attach", "begun by adopt"])
+def test_an_adoption_that_fails_half_way_and_is_not_run_again_leaves_the_rest_to_the_workers(
+    bad, chunk, backend, notes, opened
+):
+    second, error, told = BAD[bad]
     oracle = OracleEmbedder()
     service = opened(oracle)
     tracked = attached(service)
-    batches = [([1], np.stack([vector(text(1))]), None), ([2], np.ones((1, 7)), None)]
-    for chunk in (adopt.WHOLE_ROW_CHARACTERS, 500):
-        with pytest.raises(InvalidRequestError, match="dimensions"):
-            tracked.adopt(batches=batches, trust_text=True, chunk=chunk)
-        states = [one.state for one in service.store.generations(tracked.source.id) if one.kind == "vector"]
-        assert "building" in states, chunk
+    first = ([1], np.stack([vector(text(1))]), None)
+    with pytest.raises(error, match=told):
+        tracked.adopt(batches=itertools.chain([first], second()), trust_text=True, chunk=chunk)
+    states = [one.state for one in service.store.generations(tracked.source.id) if one.kind == "vector"]
+    assert "building" in states
+    notes.run("UPDATE notes SET body = 'edited since' WHERE id = 3")
+    notes.run("DELETE FROM notes WHERE id = 4")
     service.work(until="current")
-    assert "active" == generation_of(service, tracked).state
-    assert ROWS == tracked.coverage().embedded
+    assert {"active"} == {one.state for one in service.store.generations(tracked.source.id) if one.state != "retired"}
+    assert (ROWS - 1, 0) == (tracked.coverage().embedded, tracked.coverage().missing)
+    assert {text(1), text(4)}.isdisjoint(oracle.texts), "what was adopted is not paid for"
+    proven(backend, service, tracked, notes)
+
+
+def test_an_adoption_whose_embedder_fails_leaves_the_rest_to_the_workers(backend, notes, opened, monkeypatch):
+    oracle = OracleEmbedder()
+    service = opened(oracle)
+    tracked = attached(service)
+    with monkeypatch.context() as patched:
+        patched.setattr(oracle, "token_excess", failing)
+        with pytest.raises(EmbedderUnavailableError):
+            tracked.adopt(column="embedding", trust_text=True)
+    service.work(until="current")
+    assert (ROWS, "active") == (tracked.coverage().embedded, generation_of(service, tracked).state)
+    proven(backend, service, tracked, notes)
+
+
+def failing(_):
+    raise EmbedderUnavailableError("out")
 
 
 def test_the_same_key_twice_is_adopted_once(backend, notes, opened, monkeypatch):

@@ -18,7 +18,7 @@ import numpy as np
 from seamark.core.ahead import when_asked
 from seamark.core.chunking import CHUNK_CHARACTERS_MAX, render
 from seamark.embed.validation import unit_vectors
-from seamark.errors import InvalidRequestError, StoreError, StoreUnavailableError, TableUnusableError, UnknownColumnError
+from seamark.errors import InvalidRequestError, StoreUnavailableError, UnknownColumnError
 from seamark.model import (
     Adopted,
     GenerationSpec,
@@ -117,8 +117,8 @@ class Adopting:
             self._read(generation, vectors, trusted=trusted)
         except StoreUnavailableError:
             raise
-        except (InvalidRequestError, TableUnusableError, StoreError):
-            # Nothing was meant: what was made for it goes, and what was there is given back to the workers.
+        except Exception:
+            # Whoever's fault it is, it may not be tried again: what was made for it goes, and what was there is given back.
             for other in self._retired:
                 spec = GenerationSpec(other.kind, other.fingerprint, other.identity, other.model, other.locator)
                 self._store.generation_create(self._source, spec, manual=other.manual)
