@@ -53,6 +53,8 @@ UNSEEN = {
     "postgresql": ["SET session_replication_role = replica"],
 }
 """What keeps the triggers from seeing what comes after it on the same connection, by the URL's scheme."""
+LONG = " ".join(f"word {number}" for number in range(300))
+"""A text of several passages."""
 EDITED = ("edited", "late", "moved")
 """A word of each text that the edits make."""
 
@@ -206,13 +208,19 @@ def _drop(order: Order, moments: Moments) -> None:
 
 
 def _repair(order: Order, moments: Moments) -> None:
-    """Attach and work unharmed, let the application edit with no trigger to tell, then repair, and work."""
+    """Attach and work unharmed, let the application edit with no trigger to tell, then repair, and work.
+
+    Among what is deleted so is a row of several passages.
+    """
     moments.paused = True
     with seamark.open(order.url, embedder=_old(order)) as here:
         if not here.sources():
+            edit(order.url, statements=[f"INSERT INTO notes (id, body, org) VALUES (50, '{LONG}', 1)"])
             _attach(here)
             _work(here)
-            edit(order.url, UNSEEN[order.url.partition(":")[0]])
+            [[passages]] = here.sql("SELECT count(*) FROM notes_embeddings WHERE id = 50").rows
+            assert passages not in {0, 1}
+            edit(order.url, [*UNSEEN[order.url.partition(":")[0]], "DELETE FROM notes WHERE id = 50"])
         moments.paused = False
         here.source("notes").verify(repair=True)
         _work(here)
@@ -278,18 +286,18 @@ def _open(order: Order, moments: Moments) -> None:  # noqa: ARG001 every moment 
         pass
 
 
-def edit(url: str, before: Sequence[str] = ()) -> None:
+def edit(url: str, before: Sequence[str] = (), statements: Sequence[str] = EDITS) -> None:
     """Do what the application does, on a connection of its own, and first what is to come before."""
     if url.startswith("sqlite:"):
         connection = apsw.Connection(url.removeprefix("sqlite:///"))
         try:
-            for statement in (*before, *EDITS):
+            for statement in (*before, *statements):
                 connection.execute(statement)  # pyright: ignore[reportUnknownMemberType]
         finally:
             connection.close()
     else:
         with psycopg.connect(url, autocommit=True, application_name="user") as connection:
-            for statement in (*before, *EDITS):
+            for statement in (*before, *statements):
                 connection.execute(statement.encode())
 
 
