@@ -419,6 +419,14 @@ def test_a_hole_behind_the_cursors(database):
     database.mend()
 
 
+def test_a_version_that_was_never_given_out(database):
+    """Whatever the journal gives out would lose against it."""
+    database.inside("UPDATE {rows} SET seq = seq + 1000000 WHERE k1 = 9")
+    database.inside("UPDATE {words} SET seq = seq + 1000000 WHERE k1 = 10")
+    assert database.found() == {(9, Reason.MISSING, "vector"): 1, (10, Reason.MISSING, "lexical"): 1}
+    assert database.mend().repaired == 2
+
+
 def test_an_edit_of_a_row_whose_chunks_are_orphans(database):
     """The worker is not stopped by what stands in its place."""
     database.inside("DELETE FROM {rows} WHERE k1 = 3")

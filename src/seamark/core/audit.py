@@ -291,6 +291,10 @@ class _Audit:
         keys = list(dict.fromkeys(one.key for one in wrong if one.reason is not Reason.ORPHAN))
         if keys:
             self._repaired += self._store.journal_renew(self._source, keys)
+        for generation in self._generations:
+            keys = [one.key for one in wrong if one.reason is Reason.MISSING and one.generation == generation.id]
+            if keys:
+                self._store.rows_outdate(self._source, generation.id, keys)
 
 
 def _unentered(page: AuditPage) -> list[Key]:

@@ -79,6 +79,13 @@ class Auditing(Protocol):
         """Drop all chunks that a vector generation holds of some rows, so that they serve nobody; return how many."""
         ...
 
+    def rows_outdate(self, source: Source, generation_id: int, keys: Sequence[Key]) -> int:
+        """Let a version of these rows that a generation holds, and that is above the journal's, count as an old one.
+
+        The journal has never given it out, and what it gives out next would lose against it. Returns how many there were.
+        """
+        ...
+
     def source_mend(self, source: Source) -> Sequence[str]:
         """Make good what can be of what feeds a source and of its tables; return what was done, nothing if all was well.
 

@@ -185,6 +185,17 @@ def audit_documents(database: Database, words: Words) -> int:
 # --- dropping -----------------------------------------------------------------------------------------------------
 
 
+def rows_outdate(database: Database, words: Words, keys: Sequence[Key]) -> int:
+    """Let versions that are held and were never given out be old ones."""
+    values = codec.keys_columns(keys, len(keys[0]))
+
+    def outdate() -> int:
+        with database.keyed() as connection:
+            return database.run(connection, "rows_outdate", words, values).rowcount
+
+    return database.retried(outdate)
+
+
 def chunks_drop(database: Database, words: Words, keys: Sequence[Key]) -> int:
     """Drop all chunks of some rows."""
     values = codec.keys_columns(keys, len(keys[0]))

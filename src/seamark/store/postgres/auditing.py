@@ -77,6 +77,10 @@ class PostgresAuditing:
         """See the contract."""
         return audit.chunks_drop(self._database, self._words(source, generation_id), keys)
 
+    def rows_outdate(self, source: Source, generation_id: int, keys: Sequence[Key]) -> int:
+        """See the contract."""
+        return audit.rows_outdate(self._database, self._words(source, generation_id), keys)
+
     def source_mend(self, source: Source) -> Sequence[str]:
         """See the contract."""
         return mend.source_mend(self._database, self._catalog, source)

@@ -1476,6 +1476,10 @@ WHERE g.id = %(generation)s
   AND NOT EXISTS (SELECT FROM {failures} f WHERE {j_is_f} AND f.seq = j.seq)
   AND NOT EXISTS (SELECT FROM seamark.lease l WHERE l.generation_id = g.id AND j.seq > l.lo AND j.seq <= l.hi);
 
+-- name: rows_outdate
+-- Let a version be old that is held and that the journal has never given out.
+UPDATE {rows} r SET seq = 0 FROM unnest({key_arrays}) AS b ({k}) JOIN {journal} j ON {j_is_b} WHERE {r_is_b} AND r.seq > j.seq;
+
 -- name: audit_rows_end
 -- Give the key of the so-many-th row beyond one.
 SELECT {k_r} FROM {rows} r WHERE {after} ORDER BY {k_r} OFFSET %(limit)s - 1 LIMIT 1;

@@ -265,6 +265,12 @@ def strays_drop(connections: Connections, words: Words, keys: Sequence[Key], *, 
         return len(rows) + (_chunks_drop(connection, words, "strays_drop_chunks", keys) if vector else 0)
 
 
+def rows_outdate(connections: Connections, words: Words, keys: Sequence[Key]) -> int:
+    """Let versions that are held and were never given out be old ones."""
+    with connections.transaction() as connection:
+        return len(connection.many_rows(words["rows_outdate"], keys))
+
+
 def chunks_drop(connections: Connections, words: Words, keys: Sequence[Key]) -> int:
     """Drop all chunks of some rows."""
     with connections.transaction() as connection:

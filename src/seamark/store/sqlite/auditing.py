@@ -80,6 +80,10 @@ class SqliteAuditing:
         """Drop all chunks that a vector generation holds of some rows."""
         return audit.chunks_drop(self._connections, self._words_for(source, generation_id), keys)
 
+    def rows_outdate(self, source: Source, generation_id: int, keys: Sequence[Key]) -> int:
+        """Let a version that a generation holds, and that is above the journal's, count as an old one."""
+        return audit.rows_outdate(self._connections, self._words_for(source, generation_id), keys)
+
     def source_mend(self, source: Source) -> Sequence[str]:
         """Make good what can be of what feeds a source and of its tables."""
         return mend.source_mend(self._connections, self._words_for(source), self._words_of)

@@ -1273,6 +1273,10 @@ WHERE g.id = {generation} AND r.seq IS NOT j.seq AND f.seq IS NOT j.seq
   AND CASE WHEN j.seq > g.origin THEN j.seq <= g.confirmed ELSE j.seq > g.backfill AND j.seq <= g.swept END
   AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.generation_id = g.id AND j.seq > l.lo AND j.seq <= l.hi)
 
+-- name: rows_outdate
+-- Let a version be old that is held and that the journal has never given out.
+UPDATE {rows} SET seq = 0 WHERE {j_is_given} AND seq > (SELECT j.seq FROM {journal} j WHERE {j_is_asked}) RETURNING 1
+
 -- name: audit_rows_end
 -- The key of the n-th row beyond one.
 SELECT {rkeys_raw} FROM {rows} r WHERE {after} ORDER BY {rkeys} LIMIT 1 OFFSET ?
