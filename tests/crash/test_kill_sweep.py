@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from contextlib import ExitStack
@@ -417,3 +419,31 @@ def test_what_is_cut_off_anywhere_is_begun_again_and_ends_where_it_would_have(sc
     for of, samples in (("commits", 3), ("requests", 1)):
         for cut_at in chosen(counts[of], samples):
             life(cut_at=cut_at, of=of)
+
+
+@pytest.mark.timeout(600)
+def test_a_command_that_is_cut_off_ends_with_one_line_and_1_and_is_run_again(backend_open, tmp_path):
+    """Attach, as a user runs it: the answer to one of its commits is swallowed."""
+
+    def attach(number, cut_at):
+        with ExitStack() as teardown:
+            case = Case(backend_open("postgres", tmp_path, teardown), tmp_path, number)
+            folder = Path(teardown.enter_context(tempfile.TemporaryDirectory(prefix="seamark-")))
+            proxy = teardown.enter_context(Proxy(case.backend.url, folder, cut_at=cut_at, of="commits"))
+            command = [sys.executable, "-m", "seamark", "attach", "notes", "--text", "body", "--db"]
+            ended = subprocess.run([*command, proxy.url], capture_output=True, text=True, check=False)
+            assert proxy.cut == int(cut_at > 0), f"the cut at commit {cut_at} fired"
+            again = subprocess.run([*command, case.backend.url], capture_output=True, text=True, check=False)
+            assert again.returncode == 0, again.stderr
+            [source] = case.backend.store().sources()
+            assert source.state == "ready"
+            return ended, proxy.counts["commits"]
+
+    living, commits = attach(0, 0)
+    assert living.returncode == 0
+    cut = [attach(number, number)[0] for number in chosen(commits, 2)]
+    failed = [ended for ended in cut if ended.returncode]
+    assert failed, "some of them felt it"
+    for ended in failed:
+        assert (ended.returncode, "Traceback" in ended.stderr) == (1, False), ended.stderr
+        assert "seamark: PostgreSQL cannot be reached or went away" in ended.stderr.splitlines()[-1]
