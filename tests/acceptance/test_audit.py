@@ -232,6 +232,19 @@ def test_a_row_of_several_chunks_that_is_gone(database):
     database.mend()
 
 
+def test_a_file_in_utf_16(sqlite_backend):
+    """In which a byte that is 0 divides no texts."""
+    sqlite_backend.application().run("PRAGMA encoding = 'UTF-16le'")
+    made = make(sqlite_backend, {1: "中文", 2: "日本", 3: "韩国", 4: "with some ASCII", 5: None})
+    try:
+        assert made.found() == {}
+        made.blindly(lambda: made.update(2, "日光"))
+        assert made.found() == both(2, Reason.OUTDATED)
+        made.mend()
+    finally:
+        made.service.close()
+
+
 def test_an_edit_that_only_moves_words(database):
     """The words are the same, in as many; the passages are not."""
     was = TEXTS[9].split()

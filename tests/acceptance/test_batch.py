@@ -272,6 +272,8 @@ def test_a_worker_with_a_budget_ends_before_it_sends_a_batch_beyond_it(service, 
     with pytest.raises(BudgetSpentError):
         service.work(budget_tokens=20)
     assert (server.batches, asked(server)) == ([], [])
+    [sent] = service.batches_advance("who has more to spend")
+    assert sent.state == "submitted"
 
 
 def test_the_batch_of_a_table_that_is_no_longer_as_it_was_stops_no_worker_and_no_other_batch(

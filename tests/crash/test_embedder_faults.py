@@ -19,7 +19,7 @@ import pytest
 import seamark
 from seamark.core import retry, sync
 from seamark.core.chunking import render
-from seamark.edges import worker
+from seamark.edges import worker, worklist
 from seamark.embed import http
 from seamark.errors import EmbedderConfigurationError
 from seamark.testing.embedding_server import EmbeddingServer, Fault
@@ -92,10 +92,10 @@ def hurried(monkeypatch):
     monkeypatch.setattr(retry, "ROW_DELAY_SECONDS", 0.0)
     monkeypatch.setattr(retry, "OUTAGE_DELAY_SECONDS", 0.01)
     monkeypatch.setattr(retry, "OUTAGE_DELAY_MAX_SECONDS", 0.02)
-    for module in (sync, worker):
+    for module in (sync, worklist):
         monkeypatch.setattr(module, "CONFIGURATION_DELAY_SECONDS", 0.01)
     monkeypatch.setattr(worker, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(worker, "CATALOG_SECONDS", 0.1)
+    monkeypatch.setattr(worklist, "CATALOG_SECONDS", 0.1)
     monkeypatch.setattr(worker, "IDLE_MAX_SECONDS", 0.01)
     monkeypatch.setattr(http, "REPLY_BYTES_MAX", 2**21)
 
@@ -456,7 +456,7 @@ def test_an_odd_answer_that_is_right_is_taken(kind, name, case_of, server):
 
 @pytest.mark.parametrize("name", DATABASES)
 def test_a_reply_slower_than_the_lease_is_waited_for_and_nobody_else_asks(name, case_of, server, monkeypatch):
-    for module in (sync, worker):
+    for module in (sync, worklist):
         monkeypatch.setattr(module, "LEASE_SECONDS", 0.6)
     monkeypatch.setattr(worker, "KEEPER_SECONDS", 0.15)
     monkeypatch.setattr(worker, "KEEPER_LOOK_SECONDS", 0.05)

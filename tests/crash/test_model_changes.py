@@ -11,7 +11,7 @@ import pytest
 
 import seamark
 from seamark.core import registry, retry, sync
-from seamark.edges import worker
+from seamark.edges import worker, worklist
 from seamark.testing.embedding_server import EmbeddingServer, Fault
 
 SHAPES = ("openai", "tei")
@@ -24,8 +24,9 @@ def hurried(monkeypatch):
     monkeypatch.setattr(retry, "ROW_DELAY_SECONDS", 0.05)
     monkeypatch.setattr(retry, "OUTAGE_DELAY_SECONDS", 0.02)
     monkeypatch.setattr(retry, "OUTAGE_DELAY_MAX_SECONDS", 0.05)
-    for module in (sync, worker):
+    for module in (sync, worklist):
         monkeypatch.setattr(module, "CONFIGURATION_DELAY_SECONDS", 0.1)
+    for module in (sync, worker):
         monkeypatch.setattr(module, "LEASE_SECONDS", 3.0)  # a settle that is refused leaves its lease to expire
     monkeypatch.setattr(worker, "KEEPER_SECONDS", 1.0)
     monkeypatch.setattr(worker, "KEEPER_LOOK_SECONDS", 0.1)

@@ -126,7 +126,7 @@ def test_whatever_lasts_searches_are_right_and_only_those_that_need_the_server_f
     stage = Stage(troupe, backend, tmp_path, teardown, model=model)
     stage.enter("writer")
     searcher = stage.enter("searcher")
-    delays = {f"seamark.{module}:CONFIGURATION_DELAY_SECONDS": 0.05 for module in ("core.sync", "edges.worker")}
+    delays = {f"seamark.{module}:CONFIGURATION_DELAY_SECONDS": 0.05 for module in ("core.sync", "edges.worklist")}
     worker = stage.enter("worker", constants=delays)
 
     with stage.service() as service:

@@ -13,7 +13,7 @@ import pytest
 
 import seamark
 from seamark.core import sync
-from seamark.edges import indexed, report, worker
+from seamark.edges import indexed, report, worker, worklist
 from seamark.errors import (
     EmbedderConfigurationError,
     EmbedderUnavailableError,
@@ -318,7 +318,7 @@ def test_calls_that_fail_together_are_one_outage(opened):
 
 
 def test_an_embedder_that_is_not_to_be_had_is_left_alone_for_a_while_and_words_are_indexed(opened, monkeypatch):
-    monkeypatch.setattr(worker, "CATALOG_SECONDS", 0.0)
+    monkeypatch.setattr(worklist, "CATALOG_SECONDS", 0.0)
     opened(OracleEmbedder()).attach("notes", text="body")
     service = opened(OracleEmbedder(model="another"))
     tries = []
@@ -328,7 +328,7 @@ def test_an_embedder_that_is_not_to_be_had_is_left_alone_for_a_while_and_words_a
         raise EmbedderConfigurationError("no such model here")
 
     monkeypatch.setattr(service.embedders, "of", of)
-    catalog = worker._Catalog(service, strict=False)
+    catalog = worklist.WorkList(service, strict=False)
     looks = [[generation.kind for _, generation, _ in catalog.current()] for _ in range(5)]
     assert [["lexical"]] * 5 == looks
     assert ["oracle-a"] == tries
@@ -357,7 +357,7 @@ def test_a_worker_goes_on_when_the_table_it_works_on_is_detached(backend, workin
 
 def test_a_worker_that_tells_how_far_it_is_goes_on_with_others_where_a_journal_is_gone(sqlite_backend, working, monkeypatch):
     """As after the restore of a backup from before the attach: the count fails, and goes on failing once that is known."""
-    monkeypatch.setattr(worker, "CATALOG_SECONDS", 0.05)
+    monkeypatch.setattr(worklist, "CATALOG_SECONDS", 0.05)
     monkeypatch.setattr(report, "REPORT_SECONDS", 0.05)
     application = with_tables(sqlite_backend)
     counts, stop = [], threading.Event()
@@ -434,7 +434,7 @@ def test_a_table_is_looked_at_now_and_then_and_at_once_when_reading_fails(opened
     looks = []
     look = service.source_problems
     monkeypatch.setattr(service, "source_problems", lambda source: looks.append(source.name) or look(source))
-    monkeypatch.setattr(worker, "CATALOG_SECONDS", 0.0)
+    monkeypatch.setattr(worklist, "CATALOG_SECONDS", 0.0)
     one = worker.Worker(service, until=None, stop=threading.Event())
     work = [[one._catalog.current() for _ in range(5)] for _ in range(2)]
     assert [[2] * 5] * 2 == [[len(each) for each in looked] for looked in work]

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
-from uuid import UUID
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from seamark.core.ahead import when_asked
 from seamark.core.chunking import CHUNK_CHARACTERS_MAX, render
+from seamark.core.keys import key_given
 from seamark.embed.validation import unit_vectors
 from seamark.errors import InvalidRequestError, StoreUnavailableError, UnknownColumnError
 from seamark.model import (
@@ -58,15 +58,6 @@ _UNTOLD = (
     "whether the texts are those that the vectors were made from is not known: give digests of the texts (text_hash), or say "
     "that they are (trust_text)"
 )
-_READ: dict[tuple[type, str], Callable[[Any], KeyValue]] = {
-    (str, "integer"): int,
-    (UUID, "uuid"): str,
-    (int, "text"): str,
-}
-"""How a member of a key is read that is given as another type than its column's: files often hold numbers as text."""
-_KEY_TYPES: dict[str, tuple[type, ...]] = {"integer": (int,), "uuid": (str, bytes), "blob": (bytes,), "text": (str,)}
-"""What a member of a key is in Python, by the kind of its column."""
-_ANY = (int, str, bytes)
 _DIGESTS: dict[int, tuple[str, ...]] = {
     16: ("md5",),
     20: ("sha1",),
@@ -112,16 +103,15 @@ class Adopting:
         before = {one.id for one in self._store.generations(self._source.id)}
         generation = self._store.generation_adopt(self._source, self._spec)
         if generation.state == "active":
-            return self._adopted(generation.id)  # it was done before
+            return self._adopted(generation.id)  # it was done before, and may not have been seen to end
         try:
             self._read(generation, vectors, trusted=trusted)
         except StoreUnavailableError:
-            raise
+            raise  # nothing can be given back now; run again, it goes on
         except Exception:
             # Whoever's fault it is, it may not be tried again: what was made for it goes, and what was there is given back.
             for other in self._retired:
-                spec = GenerationSpec(other.kind, other.fingerprint, other.identity, other.model, other.locator)
-                self._store.generation_create(self._source, spec, manual=other.manual)
+                self._store.generation_create(self._source, other.spec, manual=other.manual)
             if generation.id not in before and not self._counts["rows"]:
                 self._store.generation_drop(generation.id)
             else:
@@ -176,7 +166,7 @@ class Adopting:
                 )
             if digests is None and not trusted:
                 raise InvalidRequestError(_UNTOLD)
-            whole = [self._key(key) for key in keys]
+            whole = [key_given(self._source.table, key) for key in keys]
             if number == 0:
                 self._others_retire(generation)
             places = dict(zip(reversed(whole), range(len(whole) - 1, -1, -1), strict=True))  # of several of one key, the first
@@ -189,16 +179,6 @@ class Adopting:
                 if row.indexed != (row.seq,) and row.key not in self._under_way
             ]
             self._adopt(generation, candidates, matrix, np.ones(len(matrix), np.bool_), trusted=trusted)
-
-    def _key(self, given: KeyValue | Key) -> Key:
-        """Return a key as the table has it; InvalidRequestError for one that it cannot have."""
-        table = self._source.table
-        members = given if isinstance(given, tuple) else (given,)
-        if len(members) != len(table.key):
-            raise InvalidRequestError(
-                f"a key of {len(members)} member(s), {given!r}, and {table.name!r} has {len(table.key)}: {', '.join(table.key)}"
-            )
-        return tuple(_member(table, name, value) for name, value in zip(table.key, members, strict=True))
 
     def _end(self, generation: Generation, *, manual: bool) -> Adopted:
         """Give the generation to the workers, and to search if nothing is missing in it."""
@@ -311,26 +291,6 @@ def digest_is(text: str, digest: bytes | str) -> bool:
         return True
     return (
         0 < len(digest) <= hashlib.blake2b.MAX_DIGEST_SIZE and hashlib.blake2b(data, digest_size=len(digest)).digest() == digest
-    )
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-def _member(table: Table, name: str, value: Any) -> KeyValue:
-    """Return a member of a key as its column's type has it."""
-    column = table.column(name)
-    kind = "" if column is None else column.kind
-    try:
-        found: Any = _READ.get((type(cast("object", value)), kind), _same)(value)
-    except ValueError:
-        found = None
-    if isinstance(found, _KEY_TYPES.get(kind, _ANY)) and not isinstance(found, bool):
-        return cast("KeyValue", found)
-    raise InvalidRequestError(
-        f"{value!r} of type {type(value).__name__} is no key of table {table.name!r}, whose column {name!r} is of type "
-        f"{column.type if column else 'unknown'}"
     )
 
 

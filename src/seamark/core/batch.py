@@ -24,6 +24,7 @@ from seamark.embed.batches import Batched
 from seamark.embed.tokens import tokens_count
 from seamark.embed.validation import embedder_errors, stored_vectors
 from seamark.errors import (
+    BudgetSpentError,
     EmbedderConfigurationError,
     EmbedderError,
     EmbedderInputError,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from seamark.model.cost import ProviderBatch
     from seamark.store.contract import Store
 
-PRICE = 0.5
+TOKEN_PRICE_SHARE = 0.5
 """What a token costs, of what one costs in an ordinary call, at every provider that has batches."""
 HOLD_SECONDS = 26 * 3600.0
 """A provider has 24 hours; then the ordinary workers go on, and pay what is left."""
@@ -92,15 +93,15 @@ def batch_advance(
     Raises nothing that an embedder raises: an outage leaves the batch as it is, to be looked at later; what cannot work fails
     it. BudgetSpentError: it would cost more than is left; it is not sent, and stays planned.
     """
-    batch = store.batch_take(generation.id, owner, TAKE_SECONDS)
+    batch = store.batch_take(generation.id, owner, TAKE_SECONDS) if isinstance(embedder, Batched) else None
     if batch is None or not isinstance(embedder, Batched):
         return None
     step = _Step(store, source, generation, embedder, embedder, chunker, owner, budget)
     try:
-        with embedder_errors(embedder.identity.name):
-            after = step.collect(batch) if batch.state == "submitted" else step.send(batch)
-    except (EmbedderConfigurationError, EmbedderInputError) as error:
-        return step.ended(replace(batch, state="failed", error=str(error)))
+        after = step.take(batch)
+    except BudgetSpentError:
+        store.batch_take(generation.id, owner, 0.0)  # whoever has more to spend may send it
+        raise
     except EmbedderError:
         return batch  # and keep it: what was asked for may have arrived, and is not seen there yet
     store.batch_take(generation.id, owner, 0.0)
@@ -117,13 +118,12 @@ def batch_withdraw(store: Store, generation: Generation, opened: Callable[[], Em
 
     Its `error` says what has become of it at the provider: what cannot be cancelled from here goes on there, and is billed.
     """
-    batch = batch_open(store, generation.id)
+    owner = f"withdraw:{generation.id}"
+    batch = store.batch_take(generation.id, owner, TAKE_SECONDS, force=True)  # first: nobody else goes on with it meanwhile
     if batch is None:
         return None
     ended = replace(_cancelled(batch, opened), state="failed")
-    owner = f"withdraw:{batch.tag}"
-    if store.batch_take(generation.id, owner, TAKE_SECONDS, force=True) is not None:
-        store.batch_end(ended, owner, 0.0, NOTHING_SPENT)
+    store.batch_end(ended, owner, 0.0, NOTHING_SPENT)
     return ended
 
 
@@ -135,7 +135,8 @@ def _cancelled(batch: ProviderBatch, opened: Callable[[], Embedder]) -> Provider
             assert isinstance(embedder, Batched), "what began a batch has batches"
             there = there or embedder.batch_find(batch.tag)
             if there is None:
-                return replace(batch, error="given up before it was sent")
+                sent = "" if batch.state == "planned" else ", unless it was just being sent"
+                return replace(batch, error=f"given up before it was sent{sent}")
             if embedder.batch_look(there).ended:
                 return replace(batch, provider_id=there, error=f"given up; {there} had ended at the provider already")
             embedder.batch_cancel(there)
@@ -164,6 +165,14 @@ class _Step:
         self._embedder, self._provider, self._chunker, self._owner = embedder, provider, chunker, owner
         self._budget = budget
 
+    def take(self, batch: ProviderBatch) -> ProviderBatch:
+        """Take the step that is next; what cannot work fails the batch."""
+        try:
+            with embedder_errors(self._embedder.identity.name):
+                return self.collect(batch) if batch.state == "submitted" else self.send(batch)
+        except (EmbedderConfigurationError, EmbedderInputError) as error:
+            return self.ended(replace(batch, state="failed", error=str(error)))
+
     def send(self, batch: ProviderBatch) -> ProviderBatch:
         """Send the next passages, unless the provider has them already."""
         # Also of one that is only planned: a crash of the database's server may have taken back that it was being sent.
@@ -190,7 +199,7 @@ class _Step:
         """Set aside what a batch will be billed; BudgetSpentError when there is not so much left."""
         if self._budget is None:
             return 0
-        expected = math.ceil(PRICE * tokens_count(self._embedder, texts))
+        expected = math.ceil(TOKEN_PRICE_SHARE * tokens_count(self._embedder, texts))
         self._budget.reserve(expected)
         return expected
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast, get_args
-from uuid import UUID
+from typing import TYPE_CHECKING, get_args
 
 from seamark.core.chunking import Chunker
 from seamark.core.filters import filter_parse, filter_write
@@ -14,9 +13,9 @@ from seamark.errors import InvalidRequestError, SourceConflictError, TableUnusab
 from seamark.model import GenerationSpec, Precision, SourceSpec, TextColumn, Touch, Track, filter_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from seamark.model import Column, ColumnKind, Generation, Key, ModelIdentity, Source, StampName, Table
+    from seamark.model import Column, ColumnKind, Generation, ModelIdentity, Source, StampName, Table
 
 PRECISION: Precision = "float16"
 """Half the space of float32, and no difference in what is found that could be measured."""
@@ -196,19 +195,6 @@ def unsearched(generations: Sequence[Generation]) -> bool:
     """Say whether there are vector indexes, and all of them are retired."""
     vector = [one for one in generations if one.kind == "vector"]
     return bool(vector) and all(one.state == "retired" for one in vector)
-
-
-def key_given(key: object, columns: Collection[str]) -> Key:
-    """Return a key that a program has given as a row's; InvalidRequestError where it can be none."""
-    members = cast("tuple[object, ...]", key if isinstance(key, tuple) else (key,))
-    if len(members) != len(columns):
-        raise InvalidRequestError(f"key {key!r} has {len(members)} members, and the key of the table is ({', '.join(columns)})")
-    for member in members:
-        if isinstance(member, bool) or not isinstance(member, int | str | bytes | UUID):
-            raise InvalidRequestError(
-                f"key {key!r}: a {type(member).__name__} is no part of a key; give int, str, bytes or UUID"
-            )
-    return cast("Key", members)
 
 
 def attached(source: Source, generations: Iterable[Generation]) -> bool:

@@ -62,7 +62,7 @@ class Words:
     def _lexical(self, spec: SourceSpec, read: Generation | None, *, anew: bool) -> GenerationSpec:
         there = Analyzer.like(read.identity if read else {}).language
         if read is not None and not anew and self.language in (None, there):
-            return _kept(read)
+            return read.spec
         return catalog.lexical_spec(spec, Analyzer(self.language or there).identity())
 
     def _vector(
@@ -80,7 +80,7 @@ class Words:
             stored = precision(read.identity) if read is not None else catalog.PRECISION
         meant = catalog.vector_spec(spec, model, locator, chunker.identity(), stored)
         kept = read is not None and model == read.model and self.chunk is None and stored == precision(read.identity)
-        return _kept(read) if read is not None and kept and not anew else meant
+        return read.spec if read is not None and kept and not anew else meant
 
     def _model(self, read: Generation | None, embedders: Embedders) -> tuple[ModelIdentity, str | None]:
         if self.model is not None:
@@ -91,10 +91,6 @@ class Words:
             return read.model, read.locator
         embedder, locator = embedders.default()
         return embedder.identity, locator
-
-
-def _kept(generation: Generation) -> GenerationSpec:
-    return GenerationSpec(generation.kind, generation.fingerprint, generation.identity, generation.model, generation.locator)
 
 
 def swap_plan(store: Store, embedders: Embedders, source: Source, words: Words) -> SwapPlan:
@@ -239,14 +235,21 @@ def _retired(store: Store, source: Source, chosen: Generation, *, force: bool) -
     return True
 
 
-def withdraw(store: Store, embedders: Embedders, source: Source, generation_id: int | None = None) -> tuple[ProviderBatch, ...]:
-    """Give up what is under way with a provider for a source, or one generation of it; return how each batch has ended."""
-    found = [
-        batch_withdraw(store, generation, partial(embedders.of, generation.model, generation.locator))
-        for generation in store.generations(source.id)
-        if generation.model is not None and generation_id in (None, generation.id)
-    ]
-    return tuple(batch for batch in found if batch is not None)
+def withdraw(
+    store: Store, embedders: Embedders, source: Source, generation_id: int | None = None, *, planned: bool = False
+) -> tuple[ProviderBatch, ...]:
+    """Give up what is under way with a provider for a source, or one generation of it; return how each batch has ended.
+
+    With `planned` only what has not been sent.
+    """
+    withdrawn: list[ProviderBatch | None] = []
+    for one in store.generations(source.id):
+        if one.model is None or generation_id not in (None, one.id):
+            continue
+        batch = batch_open(store, one.id)
+        if batch is not None and (batch.state == "planned" or not planned):
+            withdrawn.append(batch_withdraw(store, one, partial(embedders.of, one.model, one.locator)))
+    return tuple(batch for batch in withdrawn if batch is not None)
 
 
 def listing(store: Store, source: Source) -> tuple[GenerationListing, ...]:

@@ -6,6 +6,7 @@ embedded as questions: that is the same model, and no text of a row's is embedde
 
 from __future__ import annotations
 
+import math
 import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -98,7 +99,7 @@ class Registry:
         self._embedders = embedders
         self._now = now
         self._compared: dict[ModelIdentity, _Compared] = {}
-        self._doubted: set[ModelIdentity] = set()
+        self._doubted: dict[ModelIdentity, float] = {}
         self._lock = threading.Lock()
 
     def register(self, embedder: Embedder) -> None:
@@ -129,7 +130,7 @@ class Registry:
         return embedder
 
     def holds(self, generation: Generation) -> bool:
-        """Say whether a model is still what it was; when no comparison is due, that takes none. What it found is recorded."""
+        """Say whether a model is what it was, and can be asked; recorded where not. Asks nobody unless that is due."""
         if generation.model is not None:
             try:
                 self.embedder(generation, recording=True)
@@ -140,7 +141,7 @@ class Registry:
     def doubt(self, model: ModelIdentity) -> None:
         """Compare the model before it is used again: its server was out, and may have come back with another one."""
         with self._lock:
-            self._doubted.add(model)
+            self._doubted[model] = self._now()
 
     def accept(self, generation: Generation) -> None:
         """Take the model as it is for what was registered: its vectors are mixed with those that are there."""
@@ -152,7 +153,7 @@ class Registry:
     def _done(self, model: ModelIdentity) -> bool:
         with self._lock:
             compared = self._compared.get(model)
-            if compared is None or model in self._doubted:
+            if compared is None or compared.elapsed <= self._doubted.get(model, -math.inf):
                 return False
             return not self.interval_seconds or self._now() - compared.elapsed < self.interval_seconds
 
@@ -174,7 +175,6 @@ class Registry:
                 self._store.model_drift(model, None)
         with self._lock:
             self._compared[model] = begun
-            self._doubted.discard(model)
 
     def _probe(self, embedder: Embedder) -> NDArray[np.float32]:
         with self._embedders.slot(embedder), embedder_errors(embedder.identity.name):

@@ -14,6 +14,7 @@ from seamark.core.chunking import Chunker
 from seamark.core.compare import NDCG_RANKS, Comparison, comparison, key_text
 from seamark.core.estimate import estimate
 from seamark.core.filters import filter_parse
+from seamark.core.keys import key_given
 from seamark.core.search import Request, SearchResult, generation_named, generation_read, search
 from seamark.core.sync import lease_rows
 from seamark.embed.validation import embedder_errors, stored_vectors
@@ -308,7 +309,8 @@ class Tracked:
     ) -> Adopted:
         """Make an index of vectors that exist already, without one call to the model.
 
-        Each vector stands for the whole text of its row. Rows whose text has changed since are left to the workers, like those
+        An index of this model and these passages that is searched already is left as it is, and nothing is read. Each vector
+        stands for the whole text of its row. Rows whose text has changed since are left to the workers, like those
         that have no vector. Killed and called again, it goes on where it was; meanwhile no worker embeds a row of this index.
 
         Args:
@@ -384,9 +386,12 @@ class Tracked:
             f"nothing is left to backfill in {self.name!r}: a batch is for a new index, before `work` has filled it"
         )
 
-    def batch_withdraw(self) -> tuple[ProviderBatch, ...]:
-        """Give up what is under way with a provider, and cancel it there; the `error` of each batch says so, or why not."""
-        return lifecycle.withdraw(self._service.store, self._service.embedders, self.source)
+    def batch_withdraw(self, *, planned: bool = False) -> tuple[ProviderBatch, ...]:
+        """Give up what is under way with a provider, and cancel it there; the `error` of each batch says so, or why not.
+
+        With `planned` only what has not been sent.
+        """
+        return lifecycle.withdraw(self._service.store, self._service.embedders, self.source, planned=planned)
 
     def batch_check(self, model: str | None = None) -> None:
         """Raise InvalidRequestError where a model, the default one otherwise, has no batch interface."""
@@ -455,7 +460,7 @@ class Tracked:
     def failures_retry(self, keys: Sequence[KeyValue | Key] | None = None) -> int:
         """Make failed rows, all or those of the keys, due at once with all their attempts before them; return how many."""
         store = self._service.store
-        chosen = None if keys is None else [catalog.key_given(key, self.source.table.key) for key in keys]
+        chosen = None if keys is None else [key_given(self.source.table, key) for key in keys]
         retried = 0
         for generation in store.generations(self.source.id):
             if generation.state != "retired":

@@ -11,7 +11,6 @@ import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Literal
@@ -19,20 +18,16 @@ from uuid import uuid4
 
 from seamark.core.lifecycle import stamps_clear
 from seamark.core.polling import poll
-from seamark.core.retry import CONFIGURATION_DELAY_SECONDS, outage_delay
 from seamark.core.sync import LEASE_SECONDS, step
 from seamark.edges.auditor import Auditor
-from seamark.edges.drift import Drift
 from seamark.edges.indexed import Indexed
 from seamark.edges.keeper import Keeper
 from seamark.edges.report import Report
 from seamark.edges.turns import Rates, Turns
+from seamark.edges.worklist import CATALOG_SECONDS, THREADS_MAX, WorkList
 from seamark.errors import (
     BudgetSpentError,
     EmbedderConfigurationError,
-    EmbedderError,
-    EmbedderUnavailableError,
-    ModelDriftError,
     StoreError,
     StoreIncompatibleError,
     StorePermissionError,
@@ -41,20 +36,17 @@ from seamark.errors import (
 from seamark.model import Claim, WorkerBeat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+    from collections.abc import Callable, Collection, Generator
 
     from seamark.core.budget import Budget
     from seamark.core.service import Seamark, StopSignal
-    from seamark.core.sync import Indexer
+    from seamark.edges.worklist import Work
     from seamark.model import Generation, Lease, Progress, Source
 
-    Work = tuple[Source, Generation, Indexer]
 
 IDLE_MIN_SECONDS = 0.005
 IDLE_MAX_SECONDS = 0.06
 """A quiet worker looks for fresh rows this often, so that they are started on within 100 ms."""
-CATALOG_SECONDS = 1.0
-"""How long a worker may not know of a source or generation that somebody else has made."""
 KEEPER_SECONDS = LEASE_SECONDS / 3
 KEEPER_LOOK_SECONDS = 0.5
 BEAT_SECONDS = 2.0
@@ -73,7 +65,6 @@ LOOK_MAX_SECONDS = 5.0
 PROBE_LOOK_SECONDS = 60.0
 """Whether a comparison of models is due is looked at this often, without asking anybody."""
 STORE_RETRY_SECONDS = 1.0
-THREADS_MAX = 8
 
 
 def run(
@@ -106,7 +97,7 @@ class Worker:
         self._left = threading.Event()
         self._keeper = Keeper(service.store)
         self._rates = Rates()
-        self._catalog = _Catalog(service, strict=until == "current", budget=budget)
+        self._catalog = WorkList(service, strict=until == "current", budget=budget)
         self._failure: BaseException | None = None
         self._outages: dict[int, int] = {}
         self._looking, self._upkeep = threading.Lock(), threading.Lock()
@@ -385,101 +376,3 @@ class Worker:
         for generation in self._service.store.generations():
             if generation.state != "retired":
                 self._maintain_all(generation, idle=True)
-
-
-@dataclass(frozen=True, slots=True)
-class _Shut:
-    """How often in a row an embedder could not be opened, and until when it is left alone, since each try may take long."""
-
-    tries: int
-    until: float
-
-
-class _Catalog:
-    """What there is to work on, looked up again every second."""
-
-    def __init__(self, service: Seamark, *, strict: bool, budget: Budget | None = None) -> None:
-        self._service, self._budget, self._strict = service, budget, strict
-        self._lock = threading.Lock()
-        self._looked = -CATALOG_SECONDS
-        self._work: tuple[Work, ...] = ()
-        self._drift = Drift(service)
-        self._indexers: dict[int, Indexer] = {}
-        self._shut: dict[int, _Shut] = {}
-        self._doubted: set[int] = set()
-
-    def forget(self, *, drift: bool = False) -> None:
-        """Look again at once; with `drift` at the tables, too."""
-        with self._lock:
-            self._looked = -CATALOG_SECONDS
-            if drift:
-                self._drift = Drift(self._service)
-
-    def doubt(self, generation: Generation) -> None:
-        """Give out no more work of this model until it has been compared; it was out, and may be another one by now."""
-        assert generation.model is not None
-        with self._lock:
-            self._service.registry.doubt(generation.model)
-            self._doubted.add(generation.id)
-            self._indexers.pop(generation.id, None)
-            self._work = tuple(work for work in self._work if work[1].id != generation.id)
-            self._looked = -CATALOG_SECONDS
-
-    def known(self) -> frozenset[int]:
-        """Return the generations that were there at the last look."""
-        with self._lock:
-            return frozenset(generation.id for _, generation, _ in self._work)
-
-    def current(self) -> tuple[Work, ...]:
-        """Return the sources and generations to work on; what cannot be worked on here and now is left out."""
-        with self._lock:
-            if time.monotonic() - self._looked >= CATALOG_SECONDS:
-                self._work = tuple(self._look())
-                self._indexers = {generation.id: indexer for _, generation, indexer in self._work}
-                self._looked = time.monotonic()
-            return self._work
-
-    def _look(self) -> Iterator[Work]:
-        for source in self._service.store.sources():
-            if self._drift.problems(source):
-                continue
-            generations = [one for one in self._service.store.generations(source.id) if one.state != "retired"]
-            for generation in generations:
-                known = self._indexers.get(generation.id) if generation.drift is None else None
-                indexer = known or self._open(generation, replaced=_replaced(generation, generations))
-                if indexer is not None:
-                    yield source, generation, indexer
-
-    def _open(self, generation: Generation, *, replaced: bool) -> Indexer | None:
-        """Return the generation's indexer; None, with the reason where `status` shows it, when it is not to be had here."""
-        shut = self._shut.get(generation.id, _Shut(0, -math.inf))
-        waits = generation.id in self._doubted and generation.backoff_until > self._service.store.clock()
-        if waits or time.monotonic() < shut.until:
-            return None
-        try:
-            indexer = self._service.indexer(generation, self._budget)
-        except EmbedderError as error:
-            if self._strict and isinstance(error, EmbedderConfigurationError) and not replaced:
-                raise
-            delay = CONFIGURATION_DELAY_SECONDS
-            if not isinstance(error, EmbedderConfigurationError):
-                asked = error.retry_after_seconds if isinstance(error, EmbedderUnavailableError) else None
-                delay = outage_delay(shut.tries + 1, asked)
-            if not isinstance(error, ModelDriftError):  # which is recorded, and holds all workers
-                self._service.store.generation_backoff(generation.id, delay, str(error))
-            self._shut[generation.id] = _Shut(shut.tries + 1, time.monotonic() + delay)
-            return None
-        self._shut.pop(generation.id, None)
-        self._doubted.discard(generation.id)
-        return indexer
-
-    def threads(self) -> int:
-        """Return a number of threads that keeps the embedder busy while others read and write."""
-        return min(THREADS_MAX, max((indexer.concurrency for _, _, indexer in self.current()), default=1) + 1)
-
-
-def _replaced(generation: Generation, generations: Sequence[Generation]) -> bool:
-    """Say whether another generation is being built to take the place of an active one, whose model may be gone already."""
-    return generation.state == "active" and any(
-        other.kind == generation.kind and other.state == "building" and not other.manual for other in generations
-    )

@@ -77,6 +77,11 @@ class Generation:
     """In what the model behind its name is another one by now: nothing more is written until that is resolved."""
 
     @property
+    def spec(self) -> GenerationSpec:
+        """What would make one like it."""
+        return GenerationSpec(self.kind, self.fingerprint, self.identity, self.model, self.locator)
+
+    @property
     def whole(self) -> bool:
         """Whether everything is done that was there when it began, and when it was taken up again."""
         return self.backfill == 0 and self.swept >= self.origin and (self.due is None or self.confirmed >= self.due)

@@ -53,7 +53,7 @@ def adopt(
     """Make an index of vectors that exist already, without one call to the model that made them.
 
     Rows whose text has changed since, and those without a vector, are left to the workers. Run again, it goes on where it
-    was.
+    was; of an index that is searched already nothing is read.
     """
     if sum(place is not None for place in (from_column, from_table, from_file)) != 1:
         raise InvalidRequestError("say where the vectors are with one of --from-column, --from-table and --from-file")

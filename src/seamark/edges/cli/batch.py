@@ -12,7 +12,7 @@ from seamark.edges.cli.session import FOUND_A_PROBLEM, INTERRUPTED, SIGNALLED, S
 from seamark.edges.cli.text import counted, line
 from seamark.edges.cli.work import stop_on_signals
 from seamark.errors import BudgetSpentError, InvalidRequestError
-from seamark.model.cost import ProviderBatch
+from seamark.model.cost import BATCH_ENDED, ProviderBatch
 
 POLL_SECONDS = 30.0
 
@@ -55,11 +55,11 @@ def batch(
             try:
                 service.batches_advance(owner, limit, only=source)
             except BudgetSpentError:
-                tracked.batch_withdraw()  # workers without a budget would send it
+                tracked.batch_withdraw(planned=True)  # workers without a budget would send it
                 raise
             known = tracked.batches()
-            begun |= {one.id for one in known if one.state not in ("done", "failed")}
-            if not wait or all(one.state in ("done", "failed") for one in known):
+            begun |= {one.id for one in known if one.state not in BATCH_ENDED}
+            if not wait or all(one.state in BATCH_ENDED for one in known):
                 break
             stop.wait(every)
         found = [one for one in tracked.batches() if one.id in begun]
@@ -71,7 +71,7 @@ def batch(
 
 def batch_line(one: ProviderBatch) -> str:
     """Return how a batch stands as one line."""
-    answered = f", {one.answered:,} answered" if one.state in ("done", "failed") else ""
+    answered = f", {one.answered:,} answered" if one.state in BATCH_ENDED else ""
     error = f": {line(one.error)}" if one.error else ""
     there = f" ({line(one.provider_id)})" if one.provider_id else ""
     return f"batch {one.id}{there}: {one.state}, {counted(one.requests, 'passage')}{answered}{error}"

@@ -6,7 +6,7 @@ import uuid
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from seamark.model.cost import ProviderBatch
+from seamark.model.cost import BATCH_ENDED, ProviderBatch
 from seamark.store.postgres import codec
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def batch_begin(database: Database, generation_id: int, after: int, seconds: flo
         if _planned(database, connection, generation_id, after):
             _hold(database, connection, generation_id, seconds)
         found = [ProviderBatch(*row) for row in database.run(connection, "batches", {}, {"generation": generation_id})]
-    return next((batch for batch in found if batch.state not in ("done", "failed")), None)
+    return next((batch for batch in found if batch.state not in BATCH_ENDED), None)
 
 
 def batches_list(database: Database, generation_id: int) -> list[ProviderBatch]:

@@ -95,7 +95,8 @@ class _Page:
         """Return a column of texts, as `text_decode` would one by one."""
         codec = self._codec
         joined = b"\0".join([value or b"" for value in column])
-        if joined.count(b"\0") == len(column) - 1:  # none has one of its own, so that all are decoded at once
+        # None has a NUL of its own, so that all are decoded at once; in UTF-16, a byte that is 0 divides nothing.
+        if codec == "utf-8" and joined.count(b"\0") == len(column) - 1:
             try:
                 texts = joined.decode(codec).split("\0")
             except UnicodeDecodeError:

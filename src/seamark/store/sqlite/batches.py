@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
-from seamark.model.cost import ProviderBatch
+from seamark.model.cost import BATCH_ENDED, ProviderBatch
 from seamark.store.sqlite.claims import MICROSECONDS, clock
 from seamark.store.sqlite.words import STATEMENTS
 
@@ -32,7 +32,7 @@ def batch_begin(connections: Connections, generation: int, after: int, seconds: 
         if _planned(connection, generation, after, now):
             connection.run(STATEMENTS["batch_hold"], (now + int(seconds * MICROSECONDS), generation))
         found = [ProviderBatch(*row) for row in connection.rows(STATEMENTS["batches"], (generation,))]
-    return next((batch for batch in found if batch.state not in ("done", "failed")), None)
+    return next((batch for batch in found if batch.state not in BATCH_ENDED), None)
 
 
 def batches_list(connections: Connections, generation: int) -> list[ProviderBatch]:

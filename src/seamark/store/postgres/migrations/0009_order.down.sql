@@ -1,3 +1,4 @@
+-- Makes the index of the journal by `seq` unique again. It fails while a number is there twice: `seamark verify --repair` first.
 DO $$
 DECLARE
     journal name;

@@ -1,5 +1,6 @@
 -- A sequence that was set back must not fail a user's write: it hands out a number again, which an audit finds and mends. So the
--- index of the journal by `seq` is not unique any more.
+-- index of the journal by `seq` is not unique any more. Writes to the attached tables wait while it is built anew, some seconds for
+-- a million rows.
 DO $$
 DECLARE
     journal name;
