@@ -233,8 +233,8 @@ class Stamps:
         cleared(bench, source, None)
         assert held(bench) == set()
 
-    def test_clearing_begins_where_a_generation_is_not_done(self, bench: Workbench) -> None:
-        """So that a rollback is at once, however large the table; but for rows that failed, wherever they are."""
+    def test_clearing_leaves_what_the_generation_holds(self, bench: Workbench) -> None:
+        """And empties what it has yet to catch up with."""
         source = stamped(bench, *(f"t{number}" for number in range(30)))
         first, second = bench.vector(source, "oracle-a"), bench.vector(source, "oracle-b")
         bench.drain(source, first, second)
