@@ -306,12 +306,17 @@ class Worker:
                     auditor.audit(source)
 
     def _compare(self) -> None:
-        """Compare models again when that is due: in a thread of its own, for a server may take its time to answer."""
+        """Compare models in doubt, and all when that is due: in a thread of its own, for a server may take its time."""
         registry = self._service.registry
-        while registry.interval_seconds and not self._waited(min(registry.interval_seconds, PROBE_LOOK_SECONDS)):
-            for work in self._catalog.current():
-                if not registry.holds(work[1]):
-                    self._catalog.doubt(work[1])
+        every = min(registry.interval_seconds, PROBE_LOOK_SECONDS)
+        due = time.monotonic() + every
+        while not self._waited(min(every, LOOK_SECONDS) if every else LOOK_SECONDS):
+            self._catalog.reopen()
+            if every and time.monotonic() >= due:
+                due = time.monotonic() + every
+                for work in self._catalog.current():
+                    if not registry.holds(work[1]):
+                        self._catalog.doubt(work[1])
 
     def _waited(self, seconds: float) -> bool:
         """Wait so long; say whether it is time to end."""

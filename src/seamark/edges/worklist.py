@@ -45,6 +45,7 @@ class WorkList:
         self._work: tuple[Work, ...] = ()
         self._drift = Drift(service)
         self._indexers: dict[int, Indexer] = {}
+        self._reopened: dict[int, Indexer] = {}
         self._shut: dict[int, _Shut] = {}
         self._doubted: set[int] = set()
 
@@ -61,7 +62,9 @@ class WorkList:
         with self._lock:
             self._service.registry.doubt(generation.model)
             self._doubted |= {generation.id} | {one.id for _, one, _ in self._work if one.model == generation.model}
-            self._indexers = {number: one for number, one in self._indexers.items() if number not in self._doubted}
+            for number in self._doubted:
+                self._indexers.pop(number, None)
+                self._reopened.pop(number, None)
             self._work = self._sure(self._work)
             self._looked, self._forgotten = -math.inf, self._forgotten + 1
 
@@ -101,18 +104,37 @@ class WorkList:
         for source in self._service.store.sources():
             if self._drift.problems(source):
                 continue
-            generations = [one for one in self._service.store.generations(source.id) if one.state != "retired"]
+            generations = self._generations(source)
             for generation in generations:
-                known = self._indexers.get(generation.id) if generation.drift is None else None
-                indexer = known or self._open(generation, replaced=_replaced(generation, generations))
+                if generation.id in self._doubted:
+                    continue
+                known = self._indexers.get(generation.id) or self._reopened.pop(generation.id, None)
+                indexer = (known if generation.drift is None else None) or self._open(
+                    generation, replaced=_replaced(generation, generations)
+                )
                 if indexer is not None:
                     yield source, generation, indexer
+
+    def _generations(self, source: Source) -> list[Generation]:
+        return [one for one in self._service.store.generations(source.id) if one.state != "retired"]
+
+    def reopen(self) -> None:
+        """Compare the models that are in doubt, and give out work of those that hold; it takes as long as their servers do."""
+        for source in self._service.store.sources() if self._doubted else ():
+            generations = self._generations(source)
+            for generation in generations:
+                if generation.id in self._doubted and generation.backoff_until <= self._service.store.clock():
+                    indexer = self._open(generation, replaced=_replaced(generation, generations))
+                    if indexer is not None:
+                        with self._lock:
+                            self._doubted.discard(generation.id)
+                            self._reopened[generation.id] = indexer
+                            self._looked, self._forgotten = -math.inf, self._forgotten + 1
 
     def _open(self, generation: Generation, *, replaced: bool) -> Indexer | None:
         """Return the generation's indexer; None, with the reason where `status` shows it, when it is not to be had here."""
         shut = self._shut.get(generation.id, _Shut(0, -math.inf))
-        waits = generation.id in self._doubted and generation.backoff_until > self._service.store.clock()
-        if waits or time.monotonic() < shut.until:
+        if time.monotonic() < shut.until:
             return None
         try:
             indexer = self._service.indexer(generation, self._budget)
@@ -128,7 +150,6 @@ class WorkList:
             self._shut[generation.id] = _Shut(shut.tries + 1, time.monotonic() + delay)
             return None
         self._shut.pop(generation.id, None)
-        self._doubted.discard(generation.id)
         return indexer
 
     def threads(self) -> int:
