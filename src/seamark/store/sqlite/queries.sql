@@ -265,8 +265,11 @@ UPDATE generation SET due = (SELECT coalesce(max(seq), 0) FROM {journal}) WHERE 
 SELECT EXISTS (SELECT 1 FROM {failures} f JOIN {journal} j ON j.seq = f.seq WHERE NOT j.deleted)
 
 -- name: generation_give_way
--- Retire the active generation of a generation's kind.
-UPDATE generation SET state = 'retired', retired_at = :now
+-- Retire the active generation of a generation's kind: the last of those that were. Differs by necessity: the clock counts
+-- milliseconds here, and two may be retired within one.
+UPDATE generation AS g SET state = 'retired', retired_at = max(:now, (
+        SELECT coalesce(max(o.retired_at), 0) + 1 FROM generation o WHERE (o.source_id, o.kind) = (g.source_id, g.kind)
+    ))
 WHERE state = 'active' AND (source_id, kind) = (SELECT source_id, kind FROM generation WHERE id = :generation)
 
 -- name: generation_activate
