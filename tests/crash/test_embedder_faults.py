@@ -456,7 +456,7 @@ def test_an_odd_answer_that_is_right_is_taken(kind, name, case_of, server):
 
 @pytest.mark.parametrize("name", DATABASES)
 def test_a_reply_slower_than_the_lease_is_waited_for_and_nobody_else_asks(name, case_of, server, monkeypatch):
-    for module in (sync, worklist):
+    for module in (sync, worker):
         monkeypatch.setattr(module, "LEASE_SECONDS", 0.6)
     monkeypatch.setattr(worker, "KEEPER_SECONDS", 0.15)
     monkeypatch.setattr(worker, "KEEPER_LOOK_SECONDS", 0.05)
