@@ -25,3 +25,10 @@ def troupe():
     """The process whose children the actors are."""
     with Troupe() as troupe:
         yield troupe
+
+
+@pytest.fixture
+def keyless(monkeypatch):
+    """Keep the machine's own keys and proxies away from the servers of the tests."""
+    for name in ("OPENAI_API_KEY", "SEAMARK_EMBED_API_KEY", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)

@@ -85,10 +85,8 @@ def databases(backend_on, postgres_server, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def hurried(monkeypatch):
+def hurried(keyless, monkeypatch):
     """Let no test wait for what is only patience."""
-    for name in ("OPENAI_API_KEY", "SEAMARK_EMBED_API_KEY", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(retry, "ROW_DELAY_SECONDS", 0.0)
     monkeypatch.setattr(retry, "OUTAGE_DELAY_SECONDS", 0.01)
     monkeypatch.setattr(retry, "OUTAGE_DELAY_MAX_SECONDS", 0.02)

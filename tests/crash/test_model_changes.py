@@ -18,9 +18,7 @@ SHAPES = ("openai", "tei")
 
 
 @pytest.fixture(autouse=True)
-def hurried(monkeypatch):
-    for name in ("OPENAI_API_KEY", "SEAMARK_EMBED_API_KEY", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
+def hurried(keyless, monkeypatch):
     monkeypatch.setattr(retry, "ROW_DELAY_SECONDS", 0.05)
     monkeypatch.setattr(retry, "OUTAGE_DELAY_SECONDS", 0.02)
     monkeypatch.setattr(retry, "OUTAGE_DELAY_MAX_SECONDS", 0.05)

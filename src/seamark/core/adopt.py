@@ -21,7 +21,6 @@ from seamark.embed.validation import unit_vectors
 from seamark.errors import InvalidRequestError, StoreUnavailableError, UnknownColumnError
 from seamark.model import (
     Adopted,
-    GenerationSpec,
     IndexedRow,
     Outcome,
     Progress,
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from seamark.core.ahead import Ahead
     from seamark.core.chunking import Chunker
     from seamark.embed.contract import Embedder
-    from seamark.model import Chunk, Digest, Generation, Key, KeyValue, LiveRow, Source, Table
+    from seamark.model import Chunk, Digest, Generation, GenerationSpec, Key, KeyValue, LiveRow, Source, Table
     from seamark.store.contract import Store
 
     Batch = tuple[Sequence[KeyValue | Key], ArrayLike, Sequence[Digest] | None]

@@ -345,9 +345,7 @@ class Seamark:
                 except EmbedderError:
                     continue  # told of where it is worked on; others may have the model
                 if generation.state == "retired":  # by somebody who could not, or did not live to, cancel it
-                    found.append(
-                        batch_withdraw(self.store, generation, partial(self.embedders.of, generation.model, generation.locator))
-                    )
+                    found.append(batch_withdraw(self.store, generation, lambda: embedder))  # noqa: B023 called at once
                     continue
                 found.append(batch_advance(self.store, source, generation, embedder, chunker, owner, budget))
         return tuple(batch for batch in found if batch is not None)
@@ -372,7 +370,8 @@ class Seamark:
         return tuple(self._source_status(source, workers, told(source)) for source in self.store.sources())
 
     def _source_status(self, source: Source, workers: Sequence[WorkerBeat], problems: tuple[str, ...]) -> SourceStatus:
-        generations = [found for found in self.store.generations(source.id) if found.state != "retired"]
+        every = self.store.generations(source.id)
+        generations = [found for found in every if found.state != "retired"]
         counted: tuple[GenerationStatus, ...] = ()
         try:
             counts = self.store.coverage(source, [found.id for found in generations])
@@ -388,7 +387,7 @@ class Seamark:
                 raise  # else it cannot be counted, with tables of ours gone
         edits = self.audit_interval_seconds if source.spec.track == "poll" and self.audit_interval_seconds > 0 else None
         unfinished = not catalog.attached(source, generations)
-        unsearched = catalog.unsearched(self.store.generations(source.id))
+        unsearched = catalog.unsearched(every)
         return SourceStatus(source, counted, problems, unfinished=unfinished, edits_seconds=edits, unsearched=unsearched)
 
     def source_problems(self, source: Source) -> tuple[str, ...]:

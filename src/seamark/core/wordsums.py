@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seamark.core.analysis import ASCII_WORDS, STEMS_KEPT, TERM_CHARACTERS, words
-from seamark.store.blocks import term_weight
+from seamark.store.blocks import WEIGHT_MASK, term_weight
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from seamark.core.analysis import Analyzer
 
-WEIGHT_MASK = 2**64 - 1
 _TABLE_BITS = 17
 """Twice as many places as words are remembered, in 3 MB."""
 _NUMBER = 8

@@ -23,6 +23,8 @@ BLOCK_POSTINGS = 8192
 """Postings in a full block, 64 KiB: search reads a common term in few pieces, and a merge rewrites little."""
 BLOCKS_LOOSE = 4
 """So many blocks may a term have beyond the full ones before a merge is worth its writes."""
+WEIGHT_MASK = 2**64 - 1
+"""Weights of terms, and sums of them, are numbers of 64 bits."""
 SUM_BYTES = 2**20
 """Blobs are summed up together until there are so many bytes of them: most have a posting or two."""
 
@@ -85,7 +87,7 @@ def _block(postings: NDArray[np.void]) -> Block:
 
 def term_weight(term: str) -> int:
     """Return a number of 64 bits that stands for the term in this process: sums of them tell different bags of words apart."""
-    return hash(term) & 0xFFFF_FFFF_FFFF_FFFF
+    return hash(term) & WEIGHT_MASK
 
 
 def postings_sum(blocks: Iterable[tuple[str, bytes]], first: int, documents: int) -> AuditPostings:

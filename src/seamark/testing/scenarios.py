@@ -106,14 +106,19 @@ def _attach(here: Seamark) -> Tracked:
     return here.attach("notes", text=["title", "body"], where={"org": {"$ne": 9}})
 
 
+def _edit(order: Order, moments: Moments) -> None:
+    """Let the application edit, unharmed."""
+    moments.paused = True
+    edit(order.url)
+    moments.paused = False
+
+
 def _life(order: Order, moments: Moments) -> None:
     """Open, attach, work, let the application edit, work."""
     with seamark.open(order.url, embedder=OracleEmbedder(log=Path(order.log), batch_items=3)) as here:
         _attach(here)
         _work(here)
-        moments.paused = True
-        edit(order.url)
-        moments.paused = False
+        _edit(order, moments)
         _work(here)
 
 
@@ -122,9 +127,7 @@ def _crew(order: Order, moments: Moments) -> None:
     with seamark.open(order.url, embedder=OracleEmbedder(log=Path(order.log), batch_items=3, concurrency=2)) as here:
         _attach(here)
         here.work(until="current", threads=3)
-        moments.paused = True
-        edit(order.url)
-        moments.paused = False
+        _edit(order, moments)
         here.work(until="current", threads=3)
 
 
@@ -178,9 +181,7 @@ def _swap(order: Order, moments: Moments) -> None:
     with _swapping(order, moments) as (here, tracked):
         tracked.swap()
         _work(here)
-        moments.paused = True
-        edit(order.url)
-        moments.paused = False
+        _edit(order, moments)
         _work(here)
 
 
@@ -242,9 +243,7 @@ def _adopt(order: Order, moments: Moments) -> None:
         with suppress(InvalidRequestError):  # it was done, and is searched, when the one before was killed
             tracked.adopt(batches=batches, trust_text=True)
         _work(here)
-        moments.paused = True
-        edit(order.url)
-        moments.paused = False
+        _edit(order, moments)
         _work(here)
 
 
@@ -265,9 +264,7 @@ def _batch(order: Order, moments: Moments) -> None:
         else:
             raise AssertionError("the batches do not end")
         _work(here)
-        moments.paused = True
-        edit(order.url)
-        moments.paused = False
+        _edit(order, moments)
         _work(here)
 
 

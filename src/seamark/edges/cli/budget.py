@@ -1,13 +1,14 @@
 """`--budget`, `--price` and `--budget-tokens`: what may be spent, for the commands that work."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from seamark.errors import InvalidRequestError
 
 TOKENS_MAX = 2**63 - 1
+"""More than anybody is billed, and a number that databases hold."""
 
 
 def _finite(value: float | None) -> float | None:
@@ -16,26 +17,12 @@ def _finite(value: float | None) -> float | None:
     return value
 
 
-Budget = Annotated[
-    float | None,
-    typer.Option(
-        metavar="USD",
-        min=0,
-        callback=_finite,
-        help="End before more than so many US dollars are spent; with --price.",
-        show_default=False,
-    ),
-]
-Price = Annotated[
-    float | None,
-    typer.Option(
-        metavar="USD",
-        min=0,
-        callback=_finite,
-        help="US dollars for a million tokens of the model.",
-        show_default=False,
-    ),
-]
+def _money(told: str) -> Any:
+    return typer.Option(metavar="USD", min=0, callback=_finite, help=told, show_default=False)
+
+
+Budget = Annotated[float | None, _money("End before more than so many US dollars are spent; with --price.")]
+Price = Annotated[float | None, _money("US dollars for a million tokens of the model.")]
 BudgetTokens = Annotated[
     int | None, typer.Option(metavar="N", min=0, help="End before more tokens than that are billed.", show_default=False)
 ]

@@ -7,13 +7,13 @@ import typer
 from rich.text import Text
 
 from seamark.core.catalog import columns_write
-from seamark.core.service import MEND, UNSEARCHED
+from seamark.core.service import UNSEARCHED
 from seamark.edges import serialise
 from seamark.edges.cli.batch import waits_line
 from seamark.edges.cli.progress import duration
 from seamark.edges.cli.session import Session, command
 from seamark.edges.cli.text import counted, line, shortened
-from seamark.errors import UnknownSourceError
+from seamark.errors import MEND, UnknownSourceError
 from seamark.model import Audited, Coverage, Failure, GenerationStatus, SourceStatus
 from seamark.model.cost import Spent
 

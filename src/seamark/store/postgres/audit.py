@@ -187,24 +187,23 @@ def audit_documents(database: Database, words: Words) -> int:
 
 def rows_outdate(database: Database, words: Words, keys: Sequence[Key]) -> int:
     """Let versions that are held and were never given out be old ones."""
-    values = codec.keys_columns(keys, len(keys[0]))
-
-    def outdate() -> int:
-        with database.keyed() as connection:
-            return database.run(connection, "rows_outdate", words, values).rowcount
-
-    return database.retried(outdate)
+    return _changed(database, "rows_outdate", words, keys)
 
 
 def chunks_drop(database: Database, words: Words, keys: Sequence[Key]) -> int:
     """Drop all chunks of some rows."""
+    return _changed(database, "chunks_delete", words, keys)
+
+
+def _changed(database: Database, statement: str, words: Words, keys: Sequence[Key]) -> int:
+    """Run a statement over keys in a transaction of its own; return how many rows it changed."""
     values = codec.keys_columns(keys, len(keys[0]))
 
-    def drop() -> int:
+    def change() -> int:
         with database.keyed() as connection:
-            return database.run(connection, "chunks_delete", words, values).rowcount
+            return database.run(connection, statement, words, values).rowcount
 
-    return database.retried(drop)
+    return database.retried(change)
 
 
 def strays_drop(database: Database, words: Words, keys: Sequence[Key], width: int, *, vector: bool) -> int:
