@@ -135,15 +135,15 @@ def test_a_proxy_that_answers_for_a_server_being_started_again_is_an_outage_too(
 def test_while_a_server_takes_its_time_to_be_compared_the_other_sources_go_on(backend, application, monkeypatch):
     asking, answered = threading.Event(), threading.Event()
     with EmbeddingServer(dimension=16) as server, working(backend, server) as service:
-        probe = service.registry._probe
+        probe = service.registry._embedded
 
-        def slow(embedder):
+        def slow(embedder, texts):
             asking.set()
             answered.wait()
-            return probe(embedder)
+            return probe(embedder, texts)
 
         server.fail(Fault("status", status=502, text="while it was out"))
-        monkeypatch.setattr(service.registry, "_probe", slow)
+        monkeypatch.setattr(service.registry, "_embedded", slow)
         try:
             application.run("INSERT INTO notes VALUES (10, 'while it was out')")
             until(asking.is_set)

@@ -9,7 +9,7 @@ import pytest
 
 import seamark
 from seamark.core import registry
-from seamark.errors import EmbedderUnavailableError, ModelDriftError
+from seamark.errors import EmbedderInputError, EmbedderUnavailableError, ModelDriftError, StorePermissionError
 from seamark.model import ModelIdentity
 from seamark.testing.oracle import OracleEmbedder, oracle_vector
 
@@ -17,14 +17,16 @@ from seamark.testing.oracle import OracleEmbedder, oracle_vector
 class Behind(OracleEmbedder):
     """What it says it is, and what it really is: another model, in part, or out."""
 
-    def __init__(self, other=0.0, *, out=False, **words):
+    def __init__(self, other=0.0, *, out=False, refusing=None, **words):
         super().__init__(**words)
-        self.other, self.out, self.asked = other, out, []
+        self.other, self.out, self.refusing, self.asked = other, out, refusing, []
 
     def embed_queries(self, texts):
         self.asked.append(tuple(texts))
         if self.out:
             raise EmbedderUnavailableError("out")
+        if self.refusing in texts:
+            raise EmbedderInputError("refused")
         own = super().embed_queries(texts)
         strange = np.stack([oracle_vector(text, "another", own.shape[1]) for text in texts])
         return ((1 - self.other) * own + self.other * strange).astype(np.float32)
@@ -161,3 +163,87 @@ def test_a_comparison_holds_for_an_interval_and_until_it_is_doubted(backend, not
         for now[0] in (0.0, 1e9):
             once.embedder(vector(service), recording=True)
         assert 6 == embedder.probed()
+
+
+def test_the_first_query_of_a_process_takes_the_probes_along_and_later_ones_do_not(backend, notes):
+    """In one call, and the vector is the query's own."""
+    attach(backend)
+    embedder = Behind()
+    with seamark.open(backend.url, embedder=embedder) as service:
+        for number in (3, 4):
+            text = f"the body of note {number}"
+            [hit] = service.source("notes").search(text, mode="vector", limit=1).hits
+            assert number == hit.key
+            assert 1.0 == pytest.approx(hit.score, abs=1e-3)
+    assert [(*registry.PROBES, "the body of note 3"), ("the body of note 4",)] == embedder.asked
+
+
+def test_a_query_is_not_embedded_by_another_model_than_the_index(backend, notes):
+    """Where nobody has compared before, too; what it finds holds all workers, and the old model is taken again."""
+    attach(backend)
+    changed = Behind(1.0)
+    with seamark.open(backend.url, embedder=changed) as service:
+        tracked = service.source("notes")
+        with pytest.raises(ModelDriftError, match="has a cosine of"):
+            tracked.search("the body of note 3", mode="vector")
+        assert 1 == len(changed.asked)
+        assert "cosine" in vector(service).drift
+        found = tracked.search("the body of note 3")
+        assert any("model_drift" in reason for reason in found.degraded)
+        assert {None} == {hit.vector for hit in found}
+        notes.run("INSERT INTO notes VALUES (99, 'later')")
+        assert service.store.lease_claim(vector(service).id, "w", 10, 30.0).lease is None
+        changed.other = 0.0
+        assert 3 == tracked.search("the body of note 3", mode="vector").hits[0].key
+        assert vector(service).drift is None
+
+
+def test_queries_compare_again_after_an_interval_and_after_an_outage(backend, notes):
+    attach(backend)
+    embedder, now = Behind(), [0.0]
+    with seamark.open(backend.url, embedder=embedder) as service:
+        asking = registry.Registry(service.store, service.embedders, lambda: now[0], 60.0)
+        taken = []
+        for seconds in (0.0, 59.0, 60.0, 61.0, 62.0, 63.0, 64.0):
+            now[0], embedder.out = seconds, seconds == 61.0
+            if embedder.out:
+                with pytest.raises(EmbedderUnavailableError):
+                    asking.query_vector(vector(service), "q")
+            else:
+                asking.query_vector(vector(service), "q")
+            taken.append(registry.PROBES[0] in embedder.asked[-1])
+        assert [True, False, True, False, True, False, False] == taken
+        assert len(taken) == len(embedder.asked)
+
+
+def test_what_a_query_finds_is_told_also_where_it_cannot_be_written_down(backend, notes, monkeypatch):
+    def refused(*_):
+        raise StorePermissionError("read only")
+
+    attach(backend)
+    with seamark.open(backend.url, embedder=Behind(1.0)) as service:
+        monkeypatch.setattr(service.store, "model_drift", refused)
+        with pytest.raises(ModelDriftError):
+            service.source("notes").search("the body of note 3", mode="vector")
+        assert vector(service).drift is None
+
+
+def test_a_server_that_refuses_a_probe_is_not_asked_for_it_at_every_call(backend, notes):
+    """By workers and queries; a query that it refuses says nothing of the probes."""
+    attach(backend)
+    embedder = Behind(refusing=registry.PROBES[4])
+    with seamark.open(backend.url, embedder=embedder) as service:
+        for _ in range(3):
+            service.indexer(vector(service))
+        assert 1 == len(embedder.asked)
+    embedder = Behind(refusing=registry.PROBES[4])
+    with seamark.open(backend.url, embedder=embedder) as service:
+        for _ in range(3):
+            assert 3 == service.source("notes").search("the body of note 3", mode="vector").hits[0].key
+        assert [7, 1, 1, 1] == list(map(len, embedder.asked))
+    embedder = Behind(refusing="bad")
+    with seamark.open(backend.url, embedder=embedder) as service:
+        with pytest.raises(EmbedderInputError):
+            service.source("notes").search("bad", mode="vector")
+        service.source("notes").search("good", mode="vector")
+        assert [7, 1, 7] == list(map(len, embedder.asked))

@@ -8,21 +8,30 @@ from __future__ import annotations
 
 import math
 import threading
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
 from seamark.embed.validation import embedder_errors, stored_vectors
-from seamark.errors import EmbedderError, EmbedderInputError, ModelDriftError
+from seamark.errors import (
+    EmbedderError,
+    EmbedderInputError,
+    ModelDriftError,
+    StorePermissionError,
+    StoreUnavailableError,
+)
+from seamark.model import precision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator, Sequence
     from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
     from seamark.embed.contract import Embedder
+    from seamark.errors import StoreError
     from seamark.model import Generation, ModelIdentity, RegisteredModel
     from seamark.store.contract import Store
 
@@ -43,6 +52,8 @@ Measured with MiniLM (benchmarks/README.md): the same weights in other batches o
 1.5·10⁻³ and more, and so it is with weights in int8: as far as another model is.
 """
 
+_READING = (StorePermissionError, StoreUnavailableError)
+"""Errors of the store that keep nobody from searching who may or can only read."""
 PROBE_INTERVAL_SECONDS = 3600.0
 """How long a comparison holds in a process that runs on."""
 
@@ -75,14 +86,17 @@ class Embedders(Protocol):
 
 
 class _Compared(NamedTuple):
-    """When a model was last found to be what was registered: by this process's clock, and by the database's."""
+    """When a model was last compared, by this process's clock, and when it was last found to be what was registered.
+
+    The latter by the database's clock; None: a server that refuses the sentences cannot be compared.
+    """
 
     elapsed: float
-    clock: int
+    clean_at: int | None
 
 
 class Registry:
-    """Compares models with what was registered: when first used here, after an interval, an outage, and a drift.
+    """Compares models with what was registered: when first used here, after an interval, after an outage, and after a drift.
 
     `now` is a clock in seconds that only goes forward. After an `interval` of 0 no comparison is repeated.
     """
@@ -108,7 +122,7 @@ class Registry:
         if known is None or known.probe is not None:
             return
         try:
-            self._store.model_probe(embedder.identity, self._probe(embedder))
+            self._store.model_probe(embedder.identity, self._embedded(embedder, PROBES))
         except EmbedderError:
             return
 
@@ -119,15 +133,26 @@ class Registry:
         """
         assert generation.model is not None
         due = generation.drift is not None or not self._done(generation.model)
-        try:
+        with self._recorded(generation.model, recording=recording):
             embedder = self._embedders.of(generation.model, generation.locator, anew=due)
             if due:
                 self._compare(generation.model, embedder, recording=recording)
-        except ModelDriftError as error:
-            if recording:
-                self._store.model_drift(generation.model, error.drift)
-            raise
         return embedder
+
+    def query_vector(self, generation: Generation, query: str) -> tuple[NDArray[np.float32], float]:
+        """Embed a query with a generation's own model; also return that model's weight in a fusion.
+
+        When a comparison is due the sentences go along in the same call: ModelDriftError, and recorded, if drifted. A server
+        that is asked again what it has is so by a worker only, for that is one more call.
+        """
+        assert generation.model is not None
+        with self._recorded(generation.model, forgiven=_READING), self._doubted_if_out(generation.model):
+            embedder = self._embedders.of(generation.model, generation.locator)
+            if self._done(generation.model):
+                answer = self._embedded(embedder, (query,))
+            else:
+                answer = self._compare(generation.model, embedder, (query,), forgiven=_READING)
+        return answer[0].astype(precision(generation.identity)).astype(np.float32), embedder.fusion_weight
 
     def holds(self, generation: Generation) -> bool:
         """Say whether a model is what it was, and can be asked; recorded where not. Asks nobody unless that is due."""
@@ -147,7 +172,7 @@ class Registry:
         """Take the model as it is for what was registered: its vectors are mixed with those that are there."""
         assert generation.model is not None
         embedder = self._embedders.of(generation.model, generation.locator)
-        self._store.model_probe(generation.model, self._probe(embedder), replace=True)
+        self._store.model_probe(generation.model, self._embedded(embedder, PROBES), replace=True)
         self._store.model_drift(generation.model, None)
 
     def _done(self, model: ModelIdentity) -> bool:
@@ -157,29 +182,77 @@ class Registry:
                 return False
             return not self.interval_seconds or self._now() - compared.elapsed < self.interval_seconds
 
-    def _compare(self, model: ModelIdentity, embedder: Embedder, *, recording: bool) -> None:
-        begun = _Compared(self._now(), self._store.clock())
+    @contextmanager
+    def _recorded(
+        self, model: ModelIdentity, *, recording: bool = True, forgiven: tuple[type[StoreError], ...] = ()
+    ) -> Generator[None]:
+        """Record a drift; one who is `forgiven` for not writing is told of it all the same."""
+        try:
+            yield
+        except ModelDriftError as error:
+            if recording:
+                with suppress(*forgiven):
+                    self._store.model_drift(model, error.drift)
+            raise
+
+    @contextmanager
+    def _doubted_if_out(self, model: ModelIdentity) -> Generator[None]:
+        try:
+            yield
+        except EmbedderError as error:
+            if not isinstance(error, EmbedderInputError | ModelDriftError):
+                self.doubt(model)
+            raise
+
+    def _compare(
+        self,
+        model: ModelIdentity,
+        embedder: Embedder,
+        queries: Sequence[str] = (),
+        *,
+        recording: bool = True,
+        forgiven: tuple[type[StoreError], ...] = (),
+    ) -> NDArray[np.float32]:
+        """Compare a model; return the vectors of queries that were embedded in the same call."""
+        begun = self._now()
         with self._lock:
             before = self._compared.get(model)
+        clean_at = self._store.clock()
         try:
-            found = self._probe(embedder)
-        except EmbedderInputError:  # a server that takes no such text has never been asked
-            return
+            found = self._embedded(embedder, (*PROBES, *queries))
+        except EmbedderInputError:
+            # A server that takes no such text has never been asked; where it is the query that it refuses, that is said here.
+            found = self._embedded(embedder, queries)
+            clean_at = before.clean_at if before is not None else None
+        else:
+            known = self._judged(model, found[: len(PROBES)], before)
+            if recording and known is not None:
+                with suppress(*forgiven):
+                    self._clean(known, found[: len(PROBES)])
+            found = found[len(PROBES) :]
+        with self._lock:
+            self._compared[model] = _Compared(begun, clean_at)
+        return found
+
+    def _judged(self, model: ModelIdentity, found: NDArray[np.float32], before: _Compared | None) -> RegisteredModel | None:
+        """Return what is registered, if it is what a model makes of the sentences now; ModelDriftError otherwise."""
         known = self._known(model)
         if known is not None and known.probe is not None and (drift := _drift(known.probe, found)) is not None:
             raise ModelDriftError(f"{model.name}@{model.version}", drift + _since(before))
-        if recording and known is not None:
-            if known.probe is None:
-                self._store.model_probe(model, found)
-            if known.drift is not None:
-                self._store.model_drift(model, None)
-        with self._lock:
-            self._compared[model] = begun
+        return known
 
-    def _probe(self, embedder: Embedder) -> NDArray[np.float32]:
+    def _clean(self, known: RegisteredModel, found: NDArray[np.float32]) -> None:
+        if known.probe is None:
+            self._store.model_probe(known.identity, found)
+        if known.drift is not None:
+            self._store.model_drift(known.identity, None)
+
+    def _embedded(self, embedder: Embedder, texts: Sequence[str]) -> NDArray[np.float32]:
+        if not texts:
+            return np.empty((0, embedder.identity.dimension), np.float32)
         with self._embedders.slot(embedder), embedder_errors(embedder.identity.name):
-            answer = embedder.embed_queries(PROBES)
-        return stored_vectors(answer, len(PROBES), embedder.identity).astype(np.float32)
+            answer = embedder.embed_queries(texts)
+        return stored_vectors(answer, len(texts), embedder.identity, "float32").astype(np.float32)
 
     def _known(self, model: ModelIdentity) -> RegisteredModel | None:
         return next((known for known in self._store.models() if known.identity == model), None)
@@ -187,9 +260,9 @@ class Registry:
 
 def _since(compared: _Compared | None) -> str:
     """Say from when on vectors may be of either model, where this process has compared before."""
-    if compared is None:
+    if compared is None or compared.clean_at is None:
         return ""
-    clean = datetime.fromtimestamp(compared.clock / 1e6, UTC).replace(microsecond=0).isoformat()
+    clean = datetime.fromtimestamp(compared.clean_at / 1e6, UTC).replace(microsecond=0).isoformat()
     return f" (the last comparison here that was clean began at {clean}: what was embedded after it may be of either)"
 
 

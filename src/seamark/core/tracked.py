@@ -17,7 +17,6 @@ from seamark.core.filters import filter_parse
 from seamark.core.keys import key_given
 from seamark.core.search import Request, SearchResult, generation_named, generation_read, search
 from seamark.core.sync import lease_rows
-from seamark.embed.validation import embedder_errors, stored_vectors
 from seamark.errors import (
     EmbedderError,
     InvalidRequestError,
@@ -147,7 +146,7 @@ class Tracked:
         if generation is None:
             return _Question(None, None)
         try:
-            return _Question(generation.id, self._query_vector(generation, request.query))
+            return _Question(generation.id, self._service.registry.query_vector(generation, request.query))
         except EmbedderError as error:
             return _Question(generation.id, error)
 
@@ -158,15 +157,6 @@ class Tracked:
         if chosen is None:
             self._read = found
         return found
-
-    def _query_vector(self, generation: Generation, query: str) -> QueryVector:
-        """Embed a query with the generation's own model; also return that model's weight in a fusion."""
-        assert generation.model is not None
-        embedder = self._service.embedders.of(generation.model, generation.locator)
-        with self._service.embedders.slot(embedder), embedder_errors(generation.model.name):
-            answer = embedder.embed_queries([query])
-        stored = stored_vectors(answer, 1, generation.model, stored_precision(generation.identity))
-        return stored[0].astype("float32"), embedder.fusion_weight
 
     # --- generations ------------------------------------------------------------------------------------------
 
