@@ -91,6 +91,38 @@ def test_a_change_that_leaves_the_text_costs_no_call(backend, notes, opened, cha
     assert tracked.coverage().embedded == ROWS
 
 
+MOVES = {
+    "in place": ["UPDATE notes SET id = id + 100000"],
+    "new ones first": [
+        "INSERT INTO notes SELECT id + 100000, body, org, hidden FROM notes",
+        "DELETE FROM notes WHERE id < 100000",
+    ],
+    "old ones first": [
+        "CREATE TABLE copy AS SELECT * FROM notes",
+        "DELETE FROM notes",
+        "INSERT INTO notes SELECT id + 100000, body, org, hidden FROM copy",
+    ],
+}
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("move", MOVES)
+def test_other_keys_for_many_rows_at_once_cost_no_call(backend, notes, opened, move, threads):
+    """The two halves of a row are in different leases, in whichever order these are settled."""
+    service = opened(OracleEmbedder())
+    notes.many("INSERT INTO notes VALUES (?, ?, 1, NULL)", [(n, f"the body of note {n}") for n in range(ROWS + 1, 5 * ROWS)])
+    tracked = indexed(service)
+    again = OracleEmbedder(concurrency=threads)
+    service = opened(again)
+    notes.run("DELETE FROM notes WHERE id = 1")
+    with notes.transaction():
+        for statement in MOVES[move]:
+            notes.run(statement)
+    service.work(until="current", threads=threads)
+    assert again.texts == Counter()
+    proven(backend, service, tracked, notes)
+
+
 def test_a_restart_costs_no_call(notes, opened):
     tracked = indexed(opened(OracleEmbedder()))
     again = OracleEmbedder()

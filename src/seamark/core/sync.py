@@ -330,6 +330,8 @@ def step(
         reading = store.lease_read(source, lease, READ_CHARACTERS)
         lease = reading.lease
         indexed = _indexed(store, generation, indexer, lease, reading.rows, cancelled)
+        if generation.model is not None and (gone := [row.key for row in reading.rows if row.held and not row.live]):
+            store.vectors_pass_on(source, lease, gone)
         settled = store.lease_settle(source, lease, indexed.batch, indexed.failed)
         return Step(settled, doubtful=not indexed.batch.rows and any(row.kind == "transient" for row in indexed.failed))
     except CancelledError:

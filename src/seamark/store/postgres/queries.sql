@@ -384,7 +384,8 @@ DELETE FROM {kept} c WHERE NOT EXISTS (SELECT FROM {source} s WHERE {s_is_c});
 
 -- name: vectors_donors
 -- Give whose vectors serve a generation too, since the same model made them of the same table's rows: the other generations of
--- its source, then those that a detach has left, newest first. It comes first itself if anything is put by of its own.
+-- its source, then those that a detach has left, newest first. It comes first itself if anything is put by of its own, or rows
+-- that are gone have not been settled as that.
 SELECT id FROM (
     SELECT o.id, o.state = 'active' AS active, 1 AS attached
     FROM seamark.generation g
@@ -398,7 +399,36 @@ SELECT id FROM (
     UNION ALL
     SELECT %(generation)s, true, 2
     WHERE EXISTS (SELECT FROM {kept}) OR EXISTS (SELECT FROM seamark.prepaid WHERE generation_id = %(generation)s)
+       OR EXISTS (SELECT FROM {journal} WHERE deleted AND seq > {unsettled_above})
 ) d ORDER BY attached DESC, active DESC, id DESC;
+
+-- name: unsettled_above
+-- Part of the statements about what a generation has not settled of late: a `seq` below all of it, be it under a lease or ahead
+-- of the fresh lane.
+(SELECT least(g.fresh, (SELECT min(l.lo) FROM seamark.lease l WHERE l.generation_id = g.id AND l.lo >= g.confirmed))
+FROM seamark.generation g WHERE g.id = %(generation)s);
+
+-- name: vectors_unsettled
+-- Give those of the digests that are among the vectors of the next rows that are gone, and not settled as that yet.
+SELECT c.digest, c.embedding FROM (
+    SELECT {k_j} FROM {journal} j JOIN {rows} r ON {j_is_r}
+    WHERE j.deleted AND j.seq > {unsettled_above} AND r.seq < j.seq AND r.chunks > 0 ORDER BY j.seq LIMIT %(limit)s
+) j JOIN {chunks} c ON {c_is_j} WHERE c.digest = ANY (%(digests)s::bytea[]);
+
+-- name: rows_waiting
+-- Say whether there are live rows that are not settled among the next entries, but for the range that is about to be.
+SELECT EXISTS (
+    SELECT FROM (
+        SELECT * FROM {journal} WHERE seq > {unsettled_above} AND NOT (seq > %(lo)s AND seq <= %(hi)s) ORDER BY seq LIMIT %(limit)s
+    ) j LEFT JOIN {rows} r ON {j_is_r}
+    WHERE NOT j.deleted AND r.seq IS DISTINCT FROM j.seq
+);
+
+-- name: vectors_leaving
+-- Give the vectors of those rows that have left the table.
+-- Differs by necessity: what is put by is stored otherwise.
+SELECT c.digest, c.embedding FROM unnest({key_arrays}) AS b ({k}) JOIN {chunks} c ON {c_is_b}
+WHERE NOT EXISTS (SELECT FROM {source} s WHERE {s_is_b});
 
 -- name: digests_prepaid
 -- Give which digests are paid for.

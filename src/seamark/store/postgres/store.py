@@ -288,6 +288,10 @@ class PostgresStore(PostgresAuditing):
         """See the contract."""
         return vectors.vectors_known(self._database, self._catalog, generation_id, keys, held, digests)
 
+    def vectors_pass_on(self, source: Source, lease: Lease, keys: Sequence[Key]) -> None:  # noqa: ARG002
+        """See the contract."""
+        vectors.vectors_pass_on(self._database, self._catalog, lease, keys)
+
     def kept_trim(self, source_id: int) -> int:
         """See the contract."""
         return vectors.kept_trim(self._database, self._catalog, source_id)

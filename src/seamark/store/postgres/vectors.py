@@ -15,13 +15,15 @@ from psycopg.types.json import Jsonb
 
 from seamark.errors import StoreError
 from seamark.model.cost import Spent
+from seamark.store.claim import UNSETTLED_ROWS
 from seamark.store.postgres import codec
+from seamark.store.postgres.batches import vectors_put
 from seamark.store.postgres.names import generation_words, key_columns, key_type
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from seamark.model import Key, ModelIdentity, Source, StoredVectors, Table
+    from seamark.model import Key, Lease, ModelIdentity, Source, StoredVectors, Table
     from seamark.store.postgres.catalog import Catalog
     from seamark.store.postgres.connection import Connection, Database, Row
     from seamark.store.postgres.names import Words
@@ -51,7 +53,10 @@ def vectors_known(
     for donor in _donors(database, catalog, generation_id, words) if lacking - found.keys() else ():
         tables = generation_words(donor)
         if donor == generation_id:
-            found |= _prepaid(database, words, generation_id, lacking - found.keys())
+            # In this order: what is settled meanwhile has been put by before.
+            found |= _unsettled(database, words, generation_id, lacking)
+            if lacking - found.keys():
+                found |= _prepaid(database, words, generation_id, lacking - found.keys())
         else:
             found |= _find(database, words, tables["chunks"], keys, lacking - found.keys())
         if lacking - found.keys():
@@ -63,9 +68,14 @@ def vectors_known(
 
 def _donors(database: Database, catalog: Catalog, generation_id: int, words: Words) -> Sequence[int]:
     table = catalog.tracked(int(words["source_id"])).source.table
+    values = {"generation": generation_id, **_identity(table)}
     with database.connection() as connection:
-        donors = database.run(connection, "vectors_donors", words, {"generation": generation_id, **_identity(table)}).fetchall()
+        donors = database.run(connection, "vectors_donors", _unsettled_words(database, words), values).fetchall()
     return [donor for (donor,) in donors]
+
+
+def _unsettled_words(database: Database, words: Words) -> Words:
+    return words | {"unsettled_above": database.compose("unsettled_above", {})}
 
 
 def _prepaid(database: Database, words: Words, generation_id: int, digests: Collection[bytes]) -> dict[bytes, StoredVectors]:
@@ -76,6 +86,29 @@ def _prepaid(database: Database, words: Words, generation_id: int, digests: Coll
     return {digest: np.frombuffer(data, stored).copy() for digest, data in rows}
 
 
+def _unsettled(database: Database, words: Words, generation_id: int, digests: Collection[bytes]) -> dict[bytes, StoredVectors]:
+    values = {"generation": generation_id, "limit": UNSETTLED_ROWS, "digests": codec.array(digests)}
+    with database.keyed() as connection:
+        rows = database.run(connection, "vectors_unsettled", _unsettled_words(database, words), values, binary=True).fetchall()
+    return _decoded(words, rows)
+
+
+def vectors_pass_on(database: Database, catalog: Catalog, lease: Lease, keys: Sequence[Key]) -> None:
+    """Put the vectors of rows by that have left the table, if rows wait that may be the same ones under another key."""
+    words = catalog.generation_words(lease.generation_id)
+    if words is None:
+        return
+    values = {"generation": lease.generation_id, "lo": lease.lo, "hi": lease.hi, "limit": UNSETTLED_ROWS}
+    with database.keyed() as connection:
+        [(waiting,)] = database.run(connection, "rows_waiting", _unsettled_words(database, words), values)
+        if not waiting:
+            return
+        asked = codec.keys_columns(keys, len(keys[0]))
+        found = _decoded(words, database.run(connection, "vectors_leaving", words, asked, binary=True).fetchall())
+    if found:
+        vectors_put(database, lease.generation_id, list(found), np.stack(list(found.values())))
+
+
 def _stored(words: Words) -> np.dtype[np.float16 | np.float32]:
     return np.dtype(np.float32 if words["stored"] == "vector" else np.float16)
 
@@ -83,7 +116,11 @@ def _stored(words: Words) -> np.dtype[np.float16 | np.float32]:
 def _find(
     database: Database, words: Words, table: str, keys: Sequence[Key], digests: Collection[bytes]
 ) -> dict[bytes, StoredVectors]:
-    rows = _rows(database, "vectors_find", words, table, keys, digests)
+    return _decoded(words, _rows(database, "vectors_find", words, table, keys, digests))
+
+
+def _decoded(words: Words, rows: Sequence[Row]) -> dict[bytes, StoredVectors]:
+    """Return vectors by their digests, from rows in binary."""
     stored = _stored(words)
     return {digest: np.frombuffer(data[_HEADER_BYTES:], stored.newbyteorder(">")).astype(stored) for digest, data in rows}
 

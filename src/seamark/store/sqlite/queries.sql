@@ -628,6 +628,35 @@ SELECT digest, embedding FROM {chunks} WHERE {keys_given}
 -- Those that are put by of a row.
 SELECT digest, embedding FROM {kept} WHERE {keys_given}
 
+-- name: unsettled_above
+-- A seq that whatever a generation has not settled of late is above: under a lease, or ahead of the fresh lane.
+SELECT min(g.fresh, coalesce(
+    (SELECT min(lo) FROM lease WHERE generation_id = g.id AND lo >= g.confirmed), g.fresh
+)) FROM generation g WHERE id = ?
+
+-- name: vectors_unsettled
+-- The digests and vectors of the next rows that are gone, and not settled as that yet.
+SELECT c.digest, c.embedding FROM (
+    SELECT {jkeys} FROM {journal} j INDEXED BY {journal_deleted} CROSS JOIN {rows} r ON {r_is_j}
+    WHERE j.deleted AND j.seq > ? AND r.seq < j.seq AND r.chunks > 0 ORDER BY j.seq LIMIT ?
+) j CROSS JOIN {chunks} c ON {c_is_j}
+
+-- name: rows_waiting
+-- Whether there are live rows that are not settled among the next entries above a seq, but for the range that is about to be.
+SELECT EXISTS (
+    SELECT 1 FROM (
+        SELECT * FROM {journal} WHERE seq > :above AND NOT (seq > :lo AND seq <= :hi) ORDER BY seq LIMIT :limit
+    ) j LEFT JOIN {rows} r ON {r_is_j}
+    WHERE NOT j.deleted AND r.seq IS NOT j.seq
+)
+
+-- name: vectors_pass_on
+-- Put the vectors of a row by that has left the table, whatever row is found to have such a passage.
+-- Differs by necessity: they are stored alike.
+INSERT OR IGNORE INTO prepaid (generation_id, digest, embedding, stored_at)
+SELECT {generation}, digest, embedding, {floor} FROM {chunks}
+WHERE {j_is_given} AND NOT EXISTS (SELECT 1 FROM {table} t WHERE {t_is_given})
+
 -- name: vectors_donors
 -- Whose vectors serve a generation too, since the same model made them of the same table's rows: the other generations of its
 -- source, then those that a detach has left, newest first.

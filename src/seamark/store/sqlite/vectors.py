@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seamark.model.cost import Spent
+from seamark.store.claim import UNSETTLED_ROWS
 from seamark.store.sqlite.claims import MICROSECONDS, clock
 from seamark.store.sqlite.words import STATEMENTS, generation_words
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
-    from seamark.model import Key, ModelIdentity, StoredVectors
+    from seamark.model import Key, Lease, ModelIdentity, StoredVectors
     from seamark.store.sqlite.connection import Connection, Connections, Row
     from seamark.store.sqlite.words import Words
 
@@ -33,7 +34,7 @@ def vectors_known(
     lacking = set(digests)
     found: dict[bytes, StoredVectors] = {}
 
-    def look(name: str, keys: Sequence[Key], **tables: str) -> None:
+    def look(name: str, keys: Iterable[Sequence[object]], **tables: str) -> None:
         rows: Iterable[Row] = connection.many_rows(words.fill(name, **tables), keys) if keys and lacking else ()
         for digest, embedding in rows:
             if digest in lacking:
@@ -45,16 +46,28 @@ def vectors_known(
         look("vectors_find", held)
         if lacking and connection.value(words["kept_any"]):
             look("vectors_kept", keys)
+        if lacking:
+            above = connection.value(STATEMENTS["unsettled_above"], (words.generation,))
+            look("vectors_unsettled", [(above, UNSETTLED_ROWS)])
         if lacking and connection.value(STATEMENTS["prepaid_any"], (words.generation,)):
-            asked = [(words.generation, digest) for digest in lacking]
-            for digest, embedding in connection.many_rows(STATEMENTS["vectors_prepaid"], asked):
-                found[digest] = np.frombuffer(embedding, stored).copy()
-                lacking.discard(digest)
+            look("vectors_prepaid", [(words.generation, digest) for digest in lacking])
         if lacking:
             for (donor,) in connection.rows(words["vectors_donors"], {"generation": words.generation}):
                 look("vectors_find", keys, **generation_words(donor))
                 look("vectors_kept", keys, **generation_words(donor))
     return found
+
+
+def vectors_pass_on(connections: Connections, words: Words, lease: Lease, keys: Sequence[Key]) -> None:
+    """Put the vectors of rows by that have left the table, if rows wait that may be the same ones under another key."""
+    with connections.use() as connection:
+        above = connection.value(STATEMENTS["unsettled_above"], (words.generation,))
+        values = {"above": above, "lo": lease.lo, "hi": lease.hi, "limit": UNSETTLED_ROWS}
+        if above is None or not connection.value(words["rows_waiting"], values):
+            return
+    with connections.transaction() as connection:
+        now = clock(connection)
+        connection.many(words["vectors_pass_on"], [(*key, now) for key in keys])
 
 
 def digests_known(

@@ -103,6 +103,7 @@ def table_words(table: Table) -> dict[str, str]:
         "j_is_r": _equal("j", "r", keys),
         "f_is_j": _equal("f", "j", keys),
         "r_is_c": _equal("r", "c", keys),
+        "c_is_j": _equal("c", "j", keys),
         "j_is_t": _ours_is_theirs("j", keys, columns),
         "r_is_t": _ours_is_theirs("r", keys, columns),
         "c_is_t": _ours_is_theirs("c", keys, columns),

@@ -39,7 +39,7 @@ LATER = 10_000_000.0
 
 
 class Reuse:
-    """`vectors_known`, `kept_trim`, `donors_drop` and `donors_trim`."""
+    """`vectors_known`, `vectors_pass_on`, `kept_trim`, `donors_drop` and `donors_trim`."""
 
     def test_a_new_row_finds_nothing(self, bench: Workbench) -> None:
         """Nor do no digests, nor a generation that there is not."""
@@ -64,6 +64,49 @@ class Reuse:
         assert found["a"].dtype == np.float16
         assert np.array_equal(found["a"], stored[0])
         assert np.array_equal(found["c"], stored[2])
+
+    def test_a_row_whose_key_was_changed_finds_its_vectors_whichever_half_is_settled_first(self, bench: Workbench) -> None:
+        """Each entry under a lease of its own; and what the last one has waited for is there still."""
+        for first in ("gone", "new"):
+            bench.app.run("DROP TABLE IF EXISTS notes")
+            source = bench.notes("a|b", "c")
+            generation = bench.vector(source)
+            bench.drain(source, generation)
+            bench.app.run("UPDATE notes SET id = id + 100")
+            leases = [bench.lease(generation, limit=1) for _ in range(4)]
+            read = [(lease, row) for lease in leases for row in bench.read(source, lease)]
+            assert len(read) == 4
+            for lease, row in sorted(read, key=lambda one: one[1].live == (first == "gone")):
+                if row.live:
+                    text = row.texts[0] or ""
+                    assert known(bench, generation, text, [row.key]).keys() == set(text.split("|")), first
+                else:
+                    bench.store.vectors_pass_on(source, lease, [row.key])
+                bench.settle(source, generation, lease, [row])
+            bench.verify(source, generation)
+            bench.store.source_drop(source.id)
+
+    def test_nothing_is_passed_on_of_a_deleted_row_that_nobody_waits_for(self, bench: Workbench) -> None:
+        """Nor of one that is in the table still, or where only other deleted ones wait, or what is settled with it."""
+        bench.notes_table("a", "b", "c", "d")
+        source = bench.attach("notes", ("body",), Condition("org", "!=", 9))
+        generation = bench.vector(source)
+        bench.drain(source, generation)
+        bench.app.run("DELETE FROM notes WHERE id = 1")
+        bench.app.run("UPDATE notes SET org = 9 WHERE id = 2")
+        bench.app.run("INSERT INTO notes VALUES (5, 'x', 1)")
+        first = bench.lease(generation, limit=3)
+        bench.app.run("DELETE FROM notes WHERE id = 3")
+        second = bench.lease(generation, limit=1)
+        for lease in (first, second):
+            rows = bench.read(source, lease)
+            if lease is second:
+                bench.app.run("UPDATE notes SET body = 'dd' WHERE id = 4")
+            bench.store.vectors_pass_on(source, lease, [row.key for row in rows if not row.live])
+            bench.settle(source, generation, lease, rows)
+        keys = [(number,) for number in range(1, 7)]
+        assert known(bench, generation, "a|b|c", keys).keys() == {"b", "c"}, "b is put by of its own row"
+        assert known(bench, generation, "a|b|c", [(6,)]).keys() == {"c"}, "d waits, and may be what c was"
 
     def test_a_row_that_failed_says_what_is_held_of_it(self, bench: Workbench) -> None:
         """In the lane of retries, too."""
