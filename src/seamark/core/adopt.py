@@ -16,17 +16,15 @@ import numpy as np
 
 from seamark.core.ahead import when_asked
 from seamark.core.chunking import CHUNK_CHARACTERS_MAX, render
-from seamark.core.keys import key_given
+from seamark.core.keys import keys_given
 from seamark.embed.validation import unit_vectors
 from seamark.errors import InvalidRequestError, StoreUnavailableError, UnknownColumnError
 from seamark.model import (
     Adopted,
-    IndexedRow,
-    Outcome,
     Progress,
     SourceRow,
-    VectorBatch,
     VectorPlace,
+    WholeBatch,
     precision,
 )
 
@@ -165,7 +163,7 @@ class Adopting:
                 )
             if digests is None and not trusted:
                 raise InvalidRequestError(_UNTOLD)
-            whole = [key_given(self._source.table, key) for key in keys]
+            whole = keys_given(self._source.table, keys)
             if number == 0:
                 self._others_retire(generation)
             places = dict(zip(reversed(whole), range(len(whole) - 1, -1, -1), strict=True))  # of several of one key, the first
@@ -208,19 +206,21 @@ class Adopting:
         if not candidates:
             return
         usable = sized & np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
-        rows: list[IndexedRow] = []
-        chunks: list[Chunk] = []
-        places: list[int] = []
-        for (row, place, _), chunk in self._whole(candidates, usable, trusted=trusted):
-            rows.append(IndexedRow(row.key, row.seq, Outcome.INDEXED, 1))
-            chunks.append(chunk)
-            places.append(place)
-        stored = unit_vectors(vectors[places]).astype(precision(generation.identity)) if rows else None
+        found = list(self._whole(candidates, usable, trusted=trusted))
         self._written()
-        if stored is not None:
-            batch = VectorBatch(tuple(rows), tuple(chunks), stored)
-            self._under_way = frozenset(row.key for row in rows)
-            self._writing = self._ahead(partial(self._store.rows_adopt, self._source, generation.id, batch))
+        if found:
+            self._under_way = frozenset([row.key for (row, _, _), _ in found])
+            self._writing = self._ahead(partial(self._write, generation, found, vectors))
+
+    def _write(self, generation: Generation, found: Sequence[tuple[Candidate, Chunk]], vectors: NDArray[np.float32]) -> int:
+        """Write rows, each with its passage and its vector; return how many were written."""
+        batch = WholeBatch(
+            tuple([row.key for (row, _, _), _ in found]),
+            tuple([row.seq for (row, _, _), _ in found]),
+            tuple([chunk for _, chunk in found]),
+            unit_vectors(vectors[[place for (_, place, _), _ in found]]).astype(precision(generation.identity)),
+        )
+        return self._store.rows_adopt(self._source, generation.id, batch)
 
     def _written(self) -> None:
         """Wait until what was read is written, and count it."""

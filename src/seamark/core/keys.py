@@ -9,11 +9,19 @@ from uuid import UUID
 from seamark.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from seamark.model import Key, KeyValue, Table
 
 _INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
+
+
+def keys_given(table: Table, given: Sequence[object]) -> list[Key]:
+    """Return keys as the table has them; see `key_given`."""
+    column = table.column(table.key[0]) if len(table.key) == 1 else None
+    if column is not None and {*map(type, given)} == {_PLAIN.get(column.kind)}:
+        return [(cast("KeyValue", value),) for value in given]
+    return [key_given(table, key) for key in given]
 
 
 def key_given(table: Table, given: object) -> Key:
@@ -52,4 +60,6 @@ def _integer(value: str) -> int | str:
 _READ: dict[tuple[type, str], Callable[[Any], Any]] = {(str, "integer"): _integer, (UUID, "uuid"): str, (int, "text"): str}
 _TYPES: dict[str, tuple[type, ...]] = {"integer": (int,), "uuid": (str, bytes), "blob": (bytes,), "text": (str,)}
 """What a member of a key is in Python, by the kind of its column."""
+_PLAIN: dict[str, type] = {"integer": int, "text": str, "blob": bytes}
+"""What a member of a key of that kind mostly is, so that it need not be looked at one by one."""
 _ANY = (int, str, bytes)

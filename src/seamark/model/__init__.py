@@ -78,6 +78,7 @@ from seamark.model.work import (
     SourceRow,
     VectorBatch,
     VectorPlace,
+    WholeBatch,
     WorkerBeat,
 )
 
@@ -146,6 +147,7 @@ __all__ = [
     "VectorBatch",
     "VectorPlace",
     "Views",
+    "WholeBatch",
     "WorkerBeat",
     "filter_columns",
     "key_order",

@@ -162,6 +162,16 @@ class VectorBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class WholeBatch:
+    """Rows that are adopted, each with one chunk, which is the whole of its text: as many of everything."""
+
+    keys: tuple[Key, ...]
+    seqs: tuple[int, ...]
+    chunks: tuple[Chunk, ...]
+    vectors: StoredVectors
+
+
+@dataclass(frozen=True, slots=True)
 class LexicalBatch:
     """The result of a lease of a lexical generation.
 

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         VectorBatch,
         VectorPlace,
         Views,
+        WholeBatch,
         WorkerBeat,
     )
     from seamark.model.cost import ProviderBatch, Spent
@@ -209,8 +210,8 @@ class Store(Auditing, Protocol):
         """
         ...
 
-    def rows_adopt(self, source: Source, generation_id: int, batch: VectorBatch) -> int:
-        """Write rows that nobody has claimed, each only as `lease_settle` would; return how many were written."""
+    def rows_adopt(self, source: Source, generation_id: int, batch: WholeBatch) -> int:
+        """Write rows that nobody has claimed, at least one, each only as `lease_settle` would; return how many were."""
         ...
 
     def adopt_end(self, source: Source, generation_id: int, rows: int) -> None:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import numpy as np
+
 from seamark.errors import InvalidRequestError, TableUnusableError, UnknownColumnError
-from seamark.model import ForeignBatch, Lease, SourceRow
+from seamark.model import ForeignBatch, SourceRow
 from seamark.store.claim import hand_out
 from seamark.store.foreign import PLAIN, Form, vectors_decode
+from seamark.store.postgres import codec
 from seamark.store.postgres.leases import claiming
-from seamark.store.postgres.names import identifier, key_columns, pairs, qualified
-from seamark.store.postgres.settle import Settling
+from seamark.store.postgres.names import identifier, key_columns, key_width, pairs, qualified
 from seamark.store.postgres.tables import table_inspect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from seamark.model import Column, Key, Source, Table, VectorBatch, VectorPlace
+    from seamark.model import Column, Key, Source, Table, VectorPlace, WholeBatch
     from seamark.store.postgres.catalog import Catalog
     from seamark.store.postgres.connection import Connection, Database, Row
     from seamark.store.postgres.names import Words
@@ -30,27 +31,47 @@ _ARRAY = Form(20, 4, (">f4",))
 _EXTENDED = re.compile(r'(?:.*\.)?"?(vector|halfvec)"?(?:\(\d+\))?')
 
 
-def rows_adopt(database: Database, catalog: Catalog, source: Source, generation_id: int, batch: VectorBatch) -> int:
+def rows_adopt(database: Database, catalog: Catalog, source: Source, generation_id: int, batch: WholeBatch) -> int:
     """Write rows that were not claimed; see the contract."""
     words = catalog.generation_words(generation_id)
     if words is None:
         return 0
-    kinds = [column.kind for column in key_columns(source.table)]
-    if "uuid" in kinds:
-        batch = replace(batch, rows=tuple([replace(row, key=_uuids(row.key, kinds)) for row in batch.rows]))
-    nobody = Lease(0, generation_id, source.id, "backfill", 0, 0, "adopt", 0, 0)
+    columns = key_columns(source.table)
+    keys = _uuids(batch.keys, [column.kind for column in columns])
+    values = {**codec.keys_columns(keys, len(columns)), "seqs": codec.array(batch.seqs)}
 
     def adopt() -> int:
         with database.keyed() as connection:
-            return Settling(database, connection, words, source, nobody).adopt(batch)
+            written = {seq for (seq,) in database.run(connection, "adopt_rows", words, values)}
+            won = [place for place, seq in enumerate(batch.seqs) if seq in written]
+            if won:
+                data = codec.chunks_encode(
+                    [keys[place] for place in won],
+                    [key_width(column) for column in columns],
+                    np.zeros(len(won), np.int64),
+                    [batch.chunks[place] for place in won],
+                    batch.vectors[won],
+                )
+                with database.copy(connection, "chunks_copy", words) as copy:
+                    copy.write(data)
+            return len(won)
 
     return database.retried(adopt)
 
 
-def _uuids(key: Key, kinds: Sequence[str]) -> Key:
-    """Return a key with its UUIDs as such: they may be given as text."""
-    members = zip(key, kinds, strict=True)
-    return tuple([UUID(member) if kind == "uuid" and isinstance(member, str) else member for member, kind in members])
+def _uuids(keys: Sequence[Key], kinds: Sequence[str]) -> Sequence[Key]:
+    """Return keys with their UUIDs as such: they may be given as text."""
+    if "uuid" not in kinds:
+        return keys
+    return [
+        tuple(
+            [
+                UUID(member) if kind == "uuid" and isinstance(member, str) else member
+                for member, kind in zip(key, kinds, strict=True)
+            ]
+        )
+        for key in keys
+    ]
 
 
 def adopt_read(

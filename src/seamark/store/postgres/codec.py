@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from seamark.model import Filter, Key, KeyValue, Scalar, StoredVectors
+    from seamark.model import Chunk, Filter, Key, KeyValue, Scalar, StoredVectors
 
 COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_END = b"\xff\xff"
@@ -144,9 +144,7 @@ def chunks_encode(
     keys: Sequence[Key],
     widths: Sequence[int],
     ordinals: NDArray[np.int64],
-    starts: Sequence[int],
-    stops: Sequence[int],
-    digests: Sequence[bytes],
+    chunks: Sequence[Chunk],
     vectors: StoredVectors,
 ) -> bytes:
     """Return rows of (key columns, ordinal, start, stop, digest, embedding), one for each chunk."""
@@ -162,8 +160,9 @@ def chunks_encode(
     )  # fmt: skip
     for name in ("ordinal_size", "start_size", "stop_size"):
         tail[name] = 4
-    tail["ordinal"], tail["start"], tail["stop"] = ordinals, starts, stops
-    tail["digest_size"], tail["digest"] = 16, np.frombuffer(b"".join(digests), "S16")
+    tail["ordinal"] = ordinals
+    tail["start"], tail["stop"] = [chunk.start for chunk in chunks], [chunk.stop for chunk in chunks]
+    tail["digest_size"], tail["digest"] = 16, np.frombuffer(b"".join([chunk.digest for chunk in chunks]), "S16")
     tail["size"], tail["dimension"], tail["embedding"] = 4 + vectors.itemsize * dimension, dimension, vectors
     fields = struct.pack(">h", width + 5)
     data, size = tail.tobytes(), tail.dtype.itemsize

@@ -1204,6 +1204,28 @@ SELECT {k_s}, j.seq, {vector_sent}, {digest}, {texts}
 FROM {source} s JOIN {journal} j ON {j_is_s} AND NOT j.deleted LEFT JOIN {rows} r ON {r_is_s} {foreign}
 WHERE {where} AND {after} AND r.seq IS DISTINCT FROM j.seq AND {there} IS NOT NULL ORDER BY {k_s} LIMIT %(limit)s;
 
+-- name: adopt_rows
+-- Write the rows whose version is still the journal's and newer than the one held, each with one chunk, which is to follow, in the
+-- place of all that there is of older ones; give the `seq` of those written.
+WITH b AS (
+    INSERT INTO {rows} AS r ({k}, seq, chunks, truncated, embedded_at, worker)
+    SELECT {k_b}, b.seq, 1, FALSE, seamark.clock(), 'adopt'
+    FROM unnest({key_arrays}, %(seqs)s::bigint[]) AS b ({k}, seq) JOIN {journal} j ON {j_is_b} AND j.seq = b.seq
+    ORDER BY {k_b}
+    ON CONFLICT ({k}) DO UPDATE
+    SET seq = EXCLUDED.seq, chunks = EXCLUDED.chunks, truncated = EXCLUDED.truncated, embedded_at = EXCLUDED.embedded_at,
+        worker = EXCLUDED.worker
+    WHERE r.seq < EXCLUDED.seq
+    RETURNING {k_r}, r.seq
+), replaced AS (
+    DELETE FROM {chunks} c USING b WHERE {c_is_b}
+), back AS (
+    DELETE FROM {kept} c USING b WHERE {c_is_b}
+), done AS (
+    DELETE FROM {failures} f USING b WHERE {f_is_b}
+)
+SELECT b.seq FROM b;
+
 -- ===== stamps =====================================================================================================
 
 -- name: stamp_generation

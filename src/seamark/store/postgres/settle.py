@@ -54,15 +54,6 @@ class Settling:
         self._source = source
         self._widths = [key_width(column) for column in key_columns(source.table)]
 
-    def adopt(self, batch: VectorBatch) -> int:
-        """Write rows that no lease is of; return how many were written."""
-        won = self._rows(batch.rows, None)
-        winners = [row for row, is_won in zip(batch.rows, won, strict=True) if is_won]
-        self._chunks(batch, won, winners)
-        if winners:
-            self._run("failures_settle", **self._keys(winners))
-        return len(winners)
-
     def settle(self, batch: VectorBatch | LexicalBatch, failed: Sequence[FailedRow]) -> Settled | None:
         """Write everything, or nothing."""
         lexical = isinstance(batch, LexicalBatch)
@@ -123,14 +114,11 @@ class Settling:
         if not len(kept):
             return
         ordinals = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-        chunks = [batch.chunks[position] for position in _integers(kept)]
         data = codec.chunks_encode(
             [batch.rows[row].key for row in _integers(rows[kept])],
             self._widths,
             ordinals[kept],
-            [chunk.start for chunk in chunks],
-            [chunk.stop for chunk in chunks],
-            [chunk.digest for chunk in chunks],
+            [batch.chunks[position] for position in _integers(kept)],
             batch.vectors[kept],
         )
         with self._database.copy(self._connection, "chunks_copy", self._words) as copy:

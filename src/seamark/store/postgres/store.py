@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         Table,
         VectorBatch,
         VectorPlace,
+        WholeBatch,
     )
     from seamark.model.cost import ProviderBatch, Spent
     from seamark.store.postgres.connection import Connection
@@ -250,7 +251,7 @@ class PostgresStore(PostgresAuditing):
         """See the contract."""
         return adopt.adopt_read(self._database, self._catalog, source, generation_id, place, after, limit)
 
-    def rows_adopt(self, source: Source, generation_id: int, batch: VectorBatch) -> int:
+    def rows_adopt(self, source: Source, generation_id: int, batch: WholeBatch) -> int:
         """See the contract."""
         return adopt.rows_adopt(self._database, self._catalog, source, generation_id, batch)
 

@@ -4,27 +4,56 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from seamark.errors import UnknownColumnError
-from seamark.model import ForeignBatch, Lease, SourceRow
+from seamark.model import ForeignBatch, SourceRow
 from seamark.store.claim import hand_out
 from seamark.store.foreign import vectors_decode
-from seamark.store.sqlite.claims import SqliteClaiming, text_decode
+from seamark.store.sqlite.claims import SqliteClaiming, clock, text_decode
+from seamark.store.sqlite.connection import integers
 from seamark.store.sqlite.keys import key_marks
-from seamark.store.sqlite.settle import Settling
+from seamark.store.sqlite.settle import bury
 from seamark.store.sqlite.tables import table_inspect
 from seamark.store.sqlite.words import quoted
 
 if TYPE_CHECKING:
-    from seamark.model import Key, Table, VectorBatch, VectorPlace
+    from seamark.model import Key, Table, VectorPlace, WholeBatch
     from seamark.store.sqlite.connection import Connection, Connections
     from seamark.store.sqlite.words import Words
 
 
-def rows_adopt(connections: Connections, words: Words, batch: VectorBatch) -> int:
-    """Write rows that were not claimed; see the contract."""
-    nobody = Lease(0, words.generation, words.source.id, "backfill", 0, 0, "adopt", 0, 0)
+def rows_adopt(connections: Connections, words: Words, batch: WholeBatch) -> int:
+    """Write rows that were not claimed; see the contract.
+
+    Each table in one statement, so that whoever reads the next rows meanwhile has the interpreter to itself.
+    """
+    seqs = integers(batch.seqs)
     with connections.transaction() as connection:
-        return Settling(connection, words, nobody).adopt(batch)
+        bury(connection, words, connection.rows(words["adopt_replace"], (seqs,)))
+        first = int(connection.value(words["next_id"], (words.generation,)))
+        connection.run(words["adopt_chunks"], {"seqs": seqs, "first": first, **_columns(batch)})
+        connection.run(words["adopt_rows"], {"seqs": seqs, "now": clock(connection)})
+        written = connection.changes()
+        connection.run(words["next_id_write"], (first + len(batch.seqs), words.generation))
+        if connection.value(words["kept_any"]) or connection.value(words["failures_any"]):
+            keys = connection.rows(words["adopt_written"], (seqs,))
+            connection.many(words["kept_delete"], keys)
+            connection.many(words["failures_delete"], keys)
+    return written
+
+
+def _columns(batch: WholeBatch) -> dict[str, bytes | int]:
+    """Return the chunks' columns, each in one value of so many bytes a row; SQL reads numbers as text."""
+    spans = np.array([(chunk.start, chunk.stop) for chunk in batch.chunks], np.int64).astype(np.bytes_)
+    return {
+        "starts": spans[:, 0].tobytes(),
+        "stops": spans[:, 1].tobytes(),
+        "digits": spans.itemsize,
+        "digests": b"".join([chunk.digest for chunk in batch.chunks]),
+        "embeddings": batch.vectors.tobytes(),
+        "width": batch.vectors.shape[1] * batch.vectors.itemsize,
+    }
 
 
 def adopt_read(

@@ -16,6 +16,8 @@
 -- coverage_truncated, coverage_failed, coverage_unclaimed, coverage_unsettled, failures_pending: as above; PostgreSQL counts in
 -- one statement.
 
+-- Differs by necessity: adopt_replace, adopt_chunks, adopt_written: as above; and no COPY, so that SQL takes the columns apart.
+
 -- Differs by necessity: common_tables, vector_tables, lexical_tables: SQLite runs a script of several statements.
 
 -- Differs by necessity: generations_vector: no script of SQLite's can make a table for each row, so that the migration that
@@ -969,6 +971,33 @@ UPDATE generation SET state = 'retired', retired_at = :now, backfill = 0, swept 
 SELECT {table_keys}, j.seq, CAST({vector} AS BLOB), {digest}, {texts}
 FROM {table} t JOIN {journal} j ON {j_is_t} AND NOT j.deleted LEFT JOIN {rows} r ON {r_is_j} {foreign}
 WHERE {live} AND {after} AND r.seq IS NOT j.seq AND {vector} IS NOT NULL ORDER BY {table_keys} LIMIT ?
+
+-- name: adopt_replace
+-- Drop the chunks of older versions of the rows that are about to be written.
+DELETE FROM {chunks} WHERE ({keys}) IN (
+    SELECT {rkeys} FROM carray(?) a CROSS JOIN {journal} j ON j.seq = a.value CROSS JOIN {rows} r ON {r_is_j} AND r.seq < j.seq
+) RETURNING id
+
+-- name: adopt_chunks
+-- The chunks of those of the rows whose version is still the journal's and of which the generation holds an older one or none.
+INSERT OR REPLACE INTO {chunks} (id, {keys}, ordinal, start, stop, digest, embedding)
+SELECT :first + a.rowid - 1, {jkeys}, 0, CAST(substr(:starts, 1 + :digits * (a.rowid - 1), :digits) AS INTEGER),
+    CAST(substr(:stops, 1 + :digits * (a.rowid - 1), :digits) AS INTEGER), substr(:digests, 1 + 16 * (a.rowid - 1), 16),
+    substr(:embeddings, 1 + :width * (a.rowid - 1), :width)
+FROM carray(:seqs) a CROSS JOIN {journal} j ON j.seq = a.value LEFT JOIN {rows} r ON {r_is_j}
+WHERE r.seq IS NULL OR r.seq < j.seq
+
+-- name: adopt_rows
+-- The same rows' new state.
+INSERT INTO {rows} ({keys}, seq, chunks, truncated, embedded_at, worker)
+SELECT {jkeys}, j.seq, 1, 0, :now, 'adopt' FROM carray(:seqs) a CROSS JOIN {journal} j ON j.seq = a.value WHERE 1
+ON CONFLICT ({keys}) DO UPDATE SET seq = excluded.seq, chunks = excluded.chunks, truncated = excluded.truncated,
+    embedded_at = excluded.embedded_at, worker = excluded.worker
+WHERE seq < excluded.seq
+
+-- name: adopt_written
+-- The keys of the rows that the generation now holds in these versions.
+SELECT {rkeys} FROM carray(?) a CROSS JOIN {journal} j ON j.seq = a.value CROSS JOIN {rows} r ON {r_is_j} AND r.seq = j.seq
 
 -- === stamps ========================================================================================================
 

@@ -70,15 +70,6 @@ class Settling:
         written, recorded = len(won), len(lost)
         return Settled(written, len(batch.rows) + len(failed) - written - recorded, recorded)
 
-    def adopt(self, batch: VectorBatch) -> int:
-        """Write rows that no lease is of; return how many were written."""
-        next_id = int(self._connection.value(self._words["next_id"], (self._words.generation,)))
-        self._compare([row.seq for row in batch.rows])
-        current = [row.seq in self._old for row in batch.rows]
-        self._write_vectors(batch, current, next_id)
-        self._write_failures([row for row, wins in zip(batch.rows, current, strict=True) if wins], ())
-        return sum(current)
-
     def _compare(self, seqs: list[int]) -> None:
         """Find the rows whose version is still the journal's: seq → how many chunks the older version has.
 
@@ -107,18 +98,11 @@ class Settling:
             self._connection.many(self._words["kept_delete"], [row.key for row in written if row.outcome is not Outcome.GONE])
         replaced = [row.key for row in batch.rows if self._old.get(row.seq, 0) > 0]
         if replaced:
-            self._bury(self._connection.many_rows(self._words["chunks_delete"], replaced))
+            bury(self._connection, self._words, self._connection.many_rows(self._words["chunks_delete"], replaced))
         chunks = self._chunk_rows(batch, current, next_id)
         if chunks:
             self._connection.many(self._words["chunks_insert"], chunks)
             self._connection.run(self._words["next_id_write"], (next_id + len(chunks), self._words.generation))
-
-    def _bury(self, deleted: list[Row]) -> None:
-        """Tell the shards what their files hold in vain."""
-        if deleted:
-            ids = np.array([number for (number,) in deleted], dtype=np.int64)
-            values = {"chunks": integers(ids), "generation": self._words.generation, "lowest": int(ids.min())}
-            self._connection.run(self._words["shard_bury"], values)
 
     def _chunk_rows(self, batch: VectorBatch, current: list[bool], next_id: int) -> list[tuple[Any, ...]]:
         assert len(batch.chunks) == len(batch.vectors)
@@ -167,6 +151,14 @@ class Settling:
 
     def _retry_at(self, row: FailedRow) -> int | None:
         return None if row.retry_seconds is None else self._now + int(row.retry_seconds * MICROSECONDS)
+
+
+def bury(connection: Connection, words: Words, deleted: list[Row]) -> None:
+    """Tell the shards which chunks their files hold in vain."""
+    if deleted:
+        ids = np.array([number for (number,) in deleted], dtype=np.int64)
+        values = {"chunks": integers(ids), "generation": words.generation, "lowest": int(ids.min())}
+        connection.run(words["shard_bury"], values)
 
 
 def _chunks(row: IndexedRow) -> int:

@@ -79,6 +79,7 @@ if TYPE_CHECKING:
         VectorBatch,
         VectorPlace,
         Views,
+        WholeBatch,
         WorkerBeat,
     )
     from seamark.model.cost import ProviderBatch, Spent
@@ -287,7 +288,7 @@ class SqliteStore(SqliteAuditing):
         words = self._words_for(source, generation_id)
         return adopt.adopt_read(self._connections, words, found.model.dimension, place, after, limit)
 
-    def rows_adopt(self, source: Source, generation_id: int, batch: VectorBatch) -> int:
+    def rows_adopt(self, source: Source, generation_id: int, batch: WholeBatch) -> int:
         """Write rows that nobody has claimed; return how many were written."""
         return adopt.rows_adopt(self._connections, self._words_for(source, generation_id), batch)
 

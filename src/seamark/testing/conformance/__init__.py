@@ -5,6 +5,7 @@ database, subclass each class below under a name that begins with `Test`, and ca
 `pytest.register_assert_rewrite("seamark.testing")` before the import.
 """
 
+from seamark.testing.conformance.adoption import Adoption
 from seamark.testing.conformance.audit import AuditPages, AuditTurns, AuditWalks, Mending, Polling
 from seamark.testing.conformance.batches import Batches
 from seamark.testing.conformance.claims import Claims, Expiry
@@ -30,6 +31,7 @@ from seamark.testing.conformance.views import Sql, Views
 
 __all__ = [
     "Activations",
+    "Adoption",
     "AuditPages",
     "AuditTurns",
     "AuditWalks",
