@@ -20,29 +20,28 @@ from seamark.core.keys import keys_given
 from seamark.embed.validation import unit_vectors
 from seamark.errors import InvalidRequestError, StoreUnavailableError, UnknownColumnError
 from seamark.model import (
+    AdoptableRows,
     Adopted,
+    ForeignBatch,
     Progress,
-    SourceRow,
     VectorPlace,
     WholeBatch,
     precision,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
     from seamark.core.ahead import Ahead
     from seamark.core.chunking import Chunker
     from seamark.embed.contract import Embedder
-    from seamark.model import Chunk, Digest, Generation, GenerationSpec, Key, KeyValue, LiveRow, Source, Table
+    from seamark.model import Chunk, Digest, Generation, GenerationSpec, Key, KeyValue, Source, Table
     from seamark.store.contract import Store
 
     Batch = tuple[Sequence[KeyValue | Key], ArrayLike, Sequence[Digest] | None]
     """Keys, their vectors, and the digests of the texts that these were made from."""
-    Candidate = tuple[SourceRow | LiveRow, int, Digest]
-    """A row with the vector that somebody has stored of it: its place in the batch, and the digest that came with it."""
 
 WHOLE_ROW_CHARACTERS = CHUNK_CHARACTERS_MAX
 """A text of up to so many characters is one passage, unless the model says that it is too long."""
@@ -55,6 +54,7 @@ _UNTOLD = (
     "whether the texts are those that the vectors were made from is not known: give digests of the texts (text_hash), or say "
     "that they are (trust_text)"
 )
+_NONE = AdoptableRows((), (), ())
 _DIGESTS: dict[int, tuple[str, ...]] = {
     16: ("md5",),
     20: ("sha1",),
@@ -143,11 +143,11 @@ class Adopting:
             found = self._store.adopt_read(self._source, generation.id, place, after, limit)
             if after is None:
                 self._others_retire(generation)
-            candidates = [(row, at, digest) for at, (row, digest) in enumerate(zip(found.rows, found.digests, strict=True))]
-            self._adopt(generation, candidates, found.vectors, found.sized, trusted=trusted)
-            if len(found.rows) < limit:
+            keys = found.rows.keys
+            self._adopt(generation, found, trusted=trusted)
+            if len(keys) < limit:
                 return
-            after = found.rows[-1].key
+            after = keys[-1]
 
     def _batches(self, generation: Generation, batches: Iterable[Batch], *, trusted: bool) -> None:
         for number, (keys, vectors, digests) in enumerate(_pieces(batches)):
@@ -167,15 +167,13 @@ class Adopting:
             if number == 0:
                 self._others_retire(generation)
             places = dict(zip(reversed(whole), range(len(whole) - 1, -1, -1), strict=True))  # of several of one key, the first
-            with self._store.snapshot() as reader:
-                rows = reader.rows_live(self._source, list(places), [generation.id])
-            self._counts["unknown"] += len(whole) - len(rows)
-            candidates = [
-                (row, places[row.key], None if digests is None else digests[places[row.key]])
-                for row in rows
-                if row.indexed != (row.seq,) and row.key not in self._under_way
-            ]
-            self._adopt(generation, candidates, matrix, np.ones(len(matrix), np.bool_), trusted=trusted)
+            asked = [key for key in places if key not in self._under_way]
+            rows, live = self._store.adopt_look(self._source, generation.id, asked) if asked else (_NONE, 0)
+            self._counts["unknown"] += len(whole) - len(places) + len(asked) - live
+            at = [places[key] for key in rows.keys]
+            told = [None] * len(at) if digests is None else [digests[place] for place in at]
+            found = ForeignBatch(rows, matrix[at], np.ones(len(at), np.bool_), told)
+            self._adopt(generation, found, trusted=trusted)
 
     def _end(self, generation: Generation, *, manual: bool) -> Adopted:
         """Give the generation to the workers, and to search if nothing is missing in it."""
@@ -193,33 +191,20 @@ class Adopting:
         counts = {name: self._counts[name] for name in ("rows", "edited", "divided", "unusable")}
         return Adopted(generation=after, missing=missing, unknown=self._counts["unknown"] if self._keyed else None, **counts)
 
-    def _adopt(
-        self,
-        generation: Generation,
-        candidates: Sequence[Candidate],
-        vectors: NDArray[np.float32],
-        sized: NDArray[np.bool_],
-        *,
-        trusted: bool,
-    ) -> None:
+    def _adopt(self, generation: Generation, found: ForeignBatch, *, trusted: bool) -> None:
         """Write those of the rows whose vector can be used and is of the whole of their present text."""
-        if not candidates:
-            return
-        usable = sized & np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)
-        found = list(self._whole(candidates, usable, trusted=trusted))
+        whole = self._whole(found, trusted=trusted)
         self._written()
-        if found:
-            self._under_way = frozenset([row.key for (row, _, _), _ in found])
-            self._writing = self._ahead(partial(self._write, generation, found, vectors))
+        if whole:
+            keys = [found.rows.keys[at] for at in whole]
+            self._under_way = frozenset(keys)
+            self._writing = self._ahead(partial(self._write, generation, found, whole, keys))
 
-    def _write(self, generation: Generation, found: Sequence[tuple[Candidate, Chunk]], vectors: NDArray[np.float32]) -> int:
-        """Write rows, each with its passage and its vector; return how many were written."""
-        batch = WholeBatch(
-            tuple([row.key for (row, _, _), _ in found]),
-            tuple([row.seq for (row, _, _), _ in found]),
-            tuple([chunk for _, chunk in found]),
-            unit_vectors(vectors[[place for (_, place, _), _ in found]]).astype(precision(generation.identity)),
-        )
+    def _write(self, generation: Generation, found: ForeignBatch, whole: Mapping[int, Chunk], keys: Sequence[Key]) -> int:
+        """Write rows, by their place, each with its passage and its vector; return how many were written."""
+        at = list(whole)
+        vectors = unit_vectors(found.vectors[at]).astype(precision(generation.identity))
+        batch = WholeBatch(keys, [found.rows.seqs[place] for place in at], list(whole.values()), vectors)
         return self._store.rows_adopt(self._source, generation.id, batch)
 
     def _written(self) -> None:
@@ -233,35 +218,32 @@ class Adopting:
         if self._progress is not None:
             self._progress(Progress(f"adopt {self._source.name}", self._counts["rows"], None, 0.0))
 
-    def _whole(
-        self, candidates: Sequence[Candidate], usable: NDArray[np.bool_], *, trusted: bool
-    ) -> Iterator[tuple[Candidate, Chunk]]:
-        """Give the candidates whose text is one passage and has not changed, with that passage; count the others."""
-        found: list[tuple[Candidate, Chunk]] = []
+    def _whole(self, found: ForeignBatch, *, trusted: bool) -> Mapping[int, Chunk]:
+        """Return the place and the passage of each row whose text is one and has not changed; count the others."""
+        usable = (found.sized & np.isfinite(found.vectors).all(axis=1) & found.vectors.any(axis=1)).tolist()
+        whole: dict[int, Chunk] = {}
         passages: list[str] = []
-        seen: set[Key] = set()
-        fine = usable.tolist()
-        for candidate in candidates:
-            row, place, digest = candidate
-            if row.key in seen:
-                continue
-            seen.add(row.key)
-            text = render(row.texts)
-            if not fine[place]:
+        before: Key | None = None
+        rows = zip(found.rows.keys, usable, found.digests, zip(*found.rows.texts, strict=True), strict=True)
+        for at, (key, fine, digest, texts) in enumerate(rows):
+            if key == before:
+                continue  # a user's other table has it twice
+            before = key
+            text = render(texts)
+            if not fine:
                 self._counts["unusable"] += 1
             elif not (trusted if digest is None else digest_is(text, digest)):
                 self._counts["edited"] += 1
             elif (chunk := self._chunker.whole(text)) is None:
                 self._counts["divided"] += 1
             else:
-                found.append((candidate, chunk))
+                whole[at] = chunk
                 passages.append(text[chunk.start : chunk.stop])
-        excess = self._embedder.token_excess(passages) if found else ()
-        for one, divided in zip(found, excess, strict=True):
-            if divided:
-                self._counts["divided"] += 1
-            else:
-                yield one
+        excess = self._embedder.token_excess(passages) if passages else ()
+        if any(excess):
+            whole = {at: chunk for (at, chunk), divided in zip(whole.items(), excess, strict=True) if not divided}
+            self._counts["divided"] += len(passages) - len(whole)
+        return whole
 
 
 def place_check(place: VectorPlace, source: Source, inspect: Callable[[str], Table], *, trusted: bool) -> None:

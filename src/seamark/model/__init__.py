@@ -59,6 +59,7 @@ from seamark.model.tables import (
 )
 from seamark.model.work import (
     POSTING,
+    AdoptableRows,
     Adopted,
     Chunk,
     Claim,
@@ -85,6 +86,7 @@ from seamark.model.work import (
 __all__ = [
     "POSTING",
     "Activated",
+    "AdoptableRows",
     "Adopted",
     "Audited",
     "Check",

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -107,16 +107,29 @@ Digest = bytes | str | None
 
 
 @dataclass(frozen=True, slots=True)
+class AdoptableRows:
+    """Live rows that a generation does not hold in their present version, column by column: text and `seq` of one snapshot.
+
+    `texts` has one column for each text column of the source's spec, in that order. (Columns, since an object for each row is
+    what takes the longest about it.)
+    """
+
+    keys: Sequence[Key]
+    seqs: Sequence[int]
+    texts: Sequence[Sequence[str | None]]
+
+
+@dataclass(frozen=True, slots=True)
 class ForeignBatch:
-    """Rows with the vectors that a user keeps of them: shape (len(rows), dimension), zeros where `sized` is false.
+    """Rows with the vectors that a user keeps of them: shape (len(rows.keys), dimension), zeros where `sized` is false.
 
     `sized`: that vector has as many members as the generation's model gives.
     """
 
-    rows: tuple[SourceRow, ...]
+    rows: AdoptableRows
     vectors: NDArray[np.float32]
     sized: NDArray[np.bool_]
-    digests: tuple[Digest, ...]
+    digests: Sequence[Digest]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +178,9 @@ class VectorBatch:
 class WholeBatch:
     """Rows that are adopted, each with one chunk, which is the whole of its text: as many of everything."""
 
-    keys: tuple[Key, ...]
-    seqs: tuple[int, ...]
-    chunks: tuple[Chunk, ...]
+    keys: Sequence[Key]
+    seqs: Sequence[int]
+    chunks: Sequence[Chunk]
     vectors: StoredVectors
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seamark.model import (
+        AdoptableRows,
         Check,
         Claim,
         Coverage,
@@ -198,6 +199,13 @@ class Store(Auditing, Protocol):
 
         It is `retired`, so that nobody works at it until it is taken up with `generation_create`, and its backfill is done:
         whatever of the journal up to its origin it does not hold is found by the sweep. An active one is returned as it is.
+        """
+        ...
+
+    def adopt_look(self, source: Source, generation_id: int, keys: Sequence[Key]) -> tuple[AdoptableRows, int]:
+        """Return those of the keys' live rows that the generation does not hold as they stand, and how many are live.
+
+        No key comes twice.
         """
         ...
 

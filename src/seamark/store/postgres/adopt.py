@@ -9,7 +9,7 @@ from uuid import UUID
 import numpy as np
 
 from seamark.errors import InvalidRequestError, TableUnusableError, UnknownColumnError
-from seamark.model import ForeignBatch, SourceRow
+from seamark.model import AdoptableRows, ForeignBatch
 from seamark.store.claim import hand_out
 from seamark.store.foreign import PLAIN, Form, vectors_decode
 from seamark.store.postgres import codec
@@ -74,13 +74,24 @@ def _uuids(keys: Sequence[Key], kinds: Sequence[str]) -> Sequence[Key]:
     ]
 
 
+def adopt_look(
+    database: Database, catalog: Catalog, source: Source, generation_id: int, keys: Sequence[Key]
+) -> tuple[AdoptableRows, int]:
+    """Read the live rows of keys; see the contract."""
+    words = _words(catalog, generation_id)
+    with database.keyed_snapshot() as connection:
+        values = codec.keys_columns(keys, len(source.table.key))
+        found = database.run(connection, "adopt_look", words, values, binary=True).fetchall()
+    columns: list[tuple[Any, ...]] = [*zip(*[row for row in found if not row[2]], strict=True)] or [()] * 3
+    places, seqs, _, *texts = columns
+    return AdoptableRows([keys[place - 1] for place in places], seqs, texts), len(found)
+
+
 def adopt_read(
     database: Database, catalog: Catalog, source: Source, generation_id: int, place: VectorPlace, after: Key | None, limit: int
 ) -> ForeignBatch:
     """Read the next rows of the source that have a vector in a column of the user's; see the contract."""
-    words = catalog.generation_words(generation_id)
-    if words is None:
-        raise InvalidRequestError(f"there is no generation {generation_id}; it may have been dropped since")
+    words = _words(catalog, generation_id)
     with database.connection() as connection:
         foreign, form, dimension = _place_words(database, connection, source, place, words, generation_id)
     words = words | foreign | {"after": "TRUE"}
@@ -91,10 +102,10 @@ def adopt_read(
     with database.keyed() as connection:
         found = database.run(connection, "adopt_read", words, values, binary=True).fetchall()
     width = len(source.table.key)
-    keys = _keys(found, source)
-    rows = tuple(SourceRow(key, row[width], True, row[width + 3 :]) for key, row in zip(keys, found, strict=True))  # noqa: FBT003
+    texts = list(zip(*[row[width + 3 :] for row in found], strict=True))
+    rows = AdoptableRows(_keys(found, source), [row[width] for row in found], texts)
     vectors, sized = vectors_decode([row[width + 1] for row in found], dimension, form)
-    return ForeignBatch(rows, vectors, sized, tuple(row[width + 2] for row in found))
+    return ForeignBatch(rows, vectors, sized, [row[width + 2] for row in found])
 
 
 def adopt_end(database: Database, catalog: Catalog, generation_id: int, rows: int) -> None:
@@ -103,6 +114,13 @@ def adopt_end(database: Database, catalog: Catalog, generation_id: int, rows: in
         with claiming(database, catalog, generation_id, "", rows, 0) as work:
             if work is None or not hand_out(work):
                 return
+
+
+def _words(catalog: Catalog, generation_id: int) -> Words:
+    words = catalog.generation_words(generation_id)
+    if words is None:
+        raise InvalidRequestError(f"there is no generation {generation_id}; it may have been dropped since")
+    return words
 
 
 def _keys(found: Sequence[Row], source: Source) -> list[Key]:

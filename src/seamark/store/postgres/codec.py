@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -71,7 +72,10 @@ def keys_columns(keys: Sequence[Key], width: int) -> dict[str, str]:
 
 def array(values: Iterable[KeyValue | bool]) -> str:
     """Return an array's text; far cheaper than to have the driver adapt each value."""
-    return "{" + ",".join(map(_element, values)) + "}"
+    elements = list(values)
+    if {*map(type, elements)} == {int}:
+        return "{" + str(elements)[1:-1] + "}"
+    return "{" + ",".join(map(_element, elements)) + "}"
 
 
 def _element(value: KeyValue | bool) -> str:  # noqa: FBT001
@@ -148,29 +152,40 @@ def chunks_encode(
     vectors: StoredVectors,
 ) -> bytes:
     """Return rows of (key columns, ordinal, start, stop, digest, embedding), one for each chunk."""
-    width = len(keys[0])
     dimension = vectors.shape[1]
-    tail = np.zeros(
+    numbered = all(isinstance(member, int) for member in keys[0])
+    rows = np.zeros(
         len(keys),
         dtype=[
-            ("ordinal_size", ">i4"), ("ordinal", ">i4"), ("start_size", ">i4"), ("start", ">i4"), ("stop_size", ">i4"),
-            ("stop", ">i4"), ("digest_size", ">i4"), ("digest", "S16"), ("size", ">i4"), ("dimension", ">i2"),
-            ("unused", ">i2"), ("embedding", vectors.dtype.newbyteorder(">"), (dimension,)),
+            *(_numbers(widths) if numbered else ()), ("ordinal_size", ">i4"), ("ordinal", ">i4"), ("start_size", ">i4"),
+            ("start", ">i4"), ("stop_size", ">i4"), ("stop", ">i4"), ("digest_size", ">i4"), ("digest", "S16"), ("size", ">i4"),
+            ("dimension", ">i2"), ("unused", ">i2"), ("embedding", vectors.dtype.newbyteorder(">"), (dimension,)),
         ],
     )  # fmt: skip
     for name in ("ordinal_size", "start_size", "stop_size"):
-        tail[name] = 4
-    tail["ordinal"] = ordinals
-    tail["start"], tail["stop"] = [chunk.start for chunk in chunks], [chunk.stop for chunk in chunks]
-    tail["digest_size"], tail["digest"] = 16, np.frombuffer(b"".join([chunk.digest for chunk in chunks]), "S16")
-    tail["size"], tail["dimension"], tail["embedding"] = 4 + vectors.itemsize * dimension, dimension, vectors
-    fields = struct.pack(">h", width + 5)
-    data, size = tail.tobytes(), tail.dtype.itemsize
+        rows[name] = 4
+    rows["ordinal"] = ordinals
+    rows["start"], rows["stop"] = [chunk.start for chunk in chunks], [chunk.stop for chunk in chunks]
+    rows["digest_size"], rows["digest"] = 16, np.frombuffer(b"".join([chunk.digest for chunk in chunks]), "S16")
+    rows["size"], rows["dimension"], rows["embedding"] = 4 + vectors.itemsize * dimension, dimension, vectors
+    fields = len(widths) + 5
+    if numbered:
+        rows["fields"] = fields
+        for column, (width, members) in enumerate(zip(widths, zip(*keys, strict=True), strict=True)):
+            rows[f"size_{column}"], rows[f"key_{column}"] = width, members
+        return b"".join((COPY_HEADER, rows.tobytes(), COPY_END))
+    begin, data, size = struct.pack(">h", fields), rows.tobytes(), rows.dtype.itemsize
     pieces: list[bytes] = [COPY_HEADER]
     for position, key in enumerate(keys):
-        pieces += (fields, key_encode(key, widths), data[position * size : position * size + size])
+        pieces += (begin, key_encode(key, widths), data[position * size : position * size + size])
     pieces.append(COPY_END)
     return b"".join(pieces)
+
+
+def _numbers(widths: Sequence[int]) -> list[tuple[str, str]]:
+    """Return how a row begins whose key is integers: all of such rows are made at once."""
+    columns = [[(f"size_{column}", ">i4"), (f"key_{column}", f">i{width}")] for column, width in enumerate(widths)]
+    return [("fields", ">i2"), *chain.from_iterable(columns)]
 
 
 def postings_encode(rows: Iterable[tuple[str, int, int, int, bytes]]) -> bytes:

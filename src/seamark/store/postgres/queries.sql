@@ -1198,6 +1198,14 @@ SELECT EXISTS (
     WHERE i.indrelid = to_regclass(%(table)s) AND a.attname = %(column)s
 );
 
+-- name: adopt_look
+-- Give the live rows of keys by their place in the list, with their journal's `seq`, whether the generation holds that version, and
+-- their text.
+SELECT b.place, j.seq, r.seq IS NOT DISTINCT FROM j.seq, {texts}
+FROM unnest({key_arrays}) WITH ORDINALITY AS b ({k}, place) JOIN {source} s ON {s_is_b}
+JOIN {journal} j ON {j_is_b} AND NOT j.deleted LEFT JOIN {rows} r ON {r_is_b}
+WHERE {where} ORDER BY b.place;
+
 -- name: adopt_read
 -- Give the next live rows that a generation does not hold, in order of key, with the vector that the user keeps of each.
 SELECT {k_s}, j.seq, {vector_sent}, {digest}, {texts}

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seamark.model import (
+        AdoptableRows,
         Check,
         Claim,
         Enrolment,
@@ -246,6 +247,10 @@ class PostgresStore(PostgresAuditing):
     def generation_adopt(self, source: Source, spec: GenerationSpec) -> Generation:
         """See the contract."""
         return generations.generation_adopt(self._database, self._catalog, source, spec)
+
+    def adopt_look(self, source: Source, generation_id: int, keys: Sequence[Key]) -> tuple[AdoptableRows, int]:
+        """See the contract."""
+        return adopt.adopt_look(self._database, self._catalog, source, generation_id, keys)
 
     def adopt_read(self, source: Source, generation_id: int, place: VectorPlace, after: Key | None, limit: int) -> ForeignBatch:
         """See the contract."""

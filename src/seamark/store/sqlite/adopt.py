@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from seamark.errors import UnknownColumnError
-from seamark.model import ForeignBatch, SourceRow
+from seamark.model import AdoptableRows, ForeignBatch
 from seamark.store.claim import hand_out
 from seamark.store.foreign import vectors_decode
 from seamark.store.sqlite.claims import SqliteClaiming, clock, text_decode
@@ -18,6 +18,8 @@ from seamark.store.sqlite.tables import table_inspect
 from seamark.store.sqlite.words import quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from seamark.model import Key, Table, VectorPlace, WholeBatch
     from seamark.store.sqlite.connection import Connection, Connections
     from seamark.store.sqlite.words import Words
@@ -56,6 +58,19 @@ def _columns(batch: WholeBatch) -> dict[str, bytes | int]:
     }
 
 
+def adopt_look(connections: Connections, words: Words, keys: Sequence[Key]) -> tuple[AdoptableRows, int]:
+    """Read the live rows of keys; see the contract."""
+    with connections.snapshot() as connection:
+        if all(len(key) == 1 and isinstance(key[0], int) for key in keys):
+            found = connection.rows(words["adopt_look_numbered"], (integers([int(number) for (number,) in keys]),))
+        else:
+            found = connection.many_rows(words["adopt_look"], [(*key, place) for place, key in enumerate(keys, 1)])
+    columns: list[tuple[Any, ...]] = [*zip(*[row for row in found if not row[2]], strict=True)] or [()] * 3
+    places, seqs, _, *texts = columns
+    texts = [text_decode(column, connections.codec) for column in texts]
+    return AdoptableRows([keys[place - 1] for place in places], seqs, texts), len(found)
+
+
 def adopt_read(
     connections: Connections, words: Words, dimension: int, place: VectorPlace, after: Key | None, limit: int
 ) -> ForeignBatch:
@@ -66,11 +81,10 @@ def adopt_read(
     with connections.snapshot() as connection:
         statement = words.fill("adopt_read", after=beyond, **_place_words(connection, words, place))
         found = connection.rows(statement, (*(after or ()), limit))
-    rows = tuple(
-        SourceRow(row[:width], row[width], live=True, texts=text_decode(row[width + 3 :], connections.codec)) for row in found
-    )
+    texts = [text_decode(column, connections.codec) for column in zip(*[row[width + 3 :] for row in found], strict=True)]
+    rows = AdoptableRows([row[:width] for row in found], [row[width] for row in found], texts)
     vectors, sized = vectors_decode([row[width + 1] for row in found], dimension)
-    return ForeignBatch(rows, vectors, sized, tuple(row[width + 2] for row in found))
+    return ForeignBatch(rows, vectors, sized, [row[width + 2] for row in found])
 
 
 def adopt_end(connections: Connections, words: Words, rows: int) -> None:

@@ -951,11 +951,6 @@ SELECT {table_keys} FROM {table} t WHERE {t_is_given} AND {live} AND {filter}
 -- A live row with its text, its journal's seq, and the versions held of it.
 SELECT j.seq, {indexed}{table_keys}, {texts} FROM {table} t JOIN {journal} j ON {j_is_t} WHERE {t_is_given} AND {live}
 
--- name: rows_live_numbered
--- The same, of all keys at once, where a key is one integer. Differs by necessity: PostgreSQL always takes all at once.
-SELECT j.seq, {indexed}{table_keys}, {texts}
-FROM carray(?) a CROSS JOIN {table} t ON {t_is_numbered} CROSS JOIN {journal} j ON {j_is_t} WHERE {live}
-
 -- name: rows_live_indexed
 -- Part of `rows_live`, for each generation: the version held.
 (SELECT r.seq FROM {rows} r WHERE {r_is_j} AND r.chunks >= 0),
@@ -965,6 +960,17 @@ FROM carray(?) a CROSS JOIN {table} t ON {t_is_numbered} CROSS JOIN {journal} j 
 -- name: generation_set_aside
 -- Let nobody work at a generation, and whatever it does not hold up to its origin be found by the sweep.
 UPDATE generation SET state = 'retired', retired_at = :now, backfill = 0, swept = -1 WHERE id = :generation AND state <> 'active'
+
+-- name: adopt_look
+-- A live row by its place in the list, with its journal's seq, whether the generation holds that version, and its text.
+SELECT {floor}, j.seq, r.seq IS j.seq, {texts}
+FROM {table} t JOIN {journal} j ON {j_is_t} AND NOT j.deleted LEFT JOIN {rows} r ON {r_is_j} WHERE {t_is_given} AND {live}
+
+-- name: adopt_look_numbered
+-- The same, of all keys at once, where a key is one integer. Differs by necessity: PostgreSQL always takes all at once.
+SELECT a.rowid, j.seq, r.seq IS j.seq, {texts}
+FROM carray(?) a CROSS JOIN {table} t ON {t_is_numbered} CROSS JOIN {journal} j ON {j_is_t} AND NOT j.deleted
+LEFT JOIN {rows} r ON {r_is_j} WHERE {live}
 
 -- name: adopt_read
 -- The next live rows that a generation does not hold, in order of key, with the vector that the user keeps of each.

@@ -135,11 +135,7 @@ class SqliteReader:
         """Return the live rows of the keys with their present text and the version each generation holds."""
         indexed = "".join(self._words(self._connection, one)["rows_live_indexed"] for one in generations)
         words = self._source_words(self._connection, source, 0)
-        if keys and all(len(key) == 1 and isinstance(key[0], int) for key in keys):
-            asked = integers([int(number) for (number,) in keys])
-            rows = self._connection.rows(words.fill("rows_live_numbered", indexed=indexed), (asked,))
-        else:
-            rows = self._connection.many_rows(words.fill("rows_live", indexed=indexed), keys)
+        rows = self._connection.many_rows(words.fill("rows_live", indexed=indexed), keys)
         held = 1 + len(generations)
         texts = held + len(source.table.key)
         return [LiveRow(row[held:texts], row[0], text_decode(row[texts:], self._codec), row[1:held]) for row in rows]

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seamark.model import (
+        AdoptableRows,
         Check,
         Coverage,
         Enrolment,
@@ -279,6 +280,10 @@ class SqliteStore(SqliteAuditing):
     def generation_adopt(self, source: Source, spec: GenerationSpec) -> Generation:
         """Set a generation aside to be made of vectors that exist."""
         return generations.generation_adopt(self._connections, source, spec, self._words_of)
+
+    def adopt_look(self, source: Source, generation_id: int, keys: Sequence[Key]) -> tuple[AdoptableRows, int]:
+        """Return those of the keys' live rows that the generation does not hold as they stand, and how many are live."""
+        return adopt.adopt_look(self._connections, self._words_for(source, generation_id), keys)
 
     def adopt_read(self, source: Source, generation_id: int, place: VectorPlace, after: Key | None, limit: int) -> ForeignBatch:
         """Return the next live rows that the generation does not hold, with the vector that the user keeps of each."""
