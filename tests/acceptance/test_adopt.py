@@ -209,6 +209,25 @@ def test_vectors_given_with_their_keys(backend, notes, opened):
     proven(backend, service, tracked, notes)
 
 
+@pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le", "UTF-16be"])
+def test_a_sqlite_file_may_have_another_encoding(sqlite_backend, encoding):
+    application = sqlite_backend.application()
+    application.run(f"PRAGMA encoding = '{encoding}'")
+    application.run("CREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT)")
+    assert [(encoding,)] == application.run("PRAGMA encoding")
+    texts = [f"é {text(n)}" for n in range(1, 9)]
+    application.many("INSERT INTO notes VALUES (?, ?)", [(n, f"\n {body}") for n, body in enumerate(texts, 1)])
+    with seamark.open(sqlite_backend.url, embedder=OracleEmbedder()) as service:
+        tracked = attached(service)
+        matrix = np.stack([vector(body) for body in texts])
+        assert 8 == tracked.adopt(batches=[(list(range(1, 9)), matrix, None)], trust_text=True).rows
+        stored = sqlite_backend.chunks(tracked.source, generation_of(service, tracked))
+        assert [(2, 2 + len(body)) for body in texts] == [(chunk.start, chunk.stop) for chunk in stored]
+        assert all(oracle_proves(chunk.vector, body, "oracle-a") for chunk, body in zip(stored, texts, strict=True))
+        service.work(until="current")
+        assert tracked.verify().clean
+
+
 def test_keys_may_be_given_as_text(backend, opened):
     application = backend.application()
     integer, words = backend.type("integer"), backend.type("text")

@@ -82,9 +82,12 @@ def adopt_look(
     with database.keyed_snapshot() as connection:
         values = codec.keys_columns(keys, len(source.table.key))
         found = database.run(connection, "adopt_look", words, values, binary=True).fetchall()
-    columns: list[tuple[Any, ...]] = [*zip(*[row for row in found if not row[2]], strict=True)] or [()] * 3
-    places, seqs, _, *texts = columns
-    return AdoptableRows([keys[place - 1] for place in places], seqs, texts), len(found)
+    left = [row for row in found if not row[2]]
+    if not left:
+        return AdoptableRows((), (), ()), len(found)
+    columns = list(zip(*left, strict=True))
+    places: list[int] = [row[0] for row in left]
+    return AdoptableRows([keys[place - 1] for place in places], columns[1], columns[3:]), len(found)
 
 
 def adopt_read(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from seamark.errors import UnknownColumnError
 from seamark.model import AdoptableRows, ForeignBatch
@@ -24,6 +22,9 @@ if TYPE_CHECKING:
     from seamark.store.sqlite.connection import Connection, Connections
     from seamark.store.sqlite.words import Words
 
+DIGITS = 10
+"""Of a place in a text."""
+
 
 def rows_adopt(connections: Connections, words: Words, batch: WholeBatch) -> int:
     """Write rows that were not claimed; see the contract.
@@ -34,7 +35,7 @@ def rows_adopt(connections: Connections, words: Words, batch: WholeBatch) -> int
     with connections.transaction() as connection:
         bury(connection, words, connection.rows(words["adopt_replace"], (seqs,)))
         first = int(connection.value(words["next_id"], (words.generation,)))
-        connection.run(words["adopt_chunks"], {"seqs": seqs, "first": first, **_columns(batch)})
+        connection.run(words["adopt_chunks"], {"seqs": seqs, "first": first, **_columns(batch, connections.codec)})
         connection.run(words["adopt_rows"], {"seqs": seqs, "now": clock(connection)})
         written = connection.changes()
         connection.run(words["next_id_write"], (first + len(batch.seqs), words.generation))
@@ -45,13 +46,12 @@ def rows_adopt(connections: Connections, words: Words, batch: WholeBatch) -> int
     return written
 
 
-def _columns(batch: WholeBatch) -> dict[str, bytes | int]:
-    """Return the chunks' columns, each in one value of so many bytes a row; SQL reads numbers as text."""
-    spans = np.array([(chunk.start, chunk.stop) for chunk in batch.chunks], np.int64).astype(np.bytes_)
+def _columns(batch: WholeBatch, codec: str) -> dict[str, bytes | int]:
+    """Return the chunks' columns, each in one value, of so many bytes a row; SQL can take numbers from text only."""
+    spans = "".join([f"{chunk.start:{DIGITS}}{chunk.stop:{DIGITS}}" for chunk in batch.chunks]).encode(codec)
     return {
-        "starts": spans[:, 0].tobytes(),
-        "stops": spans[:, 1].tobytes(),
-        "digits": spans.itemsize,
+        "spans": spans,
+        "digits": len(spans) // (2 * len(batch.chunks)),
         "digests": b"".join([chunk.digest for chunk in batch.chunks]),
         "embeddings": batch.vectors.tobytes(),
         "width": batch.vectors.shape[1] * batch.vectors.itemsize,
@@ -65,10 +65,13 @@ def adopt_look(connections: Connections, words: Words, keys: Sequence[Key]) -> t
             found = connection.rows(words["adopt_look_numbered"], (integers([int(number) for (number,) in keys]),))
         else:
             found = connection.many_rows(words["adopt_look"], [(*key, place) for place, key in enumerate(keys, 1)])
-    columns: list[tuple[Any, ...]] = [*zip(*[row for row in found if not row[2]], strict=True)] or [()] * 3
-    places, seqs, _, *texts = columns
-    texts = [text_decode(column, connections.codec) for column in texts]
-    return AdoptableRows([keys[place - 1] for place in places], seqs, texts), len(found)
+    left = [row for row in found if not row[2]]
+    if not left:
+        return AdoptableRows((), (), ()), len(found)
+    columns = list(zip(*left, strict=True))
+    places: list[int] = [row[0] for row in left]
+    texts = [text_decode(column, connections.codec) for column in columns[3:]]
+    return AdoptableRows([keys[place - 1] for place in places], columns[1], texts), len(found)
 
 
 def adopt_read(

@@ -987,8 +987,8 @@ DELETE FROM {chunks} WHERE ({keys}) IN (
 -- name: adopt_chunks
 -- The chunks of those of the rows whose version is still the journal's and of which the generation holds an older one or none.
 INSERT OR REPLACE INTO {chunks} (id, {keys}, ordinal, start, stop, digest, embedding)
-SELECT :first + a.rowid - 1, {jkeys}, 0, CAST(substr(:starts, 1 + :digits * (a.rowid - 1), :digits) AS INTEGER),
-    CAST(substr(:stops, 1 + :digits * (a.rowid - 1), :digits) AS INTEGER), substr(:digests, 1 + 16 * (a.rowid - 1), 16),
+SELECT :first + a.rowid - 1, {jkeys}, 0, CAST(substr(:spans, 1 + :digits * (2 * a.rowid - 2), :digits) AS INTEGER),
+    CAST(substr(:spans, 1 + :digits * (2 * a.rowid - 1), :digits) AS INTEGER), substr(:digests, 1 + 16 * (a.rowid - 1), 16),
     substr(:embeddings, 1 + :width * (a.rowid - 1), :width)
 FROM carray(:seqs) a CROSS JOIN {journal} j ON j.seq = a.value LEFT JOIN {rows} r ON {r_is_j}
 WHERE r.seq IS NULL OR r.seq < j.seq
