@@ -1,7 +1,7 @@
 """Audit: compare a table, its journal and what the indexes hold of it, row by row and by content, in bounded memory.
 
-Four walks: the table in key order, against journal, rows, chunks and postings; the journal in the order of `seq`, against the
-table; and what each generation holds in key order, for what belongs to no row. Each look is one snapshot, and a
+Four walks: the table in key order, against journal, rows, chunks and postings; and beside it the journal in the order of `seq`,
+against the table, and what each generation holds in key order, for what belongs to no row. Each look is one snapshot, and a
 row is compared with an index only where the index claims to hold the very version that the journal has. So what is written
 meanwhile is no finding: the index does not claim it yet.
 
@@ -11,13 +11,16 @@ What does not fit the sums of an index of words is looked at again in newer ones
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
 
 from seamark.core import catalog
 from seamark.core.ahead import when_asked
-from seamark.core.chunking import render
+from seamark.core.chunking import render_columns
 from seamark.core.comparison import ChunksComparison, WordsComparison
 from seamark.core.polling import poll
 from seamark.errors import EmbedderConfigurationError, StoreError, StorePermissionError, StoreUnavailableError
@@ -25,21 +28,24 @@ from seamark.model import Progress
 from seamark.model.findings import Finding, Findings, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from contextlib import AbstractContextManager
 
     from seamark.core.ahead import Ahead
     from seamark.core.comparison import Comparison
     from seamark.model import Generation, Key, Source
-    from seamark.model.findings import AuditHeld, AuditPage, AuditStrays
+    from seamark.model.findings import AuditEntries, AuditHeld, AuditPage, AuditStrays
     from seamark.store.contract import Store
+
+Found = TypeVar("Found")
+Place = TypeVar("Place")
 
 AUDIT_INTERVAL_SECONDS = 86_400.0
 """Workers audit a source once a day, unless they are told otherwise."""
 PAGE_ROWS = 2_000
 """Rows of the table read at once, with their text: some ten milliseconds."""
 PAGE_CHARACTERS = 4_000_000
-ENTRIES = 20_000
+ENTRIES = 10_000
 """Entries of the journal, rows or chunks that are looked at in one statement, which returns only what is wrong."""
 SUSPECTS = 10_000
 """Documents that do not fit their sums are looked at again together."""
@@ -138,17 +144,27 @@ class _Audit:
         )
 
     def walk(self) -> None:
-        """Walk through everything."""
+        """Walk through everything: the table, where most of it is for this process to do, and beside it the rest."""
+        with closing(self._tables()) as tables, closing(self._others()) as others:
+            # A row that is mended in the table is no finding in the rest any more.
+            for _ in chain(tables, others) if self._repair else zip_longest(others, tables):
+                pass
+
+    def _tables(self) -> Generator[None]:
+        """Walk through the table, as often as there are ranges of documents."""
         comparisons = [comparison for one in self._generations if (comparison := self._comparison(one)) is not None]
         first = True
         while any([comparison.turn() for comparison in comparisons]) or first:  # noqa: C419 each of them turns
-            self._table(comparisons, first=first)
+            yield from self._table(comparisons, first=first)
             first = False
-        self._journal()
+
+    def _others(self) -> Generator[None]:
+        """Walk through the journal, and through what each generation holds."""
+        yield from self._journal()
         for generation in self._generations:
-            self._strays(generation, self._store.audit_rows)
+            yield from self._strays(generation, self._store.audit_rows)
             if generation.model is not None:
-                self._strays(generation, self._store.audit_chunks)
+                yield from self._strays(generation, self._store.audit_chunks)
 
     def _comparison(self, generation: Generation) -> Comparison | None:
         try:
@@ -161,38 +177,53 @@ class _Audit:
 
     # --- the walks --------------------------------------------------------------------------------------------
 
-    def _table(self, comparisons: Sequence[Comparison], *, first: bool) -> None:
-        active = [comparison for comparison in comparisons if comparison.active]
-        walked = self._generations if first else [comparison.generation for comparison in active]
-        numbers = [generation.id for generation in walked]
-        after: Key | None = None
-        answer: Callable[[], AuditPage] | None = self._ahead(partial(self._read, numbers, after))
+    def _walk(
+        self,
+        look: Callable[[Place | None], Found],
+        last: Callable[[Found], Place | None],
+        do: Callable[[Found, Place | None], None],
+    ) -> Generator[None]:
+        """Look at one piece after the other, at the next one while something is done with this one."""
+        after: Place | None = None
+        answer: Callable[[], Found] | None = self._ahead(partial(look, after))
         try:
             while answer is not None:
                 with self._throttle():
-                    page, answer = answer(), None
-                    if page.last is not None:
-                        answer = self._ahead(partial(self._read, numbers, page.last))
-                    self._page(page, active, after, first=first)
-                after = page.last
-                if self._progress is not None:
-                    self._progress(Progress(f"verify {self._source.name}", self._rows, None, 0.0))
+                    found, answer = answer(), None
+                    upto = last(found)
+                    if upto is not None:
+                        answer = self._ahead(partial(look, upto))
+                    do(found, after)
+                after = upto
+                yield
         finally:
             if answer is not None:
                 answer()  # nothing is left under way
+
+    def _table(self, comparisons: Sequence[Comparison], *, first: bool) -> Generator[None]:
+        active = [comparison for comparison in comparisons if comparison.active]
+        walked = self._generations if first else [comparison.generation for comparison in active]
+        look = partial(self._read, [generation.id for generation in walked])
+        yield from self._walk(look, lambda page: page.last, partial(self._page, active, first))
         self._look_again(active)
 
     def _read(self, numbers: Sequence[int], after: Key | None) -> AuditPage:
         return self._store.audit_page(self._source, numbers, after, PAGE_ROWS, PAGE_CHARACTERS)
 
-    def _page(self, page: AuditPage, active: Sequence[Comparison], after: Key | None, *, first: bool) -> None:
+    def _page(
+        self,
+        active: Sequence[Comparison],
+        first: bool,  # noqa: FBT001 bound where the walk begins
+        page: AuditPage,
+        after: Key | None,
+    ) -> None:
         wrong: list[Finding] = []
         if first:
             self._rows += len(page.keys)
             wrong += [Finding(key, Reason.UNENTERED, None) for key in self._unentered(page, after)]
             for number, held in page.held.items():
                 wrong += self._missing(number, _unclaimed(page, held))
-        texts = _rendered(page)
+        texts = render_columns(page.texts)
         for comparison in active:
             held = page.held.get(comparison.generation.id)
             if held is not None:
@@ -200,6 +231,8 @@ class _Audit:
                     wrong.append(Finding(page.keys[place], reason, comparison.generation.id))
         self._report(wrong)
         self._look_again(active, SUSPECTS)
+        if self._progress is not None:
+            self._progress(Progress(f"verify {self._source.name}", self._rows, None, 0.0))
 
     def _unentered(self, page: AuditPage, after: Key | None) -> Sequence[Key]:
         """Return the live rows that the journal does not have, but for those that a poller is still to come by."""
@@ -235,37 +268,32 @@ class _Audit:
         with self._throttle():
             page = self._read([number], after)
             if number in page.held:
-                wrong = comparison.confirm(page, _rendered(page), page.held[number])
+                wrong = comparison.confirm(page, render_columns(page.texts), page.held[number])
                 self._report([Finding(page.keys[place], reason, number) for place, reason in wrong])
         return page
 
-    def _journal(self) -> None:
-        after: int | None = 0
-        while after is not None:
-            with self._throttle():
-                entries = self._store.audit_journal(self._source, after, ENTRIES)
-                self._report([Finding(key, Reason.GONE, None) for key in entries.gone])
-                for generation in self._generations:
-                    self._report(self._missing(generation.id, entries.tombstones))
-            after = entries.upto
+    def _journal(self) -> Generator[None]:
+        def report(entries: AuditEntries, _after: int | None) -> None:
+            self._report([Finding(key, Reason.GONE, None) for key in entries.gone])
+            for generation in self._generations:
+                self._report(self._missing(generation.id, entries.tombstones))
+
+        look = partial(self._store.audit_journal, self._source)
+        return self._walk(lambda after: look(after or 0, ENTRIES), lambda entries: entries.upto, report)
 
     def _missing(self, number: int, keys: Sequence[Key]) -> list[Finding]:
         """Return those of the keys that a generation does not hold as they are, and that no lane will come by."""
         missing = self._store.audit_missing(self._source, number, keys) if keys else ()
         return [Finding(key, Reason.MISSING, number) for key in missing]
 
-    def _strays(self, generation: Generation, look: Callable[[Source, int, Key | None, int], AuditStrays]) -> None:
-        after: Key | None = None
-        while True:
-            with self._throttle():
-                strays = look(self._source, generation.id, after, ENTRIES)
-                if strays.keys:  # two files, or a row that comes and goes: what is a stray is one at the next look, too
-                    again = set(look(self._source, generation.id, after, ENTRIES).keys)
-                    keys = [key for key in strays.keys if key in again]
-                    self._report([Finding(key, Reason.ORPHAN, generation.id) for key in keys])
-            if strays.last is None:
-                return
-            after = strays.last
+    def _strays(self, generation: Generation, look: Callable[[Source, int, Key | None, int], AuditStrays]) -> Generator[None]:
+        def report(strays: AuditStrays, after: Key | None) -> None:
+            if strays.keys:  # two files, or a row that comes and goes: what is a stray is one at the next look, too
+                again = set(look(self._source, generation.id, after, ENTRIES).keys)
+                keys = [key for key in strays.keys if key in again]
+                self._report([Finding(key, Reason.ORPHAN, generation.id) for key in keys])
+
+        return self._walk(lambda after: look(self._source, generation.id, after, ENTRIES), lambda strays: strays.last, report)
 
     # --- what becomes of a finding ----------------------------------------------------------------------------
 
@@ -299,22 +327,10 @@ class _Audit:
 
 def _unentered(page: AuditPage) -> list[Key]:
     """Return the keys of live rows that the journal does not have as such."""
-    if not any(page.deleted):
-        return []
-    columns = zip(page.keys, page.live, page.deleted, strict=True)
-    return [key for key, live, deleted in columns if live and deleted]
+    return [page.keys[place] for place in np.flatnonzero(page.live & page.deleted).tolist()]
 
 
 def _unclaimed(page: AuditPage, held: AuditHeld) -> list[Key]:
     """Return the keys of live rows of which a generation does not hold the version that the journal has."""
-    if tuple(page.seqs) == tuple(held.seqs):
-        return []  # as it mostly is
-    columns = zip(page.keys, page.live, page.deleted, page.seqs, held.seqs, strict=True)
-    return [key for key, live, deleted, seq, claimed in columns if live and not deleted and seq != claimed]
-
-
-def _rendered(page: AuditPage) -> list[str]:
-    """Return the rows' rendered texts; most tables have one text column, and no time is lost on it."""
-    if len(page.texts) == 1:
-        return [text if text and not text.isspace() else "" for text in page.texts[0]]
-    return [render(texts) for texts in zip(*page.texts, strict=True)]
+    unclaimed = page.live & ~page.deleted & (page.seqs != held.seqs)
+    return [page.keys[place] for place in np.flatnonzero(unclaimed).tolist()]

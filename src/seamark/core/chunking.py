@@ -30,6 +30,7 @@ STRETCH_CHARACTERS = 10_000
 """The splitter's time grows with the square of a text without paragraphs, so it is given no more than this at once."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_BLANK_LINE = "\n\n"
 _PARAGRAPH = re.compile(r"\n\n+")
 HASHED_CHARACTERS = 64
 """By its beginning a paragraph is told from those around it."""
@@ -39,7 +40,13 @@ _BREAKS = ("\n\n", "\n", ". ", " ")
 
 def render(texts: Sequence[str | None]) -> str:
     """Return a row's texts as the one text that is indexed: those that are not blank, with a blank line between them."""
-    return "\n\n".join([text for text in texts if text and not text.isspace()])
+    return _BLANK_LINE.join([text for text in texts if text and not text.isspace()])
+
+
+def render_columns(columns: Sequence[Sequence[str | None]]) -> list[str]:
+    """Render many rows, given column by column."""
+    written = [[text if text and not text.isspace() else "" for text in column] for column in columns]
+    return [_BLANK_LINE.join(filter(None, row)) for row in zip(*written, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seamark.model import Generation, Key
-    from seamark.model.findings import AuditHeld, AuditPage, AuditPostings, Passage
+    from seamark.model.findings import AuditHeld, AuditPage, AuditPassages, AuditPostings, Passage
     from seamark.store.contract import Store
 
+DIGEST_BYTES = 16
 DOCUMENTS = 4_000_000
 """Documents whose postings are summed up at once, in 64 MB; of an index of more the table is walked several times."""
 
@@ -39,7 +40,7 @@ DOCUMENTS = 4_000_000
 class Suspect:
     """A document that does not fit its sums, and the page that its row is on."""
 
-    document: int | None
+    document: int
     after: Key | None
 
 
@@ -60,12 +61,9 @@ class Comparison(Protocol):
         ...
 
 
-def _claimed(page: AuditPage, held: AuditHeld) -> Sequence[int]:
-    """Return the places of the live rows of which the index claims to hold the version that the journal has."""
-    if tuple(page.seqs) == tuple(held.seqs) and all(page.live) and not any(page.deleted):
-        return range(len(page.keys))  # as it mostly is
-    columns = zip(page.live, page.deleted, page.seqs, held.seqs, strict=True)
-    return [place for place, (live, deleted, seq, claimed) in enumerate(columns) if claimed == seq and live and not deleted]
+def _claimed(page: AuditPage, held: AuditHeld) -> NDArray[np.bool_]:
+    """Say of which live rows the index claims to hold the version that the journal has."""
+    return page.live & ~page.deleted & (page.seqs == held.seqs)
 
 
 class ChunksComparison:
@@ -91,23 +89,28 @@ class ChunksComparison:
         after: Key | None,  # noqa: ARG002 there are no suspects
     ) -> Iterator[tuple[int, Reason]]:
         """Return the places of rows whose chunks are not those of their text."""
-        whole = self._chunker.characters
-        chunks, truncated, passages, damaged = held.chunks, held.truncated, held.passages, held.damaged
-        for place in _claimed(page, held):
-            text, stored = texts[place], passages[place]
-            if place in damaged:
+        passages = held.passages
+        assert passages is not None
+        fine = self._whole(texts, held, passages) & ~passages.damaged
+        for place in np.flatnonzero(_claimed(page, held) & ~fine).tolist():
+            if passages.damaged[place]:
                 yield place, Reason.DAMAGED
-            elif (
-                # A row of one chunk is its whole text; the chunker need not be asked.
-                len(stored) == chunks[place] == 1
-                and stored[0][1] == len(text) <= whole
-                and stored[0][0] == 0
-                and stored[0][2] == blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-                and not truncated[place]
-            ):
                 continue
-            elif (reason := self._reason(text, chunks[place], stored, truncated=truncated[place])) is not None:
+            chunks, truncated = int(held.chunks[place]), bool(held.truncated[place])
+            reason = self._reason(texts[place], chunks, passages.of(place), truncated=truncated)
+            if reason is not None:
                 yield place, reason
+
+    def _whole(self, texts: Sequence[str], held: AuditHeld, passages: AuditPassages) -> NDArray[np.bool_]:
+        """Say which rows have one chunk that is their whole present text: the chunker need not be asked about them."""
+        lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+        whole = (held.chunks == 1) & ~held.truncated & (passages.starts == 0) & (passages.stops == lengths)
+        places = np.flatnonzero(whole & (lengths <= self._chunker.characters))
+        digests = [_digest(texts[place]) for place in places.tolist()]
+        same = np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), DIGEST_BYTES) == passages.digests[places]
+        whole[:] = False
+        whole[places] = same.all(axis=1)
+        return whole
 
     def _reason(self, text: str, chunks: int, stored: Sequence[Passage], *, truncated: bool) -> Reason | None:
         if chunks < 0:
@@ -135,14 +138,18 @@ def _refines(text: str, stored: Sequence[Passage], wanted: Sequence[Passage]) ->
         place = start
         while at < len(stored) and stored[at][1] <= stop:
             begin, end, digest = stored[at]
-            passage = text[begin:end].encode("utf-8", "surrogatepass")
-            if begin < place or text[place:begin].strip() or digest != blake2b(passage, digest_size=16).digest():
+            if begin < place or text[place:begin].strip() or digest != _digest(text[begin:end]):
                 return False
             place = end
             at += 1
         if text[place:stop].strip():
             return False
     return at == len(stored)
+
+
+def _digest(passage: str) -> bytes:
+    """Return the digest that a chunk of this text has."""
+    return blake2b(passage.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
 
 
 @dataclass
@@ -186,41 +193,44 @@ class WordsComparison:
             if held.chunks[place] <= 0 or not texts[place]:
                 yield place, reason
             else:
-                self.suspects[page.keys[place]] = Suspect(held.documents[place], after)
+                self.suspects[page.keys[place]] = Suspect(_document(held, place), after)
 
     def confirm(self, page: AuditPage, texts: Sequence[str], held: AuditHeld) -> list[tuple[int, Reason]]:
         """Return the places of those suspects that do not fit newer sums either, and are the same document still."""
         return [
             (place, reason)
             for place, reason in self._wrong(page, texts, held)
-            if (suspect := self.suspects.get(page.keys[place])) is not None and suspect.document == held.documents[place]
+            if (suspect := self.suspects.get(page.keys[place])) is not None and suspect.document == _document(held, place)
         ]
 
     def _wrong(self, page: AuditPage, texts: Sequence[str], held: AuditHeld) -> Iterator[tuple[int, Reason]]:
-        places: list[int] = []
-        documents: list[int] = []
-        for place in _claimed(page, held):
-            chunks, document = held.chunks[place], held.documents[place]
-            if chunks == 1 and document is not None and texts[place]:
-                places.append(place)
-                documents.append(document)
-            elif (chunks != 0 or texts[place]) and self._first == 1:
+        assert held.documents is not None
+        claimed = _claimed(page, held)
+        written = np.fromiter(map(bool, texts), np.bool_, len(texts))
+        indexed = claimed & (held.chunks == 1) & (held.documents >= 0) & written
+        if self._first == 1:
+            for place in np.flatnonzero(claimed & ~indexed & ((held.chunks != 0) | written)).tolist():
                 yield place, Reason.OUTDATED
-        if places:
-            yield from self._unsummed(places, np.array(documents, np.int64), texts)
+        yield from self._unsummed(np.flatnonzero(indexed), held.documents, texts)
 
     def _unsummed(
-        self, places: Sequence[int], documents: NDArray[np.int64], texts: Sequence[str]
+        self, places: NDArray[np.int64], documents: NDArray[np.int64], texts: Sequence[str]
     ) -> Iterator[tuple[int, Reason]]:
         """Compare what the documents of this walk sum up to with the words of their rows' texts."""
         sums = self._sums
         assert sums is not None
-        documents -= sums.first
-        chosen = np.flatnonzero((documents >= 0) & (documents < len(sums.weights))).tolist()
-        documents = documents[chosen]
-        totals, lengths = self._words.sums([texts[places[at]] for at in chosen])
-        told = sums.lengths[documents]
-        fits = (totals == sums.weights[documents]) & (told == lengths)
+        numbers = documents[places] - sums.first
+        chosen = (numbers >= 0) & (numbers < len(sums.weights))
+        places, numbers = places[chosen], numbers[chosen]
+        rows: list[int] = places.tolist()
+        totals, lengths = self._words.sums([texts[place] for place in rows])
+        told = sums.lengths[numbers]
+        fits = (totals == sums.weights[numbers]) & (told == lengths)
         for at in np.flatnonzero(~fits & (lengths <= CAP)).tolist():
-            whole = told[at] > 0 and told[at] == sums.counts[documents[at]]
-            yield places[chosen[at]], Reason.OUTDATED if whole else Reason.INCOMPLETE
+            whole = told[at] > 0 and told[at] == sums.counts[numbers[at]]
+            yield rows[at], Reason.OUTDATED if whole else Reason.INCOMPLETE
+
+
+def _document(held: AuditHeld, place: int) -> int:
+    assert held.documents is not None
+    return int(held.documents[place])

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from collections.abc import Set as AbstractSet
 
     import numpy as np
     from numpy.typing import NDArray
@@ -82,35 +81,57 @@ class Findings:
 
 
 @dataclass(frozen=True, slots=True)
-class AuditHeld:
-    """What a generation holds of the rows of a page, in their order, column by column.
+class AuditPassages:
+    """The stored chunks of the rows of a page, no more of each than the row is held with.
 
-    `seqs` are None where it holds nothing. `chunks` are -1 for gone. A vector generation has `passages`, by ordinal, with no
-    more than `chunks` of each row, and in `damaged` the places of rows with a vector that is none. A lexical one has
-    `documents`.
+    Most rows have one, so the first chunks are columns: `starts` and `stops` of shape (rows,), both -1 where there is none, and
+    `digests` of shape (rows, 16). `further` has the others by the place of their row, in order. `damaged` says of each row
+    whether one of its vectors is none.
     """
 
-    seqs: Sequence[int | None]
-    chunks: Sequence[int]
-    truncated: Sequence[bool]
-    passages: Sequence[Sequence[Passage]] = ()
-    damaged: AbstractSet[int] = frozenset()
-    documents: Sequence[int | None] = ()
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
+    digests: NDArray[np.uint8]
+    further: Mapping[int, Sequence[Passage]]
+    damaged: NDArray[np.bool_]
+
+    def of(self, place: int) -> Sequence[Passage]:
+        """Return all chunks of one row."""
+        if self.stops[place] < 0:
+            return self.further.get(place, ())
+        first = (int(self.starts[place]), int(self.stops[place]), self.digests[place].tobytes())
+        return (first, *self.further.get(place, ()))
+
+
+@dataclass(frozen=True, slots=True)
+class AuditHeld:
+    """What a generation holds of the rows of a page, in their order, column by column: arrays of shape (rows,).
+
+    `seqs` are -1 where it holds nothing. `chunks` are -1 for gone, and for nothing. A vector generation has `passages`, a
+    lexical one `documents`, -1 for none.
+    """
+
+    seqs: NDArray[np.int64]
+    chunks: NDArray[np.int64]
+    truncated: NDArray[np.bool_]
+    passages: AuditPassages | None = None
+    documents: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AuditPage:
     """Rows of the user's table, next in key order, with what the journal and the generations hold of them, in one snapshot.
 
-    Column by column; `texts` has one such column for each text column of the source. `seqs` and `deleted` are the journal's;
-    None and true where it has no entry. `last` is where the next page begins, None after the last one.
+    Column by column: `live`, `seqs` and `deleted` are arrays of shape (rows,), and `texts` has one column of strings for each
+    text column of the source. `seqs` and `deleted` are the journal's; -1 and true where it has no entry. `last` is where the
+    next page begins, None after the last one.
     """
 
     keys: Sequence[Key]
-    live: Sequence[bool]
+    live: NDArray[np.bool_]
     texts: Sequence[Sequence[str | None]]
-    seqs: Sequence[int | None]
-    deleted: Sequence[bool]
+    seqs: NDArray[np.int64]
+    deleted: NDArray[np.bool_]
     held: Mapping[int, AuditHeld]
     last: Key | None
 

@@ -25,7 +25,7 @@ class Auditing(Protocol):
         Those outside the source's `where` are among them, with `live` false. The page is narrower than `limit` when the sum of
         the rows' text passes `characters`, and has one row at least, if there are any. Rows whose key has a null, or is text
         that is not well-formed, are left out. Of vectors it is said here whether each is one: finite, not zero, and of the
-        generation's dimension.
+        generation's dimension. A text that is not well-formed has U+FFFD where it is not.
         """
         ...
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from itertools import chain, groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from seamark.model import precision
-from seamark.model.findings import AuditEntries, AuditHeld, AuditPage, AuditPostings, AuditStrays
+from seamark.model.findings import AuditEntries, AuditHeld, AuditPage, AuditPassages, AuditPostings, AuditStrays
 from seamark.store.blocks import postings_sum
+from seamark.store.columns import digests_cut, texts_cut
 from seamark.store.postgres import codec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from seamark.model import Generation, Key, KeyValue, Source
     from seamark.model.findings import Passage
@@ -37,13 +43,12 @@ def audit_page(
     characters: int,
 ) -> AuditPage:
     """Read the next rows of the user's table; see the contract."""
-    texts = len(source.spec.text)
     begin = bound(words["k_s"], words, after, ">", "a")
     values = {**begin.values, "limit": limit, "characters": characters}
     with database.keyed_snapshot() as connection:
         page = {**words, "after": begin.condition}
         rows = database.run(connection, "audit_page", page, values).fetchall()
-        keys: list[Key] = [row[4 + texts :] for row in rows]
+        keys: list[Key] = [row[4:] for row in rows]
         cut = bool(rows) and (len(rows) < rows[0][0] or len(rows) == limit)
         end = bound(words["k_s"], words, keys[-1] if keys else None, "<=", "u")
         span = {"after": begin.condition, "until": end.condition}
@@ -51,14 +56,16 @@ def audit_page(
             for bounding, word in ((begin, "after"), (end, "until")):
                 span[f"{word}_{alias}"] = bounding.condition.replace(words["k_s"], words[f"k_{alias}"], 1)
         database.run(connection, "audit_ranges", {})
-        reading = _Held(database, connection, keys, span, {**begin.values, **end.values})
+        reading = _Reading(database, connection, keys, span, {**begin.values, **end.values})
         held = {one.id: reading.held(one, {**words, **its}) for one, its in generations} if keys else {}
-    columns: list[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [()] * (4 + texts)
-    return AuditPage(keys, columns[1], columns[4 : 4 + texts], columns[2], columns[3], held, keys[-1] if cut else None)
+        texts = reading.texts(words) if keys else [()] * len(source.spec.text)
+    live, deleted = (np.array([row[column] for row in rows], np.bool_) for column in (1, 3))
+    seqs = np.array([row[2] for row in rows], np.int64)
+    return AuditPage(keys, live, texts, seqs, deleted, held, keys[-1] if cut else None)
 
 
-class _Held:
-    """What generations hold of the rows of a page, within its snapshot."""
+class _Reading:
+    """What there is of the rows of a page, within its snapshot."""
 
     def __init__(
         self, database: Database, connection: Connection, keys: Sequence[Key], span: Words, values: Mapping[str, KeyValue]
@@ -69,32 +76,37 @@ class _Held:
     def held(self, generation: Generation, words: Words) -> AuditHeld:
         words = words | self._span
         if generation.model is None:
-            seqs, chunks, truncated, documents = self._columns("audit_held_lexical", words)
-            return AuditHeld(seqs, chunks, truncated, documents=documents)
+            [(seqs, chunks, truncated, documents)] = self._run("audit_held_lexical", words)
+            held = np.array(seqs, np.int64), np.array(chunks, np.int64), np.array(truncated, np.bool_)
+            return AuditHeld(*held, documents=np.array(documents, np.int64))
         norm = {"float16": "l2_norm", "float32": "vector_norm"}[precision(generation.identity)]
         vectors = words | {"dimension": str(generation.model.dimension), "norm": norm}
         words |= {"damaged": self._database.compose("audit_damaged", vectors)}
-        rows = self._run("audit_held_vector", words)
-        passages: list[Sequence[Passage]] = [() if row[5] is None else (row[3:6],) for row in rows]
-        wrong = {place for place, row in enumerate(rows) if row[6] and row[5] is not None}
-        if any(row[1] > 1 for row in rows):
-            self._further(words, passages, wrong)
-        seqs, chunks, truncated, *_ = zip(*rows, strict=True)
-        return AuditHeld(seqs, chunks, truncated, passages, wrong)
+        [(seqs, chunks, truncated, starts, stops, wrong, digests)] = self._run("audit_held_vector", words)
+        held = np.array(seqs, np.int64), np.array(chunks, np.int64), np.array(truncated, np.bool_)
+        damaged = np.array(wrong, np.bool_)
+        further = self._further(words, damaged) if max(chunks) > 1 else {}
+        first = np.array(starts, np.int64), np.array(stops, np.int64), digests_cut(digests, len(seqs))
+        return AuditHeld(*held, AuditPassages(*first, further, damaged))
 
-    def _further(self, words: Words, passages: list[Sequence[Passage]], wrong: set[int]) -> None:
+    def _further(self, words: Words, damaged: NDArray[np.bool_]) -> dict[int, Sequence[Passage]]:
+        """Return the chunks of each row beyond the first, and add to the rows with one whose vector is none."""
         places = {key: place for place, key in enumerate(self._keys)}
+        further: dict[int, Sequence[Passage]] = {}
         rows = self._run("audit_passages", words, binary=False)
         for key, several in groupby(rows, key=lambda row: row[4:]):
             place, chunks = places.get(key), list(several)
             if place is None:
                 continue  # the row has gone from the table, and is still held
-            passages[place] = (*passages[place], *(chunk[:3] for chunk in chunks))
-            if any(chunk[3] for chunk in chunks):
-                wrong.add(place)
+            further[place] = [chunk[:3] for chunk in chunks]
+            damaged[place] |= any(chunk[3] for chunk in chunks)
+        return further
 
-    def _columns(self, name: str, words: Words) -> Sequence[Sequence[Any]]:
-        return list(zip(*self._run(name, words), strict=True))
+    def texts(self, words: Words) -> list[Sequence[str | None]]:
+        """Read the rows' texts."""
+        [row] = self._run("audit_texts", words | self._span)
+        columns = zip(row[::2], row[1::2], strict=True)
+        return [texts_cut(joined or b"", np.array(lengths, np.int64), "utf-8") for lengths, joined in columns]
 
     def _run(self, name: str, words: Words, *, binary: bool = True) -> list[Row]:
         """Run a statement. Keys are not asked for in binary: they may be of a type that the driver does not know."""
@@ -170,9 +182,9 @@ def _strays(
 def audit_postings(database: Database, words: Words, first: int, documents: int) -> AuditPostings:
     """Sum up all postings of a range of documents, fetched piece by piece."""
     with database.transaction() as connection, connection.cursor(name="seamark_audit") as cursor:
-        cursor.itersize = POSTINGS_ROWS
         cursor.execute(database.compose("audit_postings", words).encode(), {}, binary=True)
-        return postings_sum(((term, data) for term, data in cursor), first, documents)
+        fetched = iter(partial(cursor.fetchmany, POSTINGS_ROWS), [])
+        return postings_sum(chain.from_iterable(fetched), first, documents)
 
 
 def audit_documents(database: Database, words: Words) -> int:

@@ -135,6 +135,8 @@ def source_words(tracked: Tracked, vector: str) -> Words:
         "texts": ", ".join(texts),
         "texts_named": _each("{} AS {}", texts, named),
         "texts_read": _each("b.{}", named),
+        "texts_encoded": _each("convert_to({}, 'UTF8') AS {}", named, named),
+        "texts_joined": _each("array_agg(coalesce(octet_length({}), -1)), string_agg({}, '')", named, named),
         "size": "(" + " + ".join(f"coalesce(octet_length({name}), 0)" for name in named) + ")",
     }
     words |= {f"k_{alias}": ", ".join(names) for alias, names in lists.items()}

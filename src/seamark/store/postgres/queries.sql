@@ -1470,15 +1470,23 @@ SELECT set_config('statement_timeout', %(milliseconds)s, true),
 -- ===== audit ======================================================================================================
 
 -- name: audit_page
--- Give rows of the user's table in key order up to the budget, with their journal's entries.
+-- Give the keys of rows of the user's table in key order up to the budget of their text, with their journal's entries.
 WITH page AS MATERIALIZED (
-    SELECT {k_s_named}, ({where}) IS TRUE AS live, {texts_named} FROM {source} s WHERE {after} ORDER BY {k_s} LIMIT %(limit)s
+    SELECT {k}, live, {size} AS size FROM (
+        SELECT {k_s_named}, ({where}) IS TRUE AS live, {texts_named} FROM {source} s WHERE {after} ORDER BY {k_s} LIMIT %(limit)s
+    ) AS s
 ), b AS (
-    SELECT *, count(*) OVER () AS total, sum({size}) OVER (ORDER BY {k}) - {size} AS before FROM page
+    SELECT *, count(*) OVER () AS total, sum(size) OVER (ORDER BY {k}) - size AS before FROM page
 )
-SELECT b.total, b.live, j.seq, coalesce(j.deleted, true), {texts_read}, {k_b}
+SELECT b.total, b.live, coalesce(j.seq, -1), coalesce(j.deleted, true), {k_b}
 FROM b LEFT JOIN {journal} j ON {j_is_b}
 WHERE before < %(characters)s OR before = 0 ORDER BY {k_b};
+
+-- name: audit_texts
+-- Give the texts of the rows of a page, column by column: how long each is, and all of them together.
+SELECT {texts_joined} FROM (
+    SELECT {texts_encoded} FROM (SELECT {texts_named} FROM {source} s WHERE {after} AND {until} ORDER BY {k_s}) AS s
+) AS s;
 
 -- name: audit_ranges
 -- Join what is read by ranges of keys all at once, and not key by key.
@@ -1486,16 +1494,20 @@ WHERE before < %(characters)s OR before = 0 ORDER BY {k_b};
 SET LOCAL enable_nestloop = off; SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on;
 
 -- name: audit_held_vector
--- Give what a vector generation holds of the rows of a page: the first chunk with it, since most have only one.
+-- Give what a vector generation holds of the rows of a page, column by column: the first chunk with it, since most have only one.
 WITH b AS MATERIALIZED (SELECT {k_s_named} FROM {source} s WHERE {after} AND {until} ORDER BY {k_s}),
 r AS MATERIALIZED (SELECT * FROM {rows} r WHERE {after_r} AND {until_r} ORDER BY {k_r}),
 c AS MATERIALIZED (
     SELECT {k_c}, c.start, c.stop, c.digest, {damaged} AS damaged FROM {chunks} c
     WHERE {after_c} AND {until_c} AND c.ordinal = 0 ORDER BY {k_c}
+), held AS (
+    SELECT coalesce(r.seq, -1) AS seq, coalesce(r.chunks, -1) AS chunks, coalesce(r.truncated, false) AS truncated,
+        coalesce(c.start, -1) AS start, coalesce(c.stop, -1) AS stop, coalesce(c.damaged, false) AS damaged,
+        CASE octet_length(c.digest) WHEN 16 THEN c.digest ELSE decode(repeat('00', 16), 'hex') END AS digest
+    FROM b LEFT JOIN r ON {r_is_b} LEFT JOIN c ON {c_is_b} AND r.chunks > 0 ORDER BY {k_b}
 )
-SELECT r.seq, coalesce(r.chunks, -1), coalesce(r.truncated, false), c.start, c.stop, c.digest, c.damaged
-FROM b LEFT JOIN r ON {r_is_b} LEFT JOIN c ON {c_is_b} AND r.chunks > 0
-ORDER BY {k_b};
+SELECT array_agg(seq), array_agg(chunks), array_agg(truncated), array_agg(start), array_agg(stop), array_agg(damaged),
+    string_agg(digest, '') FROM held;
 
 -- name: audit_damaged
 -- Part of the two above and below: whether a vector is none of that dimension.
@@ -1503,10 +1515,15 @@ NOT (coalesce({vector}.vector_dims(c.embedding) = {dimension}, false) AND {vecto
      AND {vector}.{norm}(c.embedding) < 'Infinity');
 
 -- name: audit_held_lexical
--- Give what a lexical generation holds of the rows of a page.
+-- Give what a lexical generation holds of the rows of a page, column by column.
 WITH b AS MATERIALIZED (SELECT {k_s_named} FROM {source} s WHERE {after} AND {until} ORDER BY {k_s}),
-r AS MATERIALIZED (SELECT * FROM {rows} r WHERE {after_r} AND {until_r} ORDER BY {k_r})
-SELECT r.seq, coalesce(r.chunks, -1), coalesce(r.truncated, false), r.doc FROM b LEFT JOIN r ON {r_is_b} ORDER BY {k_b};
+r AS MATERIALIZED (SELECT * FROM {rows} r WHERE {after_r} AND {until_r} ORDER BY {k_r}),
+held AS (
+    SELECT coalesce(r.seq, -1) AS seq, coalesce(r.chunks, -1) AS chunks, coalesce(r.truncated, false) AS truncated,
+        coalesce(r.doc, -1) AS doc
+    FROM b LEFT JOIN r ON {r_is_b} ORDER BY {k_b}
+)
+SELECT array_agg(seq), array_agg(chunks), array_agg(truncated), array_agg(doc) FROM held;
 
 -- name: audit_passages
 -- Give the further chunks of the rows of a page.

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from itertools import groupby, islice
-from typing import TYPE_CHECKING, Any, cast
+from bisect import bisect_right
+from itertools import accumulate, groupby
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from seamark.model import precision
-from seamark.model.findings import AuditEntries, AuditHeld, AuditPage, AuditPostings, AuditStrays
+from seamark.model.findings import AuditEntries, AuditHeld, AuditPage, AuditPassages, AuditPostings, AuditStrays
 from seamark.store.blocks import postings_sum
+from seamark.store.columns import digests_cut, texts_cut
 from seamark.store.sqlite.connection import integers
 from seamark.store.sqlite.keys import key_marks, key_read, key_sound
-from seamark.store.sqlite.words import quoted
+from seamark.store.sqlite.words import quoted, text_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from seamark.model import Generation, Key, Precision
     from seamark.model.findings import Passage
@@ -23,8 +27,6 @@ if TYPE_CHECKING:
     from seamark.store.sqlite.words import Words
 
 _LAST = 2**63 - 1
-PIECE_ROWS = 256
-"""Rows taken at once, as long as their text is short."""
 _FLOATS: dict[Precision, tuple[np.dtype[np.unsignedinteger[Any]], int, int]] = {
     "float16": (np.dtype(np.uint16), 0x7FFF, 0x7C00),
     "float32": (np.dtype(np.uint32), 0x7FFF_FFFF, 0x7F80_0000),
@@ -50,7 +52,8 @@ def audit_page(
         except UnicodeDecodeError:
             last = page.read(limit, characters, raw=True)
         held = {one.id: page.held(one, its) for one, its in generations} if page.keys else {}
-        return page.page(held, last)
+        texts = page.texts() if page.keys else [()] * len(words.source.spec.text)
+        return page.page(held, texts, last)
 
 
 class _Page:
@@ -63,130 +66,113 @@ class _Page:
         self._columns = [f"t.{quoted(column)}" for column in words.source.table.key]
         self._after = after or ()
         self._until: Key = ()
-        self._dropped: frozenset[int] = frozenset()
+        self._raw = False
         self._rows: list[Row] = []
         self.keys: list[Key] = []
-        self._texts: list[list[str | None]] = []
 
     def read(self, limit: int, characters: int, *, raw: bool) -> Key | None:
-        """Read the rows themselves; return where the next page begins."""
-        width = len(self._columns)
-        statement = self._words.fill("audit_page", **self._range(), keys_read=self._keys_read(raw=raw))
-        wide = 3 + (2 * width if raw else width)
-        with self._connection.stream(statement, (*self._after, limit)) as stream:
-            rows = _taken(stream, wide, characters)
-            done = len(rows) < limit and next(stream, None) is None
-        self._rows = rows
-        if raw:
-            self.keys = [key_read(row[3:wide], self._codec) for row in rows]
-            self._dropped = frozenset(place for place, key in enumerate(self.keys) if not key_sound(key))
-        else:
-            self.keys = [row[3:wide] for row in rows]
-        self._texts = [self._decoded(column) for column in list(zip(*rows, strict=True))[wide:]]
-        self._until = self.keys[-1] if rows else ()
-        return None if done else self._until
-
-    def _keys_read(self, *, raw: bool) -> str:
-        if not raw:
-            return ", ".join(self._columns)
-        return self._words.word("table_keys_raw")
-
-    def _decoded(self, column: Sequence[bytes | None]) -> list[str | None]:
-        """Return a column of texts, as `text_decode` would one by one."""
-        codec = self._codec
-        joined = b"\0".join([value or b"" for value in column])
-        # None has a NUL of its own, so that all are decoded at once; in UTF-16, a byte that is 0 divides nothing.
-        if codec == "utf-8" and joined.count(b"\0") == len(column) - 1:
-            try:
-                texts = joined.decode(codec).split("\0")
-            except UnicodeDecodeError:
-                pass
-            else:
-                return [None if value is None else text for value, text in zip(column, texts, strict=True)]
-        return [None if value is None else value.decode(codec, "replace").replace("\0", "\ufffd") for value in column]
+        """Read the keys of as many rows as the text allows; return where the next page begins."""
+        self._raw = raw
+        keys = self._words.word("table_keys_raw") if raw else ", ".join(self._columns)
+        statement = self._words.fill("audit_page", **self._range(), keys_read=keys)
+        found = self._connection.rows(statement, (*self._after, limit))
+        self._rows = found[: _fitting([row[3] for row in found], characters)]
+        self.keys = [key_read(row[4:], self._codec) if raw else row[4:] for row in self._rows]
+        self._until = self.keys[-1] if self.keys else ()
+        return None if len(self._rows) == len(found) < limit else self._until
 
     def _range(self) -> dict[str, str]:
         columns = ", ".join(self._columns)
         after = f"({columns}) > ({key_marks(self._after)})" if self._after else "1"
         return {"after": after, "until": f"({columns}) <= ({key_marks(self._until)})"}
 
-    def _of(self, words: Words, statement: str) -> list[Row]:
-        return self._connection.rows(words.fill(statement, **self._range()), (*self._after, *self._until))
+    def _of(self, words: Words, statement: str, **further: str) -> list[Row]:
+        return self._connection.rows(words.fill(statement, **self._range(), **further), (*self._after, *self._until))
 
     def held(self, generation: Generation, words: Words) -> AuditHeld:
         """Read what a generation holds of the page's rows."""
-        lexical = generation.model is None
-        rows = self._of(words, "audit_held_lexical" if lexical else "audit_held_vector")
-        seqs, chunks, truncated, *rest = zip(*rows, strict=True)
-        if lexical:
-            return AuditHeld(seqs, chunks, truncated, documents=rest[0])
-        starts, stops, digests, embeddings = rest
-        passages: list[Sequence[Passage]] = [(one,) for one in zip(starts, stops, digests, strict=True)]
-        places: Sequence[int] = range(len(rows))
-        if None in digests:
-            places = [place for place in places if digests[place] is not None]
-            passages = [() if digest is None else one for one, digest in zip(passages, digests, strict=True)]
-        found = [embeddings[place] for place in places]
-        damaged = {places[at] for at in _damaged(found, generation)}
-        if max(chunks) > 1:
-            self._further(words, generation, passages, damaged)
-        return AuditHeld(seqs, chunks, truncated, passages, damaged)
+        if generation.model is None:
+            [row] = self._of(words, "audit_held_lexical")
+            seqs, chunks, truncated, documents = map(_numbers, row)
+            return AuditHeld(seqs, chunks, truncated > 0, documents=documents)
+        size = str(_FLOATS[precision(generation.identity)][0].itemsize * generation.model.dimension)
+        joined = {f"{name}_joined": _joined(name, self._codec) for name in ("digest", "embedding")}
+        [(*numbers, digests, embeddings)] = self._of(words, "audit_held_vector", **joined, size=size)
+        seqs, chunks, truncated, starts, stops = map(_numbers, numbers)
+        damaged = _damaged(_bytes(embeddings), generation) & (stops >= 0)
+        further = self._further(words, generation, damaged, size) if chunks.max() > 1 else {}
+        passages = AuditPassages(starts, stops, digests_cut(_bytes(digests), len(seqs)), further, damaged)
+        return AuditHeld(seqs, chunks, truncated > 0, passages)
 
-    def _further(self, words: Words, generation: Generation, passages: list[Sequence[Passage]], damaged: set[int]) -> None:
-        """Add the chunks of each row beyond the first, and the places of rows with one whose vector is none."""
+    def _further(
+        self, words: Words, generation: Generation, damaged: NDArray[np.bool_], size: str
+    ) -> dict[int, Sequence[Passage]]:
+        """Return the chunks of each row beyond the first, and add to the rows with one whose vector is none."""
         places = {key: place for place, key in enumerate(self.keys)}
-        further = self._of(words, "audit_passages")
-        damaged.update(places[further[at][4:]] for at in _damaged([row[3] for row in further], generation))
-        for key, several in groupby(further, key=lambda row: row[4:]):
-            place = places[key]
-            passages[place] = (*passages[place], *(row[:3] for row in several))
+        rows = self._of(words, "audit_passages", size=size)
+        for at in np.flatnonzero(_damaged(b"".join([row[3] for row in rows]), generation)).tolist():
+            damaged[places[rows[at][4:]]] = True
+        return {places[key]: [row[:3] for row in several] for key, several in groupby(rows, key=lambda row: row[4:])}
 
-    def page(self, held: dict[int, AuditHeld], last: Key | None) -> AuditPage:
+    def texts(self) -> list[Sequence[str | None]]:
+        """Read the texts of the page's rows."""
+        names = text_names(self._words.source)
+        joined = [f"group_concat(coalesce(octet_length({name}), -1)), {_joined(name, self._codec)}" for name in names]
+        [row] = self._of(self._words, "audit_texts", texts_joined=", ".join(joined))
+        return [
+            texts_cut(_bytes(together), _numbers(lengths), self._codec)
+            for lengths, together in zip(row[::2], row[1::2], strict=True)
+        ]
+
+    def page(self, held: dict[int, AuditHeld], texts: Sequence[Sequence[str | None]], last: Key | None) -> AuditPage:
         """Return the page, without the rows whose key is not well-formed."""
-        rows, keys, texts = self._rows, self.keys, self._texts
-        if self._dropped:
-            kept = [place for place in range(len(keys)) if place not in self._dropped]
+        keys = self.keys
+        live, seqs, deleted = (np.array([row[column] for row in self._rows], np.int64) for column in range(3))
+        kept = [place for place, key in enumerate(keys) if key_sound(key)] if self._raw else range(len(keys))
+        if len(kept) < len(keys):
             held = {number: _kept(one, kept) for number, one in held.items()}
-            rows, keys = [rows[place] for place in kept], [keys[place] for place in kept]
-            texts = [[column[place] for place in kept] for column in texts]
-        live, seqs, deleted = list(zip(*rows, strict=True))[:3] if rows else ((), (), ())
-        return AuditPage(keys, live, texts, seqs, deleted, held, last)
+            keys, texts = [keys[place] for place in kept], [[column[place] for place in kept] for column in texts]
+            live, seqs, deleted = live[kept], seqs[kept], deleted[kept]
+        return AuditPage(keys, live > 0, texts, seqs, deleted > 0, held, last)
 
 
-def _taken(stream: Iterator[Row], wide: int, characters: int) -> list[Row]:
-    """Take rows until their text passes the budget, a piece at a time: as many as are likely to fit, and one at least."""
-    rows: list[Row] = []
-    size, piece = 0, 1
-    while size <= characters and (taken := list(islice(stream, piece))):
-        rows += taken
-        texts = cast("list[Sequence[bytes | None]]", list(zip(*taken, strict=True))[wide:])
-        size += sum(sum(map(len, filter(None, column))) for column in texts)
-        piece = max(1, min(PIECE_ROWS, (characters - size) * len(rows) // max(size, 1)))
-    return rows
+def _fitting(sizes: Sequence[int], characters: int) -> int:
+    """Return how many rows to take: until their text passes the budget, and one at least."""
+    return 1 + bisect_right([*accumulate(sizes[:-1])], characters)
 
 
 def _kept(held: AuditHeld, kept: Sequence[int]) -> AuditHeld:
-    def column(values: Sequence[Any]) -> list[Any]:
-        return [values[place] for place in kept] if values else []
+    passages, documents = held.passages, held.documents
+    if passages is not None:
+        further = {at: passages.further[place] for at, place in enumerate(kept) if place in passages.further}
+        columns = passages.starts[kept], passages.stops[kept], passages.digests[kept], further, passages.damaged[kept]
+        passages = AuditPassages(*columns)
+    if documents is not None:
+        documents = documents[kept]
+    return AuditHeld(held.seqs[kept], held.chunks[kept], held.truncated[kept], passages, documents)
 
-    damaged = frozenset(at for at, place in enumerate(kept) if place in held.damaged)
-    return AuditHeld(
-        column(held.seqs), column(held.chunks), column(held.truncated), column(held.passages), damaged, column(held.documents)
-    )
+
+def _joined(column: str, codec: str) -> str:
+    """Return the expression that joins a column of bytes; where text is UTF-16, SQLite would take them for that."""
+    return f"CAST(group_concat({column}, '') AS BLOB)" if codec == "utf-8" else f"group_concat(hex({column}), '')"
 
 
-def _damaged(embeddings: Sequence[bytes], generation: Generation) -> Sequence[int]:
-    """Return the places of those that are no vector of that dimension and precision: finite, and not zero."""
+def _bytes(joined: bytes | str | None) -> bytes:
+    """Return what was joined; there was nothing but nulls where it is null."""
+    return bytes.fromhex(joined) if isinstance(joined, str) else joined or b""
+
+
+def _numbers(joined: str) -> NDArray[np.int64]:
+    return np.fromstring(joined, np.int64, sep=",")
+
+
+def _damaged(embeddings: bytes, generation: Generation) -> NDArray[np.bool_]:
+    """Say of each vector of these whether it is none: not finite, or zero."""
     assert generation.model is not None
-    dimension = generation.model.dimension
     # The bits of a float without its sign order like the numbers: infinity is this, NaN lies above, zero is 0.
     kind, sign, infinity = _FLOATS[precision(generation.identity)]
-    size = kind.itemsize * dimension
-    whole = [one if len(one) == size else bytes(size) for one in embeddings]
-    if not whole:
-        return []
-    high = (np.frombuffer(b"".join(whole), dtype=kind).reshape(len(whole), dimension) & sign).max(axis=1)
-    return np.flatnonzero((high >= infinity) | (high == 0)).tolist()
+    high = (np.frombuffer(embeddings, kind).reshape(-1, generation.model.dimension) & sign).max(axis=1)
+    return (high >= infinity) | (high == 0)
 
 
 # --- the journal, and what is held of no row -----------------------------------------------------------------------

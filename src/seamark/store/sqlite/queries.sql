@@ -1298,26 +1298,42 @@ SELECT next_id FROM generation WHERE id = ?
 -- === audit =========================================================================================================
 
 -- name: audit_page
--- Rows of the user's table in key order, with their journal's entries.
-SELECT coalesce({live}, 0), j.seq, coalesce(j.deleted, 1), {keys_read}, {texts}
+-- Rows of the user's table in key order, with their journal's entries, and how many bytes of text each has.
+SELECT coalesce({live}, 0), coalesce(j.seq, -1), coalesce(j.deleted, 1), {size}, {keys_read}
 FROM {table} t LEFT JOIN {journal} j ON {j_is_t}
 WHERE {after} AND {keys_present} ORDER BY {table_keys} LIMIT ?
 
+-- name: audit_texts
+-- The texts of the rows of a page, column by column: how long each is, and all of them together.
+SELECT {texts_joined} FROM (
+    SELECT {texts_named} FROM {table} t WHERE {after} AND {until} AND {keys_present} ORDER BY {table_keys}
+)
+
 -- name: audit_held_vector
--- What a vector generation holds of the rows of a page: the first chunk with it, since most have only one.
-SELECT r.seq, coalesce(r.chunks, -1), coalesce(r.truncated, 0), c.start, c.stop, c.digest, c.embedding
-FROM {table} t LEFT JOIN {rows} r ON {r_is_t} LEFT JOIN {chunks} c ON {c_is_t} AND c.ordinal = 0 AND r.chunks > 0
-WHERE {after} AND {until} AND {keys_present} ORDER BY {table_keys}
+-- What a vector generation holds of the rows of a page, column by column: the first chunk with it, since most have only one.
+SELECT group_concat(seq), group_concat(chunks), group_concat(truncated), group_concat(start), group_concat(stop),
+    {digest_joined}, {embedding_joined}
+FROM (
+    SELECT coalesce(r.seq, -1) AS seq, coalesce(r.chunks, -1) AS chunks, coalesce(r.truncated, 0) AS truncated,
+        coalesce(c.start, -1) AS start, coalesce(c.stop, -1) AS stop,
+        CASE octet_length(c.digest) WHEN 16 THEN c.digest ELSE zeroblob(16) END AS digest,
+        CASE octet_length(c.embedding) WHEN {size} THEN c.embedding ELSE zeroblob({size}) END AS embedding
+    FROM {table} t LEFT JOIN {rows} r ON {r_is_t} LEFT JOIN {chunks} c ON {c_is_t} AND c.ordinal = 0 AND r.chunks > 0
+    WHERE {after} AND {until} AND {keys_present} ORDER BY {table_keys}
+)
 
 -- name: audit_held_lexical
--- What a lexical generation holds of the rows of a page.
-SELECT r.seq, coalesce(r.chunks, -1), coalesce(r.truncated, 0), r.doc
-FROM {table} t LEFT JOIN {rows} r ON {r_is_t}
-WHERE {after} AND {until} AND {keys_present} ORDER BY {table_keys}
+-- What a lexical generation holds of the rows of a page, column by column.
+SELECT group_concat(seq), group_concat(chunks), group_concat(truncated), group_concat(doc) FROM (
+    SELECT coalesce(r.seq, -1) AS seq, coalesce(r.chunks, -1) AS chunks, coalesce(r.truncated, 0) AS truncated,
+        coalesce(r.doc, -1) AS doc
+    FROM {table} t LEFT JOIN {rows} r ON {r_is_t}
+    WHERE {after} AND {until} AND {keys_present} ORDER BY {table_keys}
+)
 
 -- name: audit_passages
 -- The further chunks of the rows of a page.
-SELECT c.start, c.stop, c.digest, c.embedding, {ckeys}
+SELECT c.start, c.stop, c.digest, CASE octet_length(c.embedding) WHEN {size} THEN c.embedding ELSE zeroblob({size}) END, {ckeys}
 FROM {table} t CROSS JOIN {rows} r ON {r_is_t} AND r.chunks > 1
 CROSS JOIN {chunks} c ON {c_is_t} AND c.ordinal > 0 AND c.ordinal < r.chunks
 WHERE {after} AND {until} AND {keys_present} ORDER BY {table_keys}, c.ordinal

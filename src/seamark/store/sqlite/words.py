@@ -136,7 +136,17 @@ def _spec_words(source: Source, related: Mapping[str, tuple[str, ...]]) -> dict[
     spec = source.spec
     texts = [_text(column, source, related) for column in spec.text]
     live = "1" if spec.where is None else filter_literal(spec.where, "t")
-    return {"texts": ", ".join(texts), "live": live}
+    return {
+        "texts": ", ".join(texts),
+        "texts_named": ", ".join(f"{text} AS {name}" for text, name in zip(texts, text_names(source), strict=True)),
+        "size": " + ".join(f"coalesce(octet_length({text}), 0)" for text in texts),
+        "live": live,
+    }
+
+
+def text_names(source: Source) -> list[str]:
+    """Return the names that the texts have where a statement names them."""
+    return [f"t{number}" for number in range(1, len(source.spec.text) + 1)]
 
 
 def _text(text: TextColumn, source: Source, related: Mapping[str, tuple[str, ...]]) -> str:
