@@ -282,11 +282,11 @@ class Store(Auditing, Protocol):
     def generation_maintain(self, generation_id: int, *, idle: bool) -> bool:
         """Do one bounded piece of upkeep of the generation's index, if any is due; return whether something was done.
 
-        Vector: write stamps that are owed, and compare those that stand (`seamark.store.stamps`). Build or extend the HNSW
-        index once there are enough chunks outside it, and clear it of deleted ones where the database does not do so itself
-        (both sooner when `idle`). Lexical: merge small blocks of postings and drop those of versions that are no longer
-        current. Never changes what a search can find. One process at a time does it for a generation; another returns False
-        at once.
+        Write stamps that are owed, and compare those that stand, if search reads this generation; where it reads no vectors,
+        write those that are owed (`seamark.store.stamps`). Vector: build or extend the HNSW index once there are enough chunks
+        outside it, and clear it of deleted ones where the database does not do so itself (both sooner when `idle`). Lexical:
+        merge small blocks of postings and drop those of versions that are no longer current. Never changes what a search can
+        find. One process at a time does it for a generation; another returns False at once.
         """
         ...
 

@@ -3,7 +3,8 @@
 A stamp is true of the generation that vector search reads. It is written with, or right after, the chunks that make it true,
 and emptied in the transaction of the edit that makes it untrue. A row that somebody is just writing to is not waited for: its
 key is put down as *owed*, and upkeep writes its stamp later. Upkeep also compares the whole table, a batch at a time: after
-another generation has become the one that search reads, and once a day, since anybody may write into a column of theirs.
+another generation has become the one that search reads, and once a day, since anybody may write into a column of theirs. Where
+search reads none, whichever generation is kept up writes what is owed: that is nothing.
 
 Where search reads another one, the stamps of what that does not hold are cleared: before the swap, so that none is untrue after
 it, and once more after it, for what workers have stamped for the one before meanwhile. Clearing goes through the journal, from

@@ -178,8 +178,7 @@ def stamps_clear(
         found = database.run(connection, "stamp_holding", words | {"held": held, "rows": rows}, values).fetchall()
         keys = [tuple(row[:-2]) for row in found if not row[-1]]
         if keys:
-            nothing = words | {"rows": rows} | _stamp_words(database, source, (0, "", "")) | {"held": "false"}
-            _mend_or_owe(database, connection, nothing, keys)
+            _mend_or_owe(database, connection, _words_none(database, source, words, rows), keys)
         return found[-1][-2] if len(found) == OWED_ROWS else None
 
 
@@ -221,7 +220,10 @@ def stamps_maintain(database: Database, catalog: Catalog, source: Source, genera
     """Write what is owed, or compare the next rows; say whether anything was done."""
     with database.connection() as connection:
         read = database.run(connection, "stamp_generation", {}, {"source": source.id}).fetchone()
-    if read is None or read[0] != generation_id:
+    if read is None:
+        words = catalog.words(source.id)
+        return _owed_write(database, _words_none(database, source, words, database.compose("stamp_rows_none", words)))
+    if read[0] != generation_id:
         return False
     words = (catalog.generation_words(generation_id) or {}) | _stamp_words(database, source, read)
     return _owed_write(database, words) or _pass(database, words, source, generation_id)
@@ -298,6 +300,11 @@ def _compared(database: Database, connection: Connection, words: Words, last: Ke
 
 def _owed(source: Source) -> Words:
     return {"owed": f"seamark.owed_{source.id}"}
+
+
+def _words_none(database: Database, source: Source, words: Words, rows: str) -> Words:
+    """Return the words for stamping rows with nothing; `rows` stands for those of a generation."""
+    return words | {"rows": rows} | _stamp_words(database, source, (0, "", "")) | {"held": "false"}
 
 
 def _stamp_words(database: Database, source: Source, read: Row) -> Words:

@@ -62,9 +62,9 @@ def generation_maintain(database: Database, catalog: Catalog, generation_id: int
         if upkeep is None:
             return False
         kind, dimension = upkeep
-        if kind == "vector":
-            source = catalog.tracked(int(words["source_id"])).source
-            stamped = bool(source.spec.stamp) and stamps_maintain(database, catalog, source, generation_id)
+        source = catalog.tracked(int(words["source_id"])).source
+        stamped = bool(source.spec.stamp) and stamps_maintain(database, catalog, source, generation_id)
+        if stamped or kind == "vector":
             return stamped or _index_build(database, generation_id, words, dimension)
         return _Postings(database, generation_id, words).maintain(idle=idle)
 

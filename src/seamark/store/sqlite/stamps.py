@@ -136,9 +136,9 @@ def stamps_maintain(connections: Connections, words: Words) -> bool:
     """Write what is owed, or compare the next rows; say whether anything was done."""
     with connections.use() as connection:
         read = connection.row(STATEMENTS["stamp_generation"], (words.source.id,))
-    if read is None or read[0] != words.generation:
+    if read is not None and read[0] != words.generation:
         return False
-    return _owed_write(connections, words) or _pass(connections, words, read)
+    return _owed_write(connections, words) or (read is not None and _pass(connections, words, read))
 
 
 def _owed_write(connections: Connections, words: Words) -> bool:
@@ -146,7 +146,7 @@ def _owed_write(connections: Connections, words: Words) -> bool:
     with connections.use() as connection:
         rows = connection.rows(words.fill("owed_take", **owed), (OWED_ROWS,))
         read = connection.row(STATEMENTS["stamp_generation"], (words.source.id,))
-    if not rows or read is None or read[0] != words.generation:
+    if not rows or (read is not None and read[0] != words.generation):
         return False
     try:
         done = _mend(connections, words, read, [row[:-1] for row in rows])
@@ -157,8 +157,11 @@ def _owed_write(connections: Connections, words: Words) -> bool:
     return bool(done)
 
 
-def _mend(connections: Connections, words: Words, read: Row, keys: Sequence[Key]) -> set[Key]:
-    """Stamp the rows with what is true of them; return those that no trigger or constraint of the user's has refused."""
+def _mend(connections: Connections, words: Words, read: Row | None, keys: Sequence[Key]) -> set[Key]:
+    """Stamp the rows with what is true of them; return those that no trigger or constraint of the user's has refused.
+
+    Where search reads no generation, nothing is true of them, whatever the one at hand holds.
+    """
     known, write = _statements(words, len(keys[0]))
     empty = tuple(stamps_empty(words.source.spec.stamp).values())
     done: set[Key] = set()
@@ -168,7 +171,7 @@ def _mend(connections: Connections, words: Words, read: Row, keys: Sequence[Key]
                 return set()  # search reads another one since, and what that holds has been looked up before us
             true = connection.many_rows(known, keys)
         for key, (seq, held, moment) in zip(keys, true, strict=True):
-            stamp = _stamp(words.source, read, moment) if held else empty
+            stamp = _stamp(words.source, read, moment) if held and read is not None else empty
             try:
                 writing.run(write, (*key, *stamp, seq))
             except apsw.ConstraintError:

@@ -266,10 +266,10 @@ class SqliteStore(SqliteAuditing):
             if found is None:
                 return False
             words = self._words_by_generation(connection, generation_id)
-        if found.model is None:
-            return upkeep.lexical_maintain(self._connections, words, idle=idle)
         if words.source.spec.stamp and stamps_maintain(self._connections, words):
             return True
+        if found.model is None:
+            return upkeep.lexical_maintain(self._connections, words, idle=idle)
         return upkeep.vector_maintain(self._connections, words, self._shards, found.model.dimension, idle=idle)
 
     def upkeep_cancel(self) -> None:

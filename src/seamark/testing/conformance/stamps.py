@@ -260,6 +260,22 @@ class Stamps:
         bench.maintain(second)
         assert (held(bench), bench.store.stamps_owed(source)) == (set(), 0)
 
+    def test_where_search_reads_none_the_stamp_of_a_row_that_is_being_written_is_emptied_later(self, bench: Workbench) -> None:
+        """By upkeep of what is left, be it of the words."""
+        source = stamped(bench, "a", "b")
+        generation, lexical = bench.vector(source), bench.lexical(source)
+        bench.drain(source, generation, lexical)
+        assert bench.store.generation_activate(generation.id)
+        with bench.app.transaction():
+            bench.app.run("UPDATE notes SET org = 7 WHERE id = 1")
+            assert bench.store.generation_retire(generation.id, force=True)
+            cleared(bench, source, None)
+            bench.maintain(lexical)
+            assert bench.store.stamps_owed(source) > 0
+        assert (1,) in held(bench)
+        bench.maintain(lexical)
+        assert (held(bench), bench.store.stamps_owed(source)) == (set(), 0)
+
     def test_text_of_a_related_table_empties_the_stamp(self, bench: Workbench) -> None:
         """In the transaction of its change."""
         integer, text = bench.backend.type("integer"), bench.backend.type("text")
