@@ -139,19 +139,25 @@ class Embedders:
 
     def of(self, model: ModelIdentity, locator: str | None, *, anew: bool = False) -> Embedder:
         """Return the embedder of a generation; ModelDriftError unless its identity, or what it is `anew`, is that model's."""
-        if (given := next((one for one in self._given if one.identity == model), None)) is not None:
-            return given
-        if locator is None:
-            raise EmbedderConfigurationError(self._not_given(model))
-        try:
-            found = self.named(locator)
-        except InvalidRequestError as error:  # another version of Seamark has stored it
-            raise EmbedderConfigurationError(f"model {locator!r} of an index cannot be opened here: {error}") from error
+        found = self.provider(model, locator)
+        if any(found is one for one in self._given):
+            return found
         if anew and isinstance(found, Renewable):
             found.identity_renew()
         if found.identity != model:
             raise ModelDriftError(_told(model), f"{locator!r} is now {_told(found.identity)}")
         return found
+
+    def provider(self, model: ModelIdentity, locator: str | None) -> Embedder:
+        """Return the embedder of a generation, whatever is behind the model's name by now."""
+        if (given := next((one for one in self._given if one.identity == model), None)) is not None:
+            return given
+        if locator is None:
+            raise EmbedderConfigurationError(self._not_given(model))
+        try:
+            return self.named(locator)
+        except InvalidRequestError as error:  # another version of Seamark has stored it
+            raise EmbedderConfigurationError(f"model {locator!r} of an index cannot be opened here: {error}") from error
 
     def _not_given(self, model: ModelIdentity) -> str:
         """Say which object of the program's own an index needs, and in what the one of that name that was passed differs."""

@@ -231,6 +231,31 @@ def test_a_worker_cancels_what_a_retired_index_still_has_there(service, server):
     assert len(given_up(tracked, server, generation, by=lambda: service.batches_advance("w1"))) == 1
 
 
+@pytest.mark.parametrize("how", ["detach", "drop", "retire", "worker"])
+def test_the_batch_of_a_model_that_is_another_one_by_now_is_cancelled(how, backend, notes, server):
+    """To give it up nobody has to know which model it is; that is not asked either."""
+    model = server.locator.partition("&dimensions")[0]
+    with seamark.open(backend.url, model=model) as service:
+        tracked = service.attach("notes", text="body")
+        tracked.batch()
+        service.batches_advance("w1")
+        assert state(tracked) == ["submitted"]
+    server.dimension = 16
+    with seamark.open(backend.url, model=model) as service:
+        tracked, calls = service.source("notes"), len(server.calls)
+        generation = service.store.generations(tracked.source.id)[-1]
+        if how == "worker":
+            service.store.generation_retire(generation.id)
+        ways = {
+            "detach": lambda: service.detach("notes"),
+            "drop": lambda: tracked.drop(generation.id),
+            "retire": lambda: [tracked.retire(generation.id), tracked.batches()][-1],
+            "worker": lambda: service.batches_advance("w1"),
+        }
+        assert len(given_up(tracked, server, generation, by=ways[how])) == 1
+        assert len(server.calls) == calls
+
+
 def test_status_and_the_list_show_the_batch_that_a_backfill_waits_for(service, server):
     tracked = service.attach("notes", text="body")
     before = service.store.clock()

@@ -122,16 +122,17 @@ def batch_withdraw(store: Store, generation: Generation, opened: Callable[[], Em
     batch = store.batch_take(generation.id, owner, TAKE_SECONDS, force=True)  # first: nobody else goes on with it meanwhile
     if batch is None:
         return None
-    ended = replace(_cancelled(batch, opened), state="failed")
+    name = generation.model.name if generation.model is not None else ""
+    ended = replace(_cancelled(batch, name, opened), state="failed")
     store.batch_end(ended, owner, 0.0, NOTHING_SPENT)
     return ended
 
 
-def _cancelled(batch: ProviderBatch, opened: Callable[[], Embedder]) -> ProviderBatch:
+def _cancelled(batch: ProviderBatch, name: str, opened: Callable[[], Embedder]) -> ProviderBatch:
     there = batch.provider_id
     try:
         embedder = opened()
-        with embedder_errors(embedder.identity.name):
+        with embedder_errors(name):
             assert isinstance(embedder, Batched), "what began a batch has batches"
             there = there or embedder.batch_find(batch.tag)
             if there is None:

@@ -248,7 +248,7 @@ def withdraw(
             continue
         batch = batch_open(store, one.id)
         if batch is not None and (batch.state == "planned" or not planned):
-            withdrawn.append(batch_withdraw(store, one, partial(embedders.of, one.model, one.locator)))
+            withdrawn.append(batch_withdraw(store, one, partial(embedders.provider, one.model, one.locator)))
     return tuple(batch for batch in withdrawn if batch is not None)
 
 

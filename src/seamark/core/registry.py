@@ -80,6 +80,13 @@ class Embedders(Protocol):
         """
         ...
 
+    def provider(self, model: ModelIdentity, locator: str | None) -> Embedder:
+        """Return who speaks with the provider of a generation, whatever model is behind its name by now: nobody is asked.
+
+        EmbedderConfigurationError when it is not to be had here.
+        """
+        ...
+
     def slot(self, embedder: Embedder) -> AbstractContextManager[object]:
         """Return the semaphore that keeps calls under way within the embedder's concurrency."""
         ...

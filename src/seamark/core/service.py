@@ -339,12 +339,14 @@ class Seamark:
             for generation in self.store.generations(source.id):
                 if generation.model is None or batch_open(self.store, generation.id) is None:
                     continue
+                retired = generation.state == "retired"  # by somebody who could not, or did not live to, cancel its batch
+                opened = self.embedders.provider if retired else self.embedders.of
                 try:
-                    embedder = self.embedders.of(generation.model, generation.locator)
+                    embedder = opened(generation.model, generation.locator)
                     chunker = Chunker.of(generation.identity)
                 except EmbedderError:
                     continue  # told of where it is worked on; others may have the model
-                if generation.state == "retired":  # by somebody who could not, or did not live to, cancel it
+                if retired:
                     found.append(batch_withdraw(self.store, generation, lambda: embedder))  # noqa: B023 called at once
                     continue
                 found.append(batch_advance(self.store, source, generation, embedder, chunker, owner, budget))
