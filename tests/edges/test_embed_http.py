@@ -134,6 +134,20 @@ def test_tei_is_given_as_much_as_it_says_it_takes():
         assert opened(server, "tei", batch_items=3).batch_items == 3
 
 
+def test_tei_is_believed_how_many_tokens_a_call_was(server):
+    """Over the requests of one call; nothing is known where one of them does not say."""
+    embedder = opened(server, "tei", batch_items=2)
+    assert embedder.embed_metered(["one", "two and a half", "three"])[1] == 6
+    server.silent = True
+    assert embedder.embed_metered(["one"])[1] is None
+
+
+@pytest.mark.parametrize("odd", ["", "many", "-3", "0", "1.5", "٣", "9" * 5000])
+def test_what_cannot_be_a_number_of_tokens_is_not_believed(odd):
+    vectors, tokens = http.tei_answer(b"[[1.0, 0.0]]", 1, "m", {"x-compute-tokens": odd})
+    assert (vectors.shape, tokens) == ((1, 2), None)
+
+
 @pytest.mark.parametrize("known", [{}, {"dimensions": 16, "version": "mine"}])
 def test_a_tei_that_serves_another_model_is_a_matter_of_configuration(server, known):
     server.model = "BAAI/bge-m3"

@@ -205,6 +205,10 @@ class _HttpEmbedder:
 
     def _call(self, method: str, path: str, content: Mapping[str, object] | None = None) -> bytes:
         """Return the body of a reply of status 200."""
+        return self._replied(method, path, content)[0]
+
+    def _replied(self, method: str, path: str, content: Mapping[str, object] | None) -> tuple[bytes, Mapping[str, str]]:
+        """Return the body and the headers of a reply of status 200."""
         url = self._place(path)
         body = json.dumps(content).encode("ascii") if content is not None else None
         with _translated(f"{method} {url}"):
@@ -227,12 +231,12 @@ class _HttpEmbedder:
             # There is no text in this request to be refused.
             raise EmbedderConfigurationError(f"{error}; check the model's name and its settings") from error
 
-    def _once(self, method: str, url: str, body: bytes | None) -> bytes:
+    def _once(self, method: str, url: str, body: bytes | None) -> tuple[bytes, Mapping[str, str]]:
         headers = {"content-type": "application/json"} if body is not None else {}
         with self._client.stream(method, url, content=body, headers=headers | self._authorisation()) as reply:
             read = self._read(reply, f"{method} {url}")
             self._check(reply, read, f"{method} {url}")
-            return read
+            return read, reply.headers
 
     @contextmanager
     def _opened(self, method: str, path: str, **request: Any) -> Generator[httpx2.Response]:
@@ -357,7 +361,8 @@ class TeiEmbedder(_HttpEmbedder):
         content: dict[str, object] = {"inputs": list(texts), "truncate": False, "normalize": True}
         if self._settings.dimensions is not None:
             content["dimensions"] = self._settings.dimensions
-        return tei_answer(self._call("POST", self._path, content), len(texts), self._name)
+        body, headers = self._replied("POST", self._path, content)
+        return tei_answer(body, len(texts), self._name, headers)
 
 
 def _batches(texts: Sequence[str], items_max: int, tokens_max: int) -> Iterator[Sequence[str]]:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _RETRY_AFTER_MAX_SECONDS = 3600.0
 """Looking again after an hour costs nothing, and a nonsensical Retry-After does not stop a fill for years."""
 _EXCERPT_CHARACTERS = 300
+_TOKENS_DIGITS = 12
+"""No call is for more tokens than so many digits have."""
 _REFUSED_TEXTS = frozenset({400, 413, 422})
 _OUT_FOR_NOW = frozenset({429, 503})
 _MAY_GO_AWAY = frozenset({408, 409, 424, 425})
@@ -85,12 +87,17 @@ def ollama_digest(body: bytes, model: str, name: str) -> str | None:
     return None
 
 
-def tei_answer(body: bytes, count: int, name: str) -> Answer:
-    """Return the vectors of a reply of TEI's /embed, which is nothing but a list of them, in the order of the texts."""
+def tei_answer(body: bytes, count: int, name: str, headers: Mapping[str, str] | None = None) -> Answer:
+    """Return the vectors of a reply of TEI's /embed, which is nothing but a list of them, in the order of the texts.
+
+    A header says how many tokens it is for. TEI's description of its interface does not have it, its source does.
+    """
     reply = _parsed(body, name)
     if not isinstance(reply, list):
         raise EmbedderTransientError(f"{name} answered 200 with something that is no list of vectors: {_start(body)}")
-    return _checked(cast("list[Any]", reply), count, name), None
+    counted = (headers or {}).get("x-compute-tokens", "").strip()
+    tokens = int(counted) if counted.isascii() and counted.isdigit() and len(counted) <= _TOKENS_DIGITS else 0
+    return _checked(cast("list[Any]", reply), count, name), tokens or None
 
 
 @dataclass(frozen=True, slots=True)

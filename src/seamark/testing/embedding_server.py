@@ -112,6 +112,8 @@ class EmbeddingServer(LocalServer):
         self.model = model
         self.sha = sha
         self.items_max = items_max
+        self.silent = False
+        """TEI's replies do not say how many tokens they are for; else it is that of their words."""
         self.weights: str | None = None
         """The model that vectors are really made by, whichever is asked for; None: that one."""
         self.calls: list[Call] = []
@@ -237,7 +239,8 @@ class _Handler(LocalHandler):
         elif path == "/api/embed":
             self._json({"embeddings": vectors, "model": "oracle"}, drip=fault)
         elif path == "/embed":
-            self._json(vectors, drip=fault)
+            tokens = sum(len(text.split()) for text in texts)
+            self._json(vectors, drip=fault, headers={} if self.server.silent else {"x-compute-tokens": str(tokens)})
         else:
             self.send_whole(HTTPStatus.NOT_FOUND, b"404 page not found")
 
@@ -283,12 +286,12 @@ class _Handler(LocalHandler):
 
     # --- sending --------------------------------------------------------------------------------------------------
 
-    def _json(self, reply: object, drip: Fault | None = None) -> None:
+    def _json(self, reply: object, drip: Fault | None = None, headers: dict[str, str] | None = None) -> None:
         body = json.dumps(reply).encode()
         if drip is None or drip.kind != "drip":
-            self.send_whole(HTTPStatus.OK, body)
+            self.send_whole(HTTPStatus.OK, body, headers=headers)
             return
-        self.send_head(HTTPStatus.OK, len(body))
+        self.send_head(HTTPStatus.OK, len(body), headers=headers)
         for byte in body:
             self.wfile.write(bytes([byte]))
             time.sleep(drip.seconds)
