@@ -130,6 +130,27 @@ def test_a_batch_beyond_the_budget_is_given_up_before_it_is_sent(cli, backend, l
     assert (held.code, "who sends" in held.err) == (2, True)
 
 
+@pytest.mark.parametrize("command", [("model", "swap"), ("reembed",)])
+def test_the_batch_of_a_swap_that_is_given_up_for_another_is_shown(cli, backend, lamps, server, command):
+    """In words, and as a document."""
+    assert cli("work", "--until", "current", db=backend.url).code == 0
+    for number, json in enumerate(([], ["--json"])):
+        other = server.locator.replace("oracle", f"another{number}")
+        swap = ("model", "swap", "lamps", "--model", other, "--batch-api", "--yes", "--json")
+        begun = cli(*swap, db=backend.url).json()["batch"]
+        with seamark.open(backend.url) as service:
+            service.batches_advance("w1")
+        done = cli(*command, "lamps", "--model", f"{other}&version={number}", "--yes", *json, db=backend.url)
+        assert done.code == 0, done.err
+        told = f"given up, and {server.batches[-1].id} is cancelled at the provider"
+        assert server.batches[-1].status == "cancelled"
+        if json:
+            [one] = done.json()["withdrawn"]
+            assert (one["id"], one["error"]) == (begun["id"], told)
+        else:
+            assert told in done.out
+
+
 def test_a_batch_that_fails_is_told_by_the_exit_code(cli, backend, lamps, server):
     ending = threading.Timer(2.0, server.finish, ("expired", 0))
     ending.start()

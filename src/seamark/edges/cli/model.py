@@ -23,7 +23,7 @@ from seamark.edges.cli.work import stop_on_signals
 from seamark.edges.reembed import Reembed
 from seamark.model import Activated, Generation, GenerationKind, GenerationListing, SwapPlan
 from seamark.model import precision as stored_precision
-from seamark.model.cost import BATCH_ENDED, Estimate
+from seamark.model.cost import BATCH_ENDED, Estimate, ProviderBatch
 
 Table = Annotated[str, typer.Argument(metavar="TABLE", help="What was attached.")]
 Number = Annotated[int, typer.Argument(metavar="GENERATION", help="Its number; `seamark model list` has them.")]
@@ -96,11 +96,14 @@ def swap(
         cost = _estimated(tracked, plan, model, chunk, precision, calibrate=price is not None)
         _told(session, tracked, plan, cost, price)
         made: tuple[Generation, ...] = ()
+        withdrawn: list[ProviderBatch] = []
         if plan.steps and not dry_run:
             _confirm(session, f"Index {line(table)} so?", yes=yes)
             if batch_api:
                 tracked.batch_check(model)
+            ended = _ended(tracked)
             made = tracked.swap(model, chunk, language, precision, manual=manual)
+            withdrawn = _withdrawn(tracked, ended)
         batch = tracked.batch() if batch_api and made else None
     begun = ", ".join(_named(one) for one in made)
     session.show(
@@ -110,10 +113,12 @@ def swap(
             "estimate": None if cost is None else serialise.estimate(cost, price),
             "generations": [serialise.generation(one) for one in made],
             "batch": None if batch is None else serialise.batch(batch),
+            "withdrawn": [serialise.batch(one) for one in withdrawn],
         },
         f"{line(table)}: {begun} is being built. Next: seamark {'batch' if batch else 'work'}"
         if made
         else f"{line(table)}: nothing was begun",
+        *map(batch_line, withdrawn),
     )
 
 
@@ -145,10 +150,13 @@ def reembed(
         cost = _estimated(tracked, plan, model, chunk, precision, calibrate=price is not None)
         _told(session, tracked, plan, cost, price)
         made: tuple[Generation, ...] = ()
+        withdrawn: list[ProviderBatch] = []
         failed = 0
         if plan.steps and not dry_run:
             _confirm(session, f"Index {line(table)} so?", yes=yes)
+            ended = _ended(tracked)
             made = tracked.swap(model, chunk, language, precision)
+            withdrawn = _withdrawn(tracked, ended)
             with progress(session, otherwise="json") as report:
                 failed = Reembed(service, tracked, made, report, stop, tokens).run()
         numbers = {one.id for one in made}
@@ -164,8 +172,10 @@ def reembed(
             "active": active,
             "failed": failed,
             "stopped": stop.signal,
+            "withdrawn": [serialise.batch(one) for one in withdrawn],
         },
         f"{line(table)}: {said}",
+        *map(batch_line, withdrawn),
     )
     if stop.signal is not None:
         return INTERRUPTED if stop.signal == "SIGINT" else SIGNALLED + (stop.number or 0)
@@ -216,9 +226,9 @@ def retire(
     """Stop work on an index; what it holds is kept, for `model activate` or a swap to the same model."""
     with session.service() as service:
         tracked = service.source(table)
-        ended = {one.id for one in tracked.batches() if one.state in BATCH_ENDED}
+        ended = _ended(tracked)
         changed = tracked.retire(generation, force=force)
-        withdrawn = [one for one in tracked.batches() if one.generation_id == generation and one.id not in ended]
+        withdrawn = [one for one in _withdrawn(tracked, ended) if one.generation_id == generation]
     session.show(
         {
             "source": table,
@@ -264,6 +274,18 @@ def _searched(session: Session, table: str, done: Activated, said: str) -> None:
         "; ".join([f"{line(table)}: {_named(done.generation)} {said}", *lacks]),
         *(f"  generation {one}, begun earlier, is left to `seamark model activate`" for one in done.precedes),
     )
+
+
+def _ended(tracked: Tracked) -> set[int]:
+    return {one.id for one in tracked.batches() if one.state in BATCH_ENDED}
+
+
+def _withdrawn(tracked: Tracked, before: set[int]) -> list[ProviderBatch]:
+    """Return the batches of retired indexes that have ended since."""
+    retired = {one.generation.id for one in tracked.generations() if one.generation.state == "retired"}
+    return [
+        one for one in tracked.batches() if one.state in BATCH_ENDED and one.id not in before and one.generation_id in retired
+    ]
 
 
 def _confirm(session: Session, question: str, *, yes: bool) -> None:
