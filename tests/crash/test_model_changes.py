@@ -155,6 +155,41 @@ def test_while_a_server_takes_its_time_to_be_compared_the_other_sources_go_on(ba
         until(lambda: embedded(service) == 5)
 
 
+@pytest.mark.parametrize("when", ["a worker begins", "a worker runs"])
+def test_while_a_server_takes_its_time_to_be_opened_the_other_sources_go_on(backend, application, monkeypatch, when):
+    """For the first time: beside a worker that begins, or for an index that is begun under one."""
+    asking, answered, stop = threading.Event(), threading.Event(), threading.Event()
+    with EmbeddingServer(dimension=16) as server, seamark.open(backend.url) as service:
+        tracked = service.attach("others", text="body", model="static")
+        if when == "a worker begins":
+            service.attach("notes", text="body", model=f"openai:m?base_url={server.openai_url}&dimensions=16")
+        compared = service.registry._embedded
+
+        def slow(embedder, texts):
+            if embedder.identity.name == "openai:m" and threading.current_thread() is not threading.main_thread():
+                asking.set()
+                answered.wait()
+            return compared(embedder, texts)
+
+        monkeypatch.setattr(service.registry, "_embedded", slow)
+        worker = threading.Thread(target=lambda: service.work(stop=stop, threads=2))
+        worker.start()
+        try:
+            if when == "a worker runs":
+                until(lambda: tracked.coverage().missing == 0)
+                service.attach("notes", text="body", model=f"openai:m?base_url={server.openai_url}&dimensions=16")
+            until(asking.is_set)
+            application.run("INSERT INTO others VALUES (10, 'meanwhile')")
+            until(lambda: embedded(service, "others") == 5)
+            assert 0 == embedded(service)
+            answered.set()
+            until(lambda: embedded(service) == 4)
+        finally:
+            answered.set()
+            stop.set()
+            worker.join()
+
+
 @pytest.mark.parametrize(("change", "told"), [("sha", "is now tei:m@"), ("model", "serves other, not m")])
 def test_a_tei_that_says_that_it_has_another_model_is_believed(backend, application, change, told):
     """Though its vectors are the same."""

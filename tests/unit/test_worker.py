@@ -329,7 +329,11 @@ def test_an_embedder_that_is_not_to_be_had_is_left_alone_for_a_while_and_words_a
 
     monkeypatch.setattr(service.embedders, "of", of)
     catalog = worklist.WorkList(service, strict=False)
-    looks = [[generation.kind for _, generation, _ in catalog.current()] for _ in range(5)]
+    looks = []
+    for _ in range(5):
+        catalog.open()
+        catalog.close()
+        looks.append([generation.kind for _, generation, _ in catalog.current()])
     assert [["lexical"]] * 5 == looks
     assert ["oracle-a"] == tries
     assert "no such model here" in [known.backoff_error for known in service.store.generations()]
@@ -436,6 +440,8 @@ def test_a_table_is_looked_at_now_and_then_and_at_once_when_reading_fails(opened
     monkeypatch.setattr(service, "source_problems", lambda source: looks.append(source.name) or look(source))
     monkeypatch.setattr(worklist, "CATALOG_SECONDS", 0.0)
     one = worker.Worker(service, until=None, stop=threading.Event())
+    one._catalog.open()
+    one._catalog.close()
     work = [[one._catalog.current() for _ in range(5)] for _ in range(2)]
     assert [[2] * 5] * 2 == [[len(each) for each in looked] for looked in work]
     assert ["notes"] == looks

@@ -306,17 +306,21 @@ class Worker:
                     auditor.audit(source)
 
     def _compare(self) -> None:
-        """Compare models in doubt, and all when that is due: in a thread of its own, for a server may take its time."""
+        """Have models opened, and all compared when that is due: in a thread of its own, for a server may take its time."""
         registry = self._service.registry
         every = min(registry.interval_seconds, PROBE_LOOK_SECONDS)
-        due = time.monotonic() + every
-        while not self._waited(min(every, LOOK_SECONDS) if every else LOOK_SECONDS):
-            self._catalog.reopen()
-            if every and time.monotonic() >= due:
-                due = time.monotonic() + every
-                for work in self._catalog.current():
-                    if not registry.holds(work[1]):
-                        self._catalog.doubt(work[1])
+        due, look = time.monotonic() + every, 0.0
+        try:
+            while not self._waited(look):
+                self._catalog.open()
+                look = min(every, LOOK_SECONDS) if every else LOOK_SECONDS
+                if every and time.monotonic() >= due:
+                    due = time.monotonic() + every
+                    for work in self._catalog.current():
+                        if not registry.holds(work[1]):
+                            self._catalog.doubt(work[1])
+        finally:
+            self._catalog.close()
 
     def _waited(self, seconds: float) -> bool:
         """Wait so long; say whether it is time to end."""
@@ -349,7 +353,7 @@ class Worker:
             with self._store_outage(), self._unless_detached(self._catalog.known(), everything=True):
                 if not self._current.is_set():
                     report.tell()
-                    if self._until == "current" and self._due() and self._whole():
+                    if self._until == "current" and self._due() and self._catalog.opened() and self._whole():
                         self._current.set()  # the threads end: what fails from here on is only tried again
                 if self._current.is_set():
                     report.tell(last=True)

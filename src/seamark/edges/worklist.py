@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from seamark.core.retry import CONFIGURATION_DELAY_SECONDS, outage_delay
 from seamark.edges.drift import Drift
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from seamark.core.budget import Budget
     from seamark.core.service import Seamark
     from seamark.core.sync import Indexer
-    from seamark.model import Generation, Source
+    from seamark.model import Generation, ModelIdentity, Source
 
     Work = tuple[Source, Generation, Indexer]
 
@@ -35,8 +35,19 @@ class _Shut:
     until: float
 
 
+class _Lacking(NamedTuple):
+    """A generation whose model is not open, and whether another one is being built that is to take its place."""
+
+    generation: Generation
+    replaced: bool
+
+
 class WorkList:
-    """What there is to work on, looked up again every second."""
+    """What there is to work on, looked up again every second.
+
+    A model is opened, and compared with what is registered, in a thread of its own: its server may take its time, and nobody
+    waits for it who can work at something else.
+    """
 
     def __init__(self, service: Seamark, *, strict: bool, budget: Budget | None = None) -> None:
         self._service, self._budget, self._strict = service, budget, strict
@@ -45,16 +56,22 @@ class WorkList:
         self._work: tuple[Work, ...] = ()
         self._drift = Drift(service)
         self._indexers: dict[int, Indexer] = {}
-        self._reopened: dict[int, Indexer] = {}
+        self._lacking: tuple[_Lacking, ...] | None = None
+        self._opening: dict[ModelIdentity, threading.Thread] = {}
+        self._opened: dict[int, Indexer] = {}
         self._shut: dict[int, _Shut] = {}
         self._doubted: set[int] = set()
+        self._failure: BaseException | None = None
 
     def forget(self, *, drift: bool = False) -> None:
         """Look again at once; with `drift` at the tables, too."""
         with self._lock:
-            self._looked, self._forgotten = -math.inf, self._forgotten + 1
+            self._look_anew()
             if drift:
                 self._drift = Drift(self._service)
+
+    def _look_anew(self) -> None:
+        self._looked, self._forgotten = -math.inf, self._forgotten + 1
 
     def doubt(self, generation: Generation) -> None:
         """Give out no more work of this model until it has been compared; it was out, and may be another one by now."""
@@ -64,9 +81,9 @@ class WorkList:
             self._doubted |= {generation.id} | {one.id for _, one, _ in self._work if one.model == generation.model}
             for number in self._doubted:
                 self._indexers.pop(number, None)
-                self._reopened.pop(number, None)
+                self._opened.pop(number, None)
             self._work = self._sure(self._work)
-            self._looked, self._forgotten = -math.inf, self._forgotten + 1
+            self._look_anew()
 
     def _sure(self, found: Iterable[Work]) -> tuple[Work, ...]:
         return tuple(work for work in found if work[1].id not in self._doubted)
@@ -79,19 +96,24 @@ class WorkList:
     def current(self) -> tuple[Work, ...]:
         """Return the sources and generations to work on; what cannot be worked on here and now is left out.
 
-        One thread at a time looks, which may take as long as a server takes to answer; the others go on with what is known.
+        One thread at a time looks; the others go on with what is known. Raises what has kept a model from being opened, where
+        that ends the work.
         """
         with self._lock:
             known, since = self._work, time.monotonic() - self._looked
+            failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
         if since < CATALOG_SECONDS or not self._looking.acquire(blocking=not known):
             return known
         try:
             with self._lock:
                 looked, forgotten = self._looked, self._forgotten
             if time.monotonic() - looked >= CATALOG_SECONDS:
-                found = tuple(self._look())
+                lacking: list[_Lacking] = []
+                found = tuple(self._look(lacking))
                 with self._lock:
-                    self._work = self._sure(found)  # of a model that came to be doubted meanwhile there is no more
+                    self._work, self._lacking = self._sure(found), tuple(lacking)  # some may be doubted since
                     self._indexers = {generation.id: indexer for _, generation, indexer in self._work}
                     if self._forgotten == forgotten:
                         self._looked = time.monotonic()
@@ -100,54 +122,105 @@ class WorkList:
         finally:
             self._looking.release()
 
-    def _look(self) -> Iterator[Work]:
+    def _look(self, lacking: list[_Lacking]) -> Iterator[Work]:
         for source in self._service.store.sources():
             if self._drift.problems(source):
                 continue
-            generations = self._generations(source)
+            generations = [one for one in self._service.store.generations(source.id) if one.state != "retired"]
             for generation in generations:
-                if generation.id in self._doubted:
+                indexer = self._indexers.get(generation.id) or self._opened.pop(generation.id, None)
+                replaced = _replaced(generation, generations)
+                if generation.model is None:
+                    indexer = indexer or self._open(generation, replaced=replaced)
+                elif indexer is None or generation.drift is not None or generation.id in self._doubted:
+                    lacking.append(_Lacking(generation, replaced))
                     continue
-                known = self._indexers.get(generation.id) or self._reopened.pop(generation.id, None)
-                indexer = (known if generation.drift is None else None) or self._open(
-                    generation, replaced=_replaced(generation, generations)
-                )
                 if indexer is not None:
                     yield source, generation, indexer
 
-    def _generations(self, source: Source) -> list[Generation]:
-        return [one for one in self._service.store.generations(source.id) if one.state != "retired"]
+    # --- models ---------------------------------------------------------------------------------------------------
 
-    def reopen(self) -> None:
-        """Compare the models that are in doubt, and give out work of those that hold; it takes as long as their servers do."""
-        for source in self._service.store.sources() if self._doubted else ():
-            generations = self._generations(source)
-            for generation in generations:
-                if generation.id in self._doubted and generation.backoff_until <= self._service.store.clock():
-                    indexer = self._open(generation, replaced=_replaced(generation, generations))
-                    if indexer is not None:
-                        with self._lock:
-                            self._doubted.discard(generation.id)
-                            self._reopened[generation.id] = indexer
-                            self._looked, self._forgotten = -math.inf, self._forgotten + 1
+    def open(self) -> None:
+        """Begin to open the models that nobody has opened here, or that are in doubt."""
+        self.current()
+        clock = self._clock()
+        with self._lock:
+            for model, lacking in self._due(clock).items():
+                if model not in self._opening:
+                    thread = threading.Thread(target=self._open_model, args=(model, lacking), name="seamark-open")
+                    self._opening[model] = thread
+                    thread.start()
+
+    def opened(self) -> bool:
+        """Say whether all of them are, but for those that are not to be had for now."""
+        clock = self._clock()
+        with self._lock:
+            return self._lacking is not None and not self._opening and not self._due(clock)
+
+    def close(self) -> None:
+        """Wait for those that are being opened; raises as `current` does."""
+        with self._lock:
+            opening = tuple(self._opening.values())
+        for thread in opening:
+            thread.join()
+        with self._lock:
+            failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def _clock(self) -> int:
+        """Return the database's time where it is needed: what is in doubt is not asked while its outage is waited for."""
+        return self._service.store.clock() if self._doubted else 0
+
+    def _due(self, clock: int) -> dict[ModelIdentity, list[_Lacking]]:
+        """Return what may be opened now, by model: the generations of one model are opened one after the other."""
+        due: dict[ModelIdentity, list[_Lacking]] = {}
+        for lacking in self._lacking or ():
+            generation = lacking.generation
+            backs_off = generation.id in self._doubted and generation.backoff_until > clock
+            waits = backs_off or generation.id in self._opened or self._is_shut(generation)
+            if generation.model is not None and not waits:
+                due.setdefault(generation.model, []).append(lacking)
+        return due
+
+    def _is_shut(self, generation: Generation) -> bool:
+        shut = self._shut.get(generation.id)
+        return shut is not None and time.monotonic() < shut.until
+
+    def _open_model(self, model: ModelIdentity, lacking: Sequence[_Lacking]) -> None:
+        try:
+            for generation, replaced in lacking:
+                indexer = self._open(generation, replaced=replaced)
+                if indexer is not None:
+                    with self._lock:
+                        self._doubted.discard(generation.id)
+                        self._opened[generation.id] = indexer
+                        self._look_anew()
+        except BaseException as error:  # noqa: BLE001 raised to whoever asks for work next
+            with self._lock:
+                self._failure = error
+        finally:
+            with self._lock:
+                self._opening.pop(model)
 
     def _open(self, generation: Generation, *, replaced: bool) -> Indexer | None:
         """Return the generation's indexer; None, with the reason where `status` shows it, when it is not to be had here."""
-        shut = self._shut.get(generation.id, _Shut(0, -math.inf))
-        if time.monotonic() < shut.until:
+        if self._is_shut(generation):
             return None
         try:
             indexer = self._service.indexer(generation, self._budget)
         except EmbedderError as error:
+            shut = self._shut.get(generation.id)
+            tries = 1 if shut is None else shut.tries + 1
             if self._strict and isinstance(error, EmbedderConfigurationError) and not replaced:
                 raise
             delay = CONFIGURATION_DELAY_SECONDS
             if not isinstance(error, EmbedderConfigurationError):
                 asked = error.retry_after_seconds if isinstance(error, EmbedderUnavailableError) else None
-                delay = outage_delay(shut.tries + 1, asked)
+                delay = outage_delay(tries, asked)
             if not isinstance(error, ModelDriftError):  # which is recorded, and holds all workers
                 self._service.store.generation_backoff(generation.id, delay, str(error))
-            self._shut[generation.id] = _Shut(shut.tries + 1, time.monotonic() + delay)
+            self._shut[generation.id] = _Shut(tries, time.monotonic() + delay)
             return None
         self._shut.pop(generation.id, None)
         return indexer
