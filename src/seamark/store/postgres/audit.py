@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seamark.model import precision
 from seamark.model.findings import AuditEntries, AuditHeld, AuditPage, AuditPassages, AuditPostings, AuditStrays
 from seamark.store.blocks import postings_sum
-from seamark.store.columns import digests_cut, texts_cut
+from seamark.store.columns import digests_cut, rows_fitting, texts_cut
 from seamark.store.postgres import codec
 
 if TYPE_CHECKING:
@@ -44,24 +43,22 @@ def audit_page(
 ) -> AuditPage:
     """Read the next rows of the user's table; see the contract."""
     begin = bound(words["k_s"], words, after, ">", "a")
-    values = {**begin.values, "limit": limit, "characters": characters}
     with database.keyed_snapshot() as connection:
         page = {**words, "after": begin.condition}
-        rows = database.run(connection, "audit_page", page, values).fetchall()
+        found = database.run(connection, "audit_page", page, {**begin.values, "limit": limit}).fetchall()
+        rows = found[: rows_fitting([row[3] for row in found], characters)]
         keys: list[Key] = [row[4:] for row in rows]
-        cut = bool(rows) and (len(rows) < rows[0][0] or len(rows) == limit)
         end = bound(words["k_s"], words, keys[-1] if keys else None, "<=", "u")
-        span = {"after": begin.condition, "until": end.condition}
-        for alias in "rc":  # the same range of our own tables, which are in the same order
-            for bounding, word in ((begin, "after"), (end, "until")):
-                span[f"{word}_{alias}"] = bounding.condition.replace(words["k_s"], words[f"k_{alias}"], 1)
+        # The same range of our own tables, which are in the same order.
+        span = {"after": begin.condition, "until": end.condition, **_range(words, begin, end, "rc")}
         database.run(connection, "audit_ranges", {})
         reading = _Reading(database, connection, keys, span, {**begin.values, **end.values})
         held = {one.id: reading.held(one, {**words, **its}) for one, its in generations} if keys else {}
         texts = reading.texts(words) if keys else [()] * len(source.spec.text)
-    live, deleted = (np.array([row[column] for row in rows], np.bool_) for column in (1, 3))
-    seqs = np.array([row[2] for row in rows], np.int64)
-    return AuditPage(keys, live, texts, seqs, deleted, held, keys[-1] if cut else None)
+    live, deleted = (np.array([row[column] for row in rows], np.bool_) for column in (0, 2))
+    seqs = np.array([row[1] for row in rows], np.int64)
+    last = None if len(rows) == len(found) < limit else keys[-1]
+    return AuditPage(keys, live, texts, seqs, deleted, held, last)
 
 
 class _Reading:
@@ -79,8 +76,7 @@ class _Reading:
             [(seqs, chunks, truncated, documents)] = self._run("audit_held_lexical", words)
             held = np.array(seqs, np.int64), np.array(chunks, np.int64), np.array(truncated, np.bool_)
             return AuditHeld(*held, documents=np.array(documents, np.int64))
-        norm = {"float16": "l2_norm", "float32": "vector_norm"}[precision(generation.identity)]
-        vectors = words | {"dimension": str(generation.model.dimension), "norm": norm}
+        vectors = words | {"dimension": str(generation.model.dimension)}
         words |= {"damaged": self._database.compose("audit_damaged", vectors)}
         [(seqs, chunks, truncated, starts, stops, wrong, digests)] = self._run("audit_held_vector", words)
         held = np.array(seqs, np.int64), np.array(chunks, np.int64), np.array(truncated, np.bool_)
@@ -131,6 +127,15 @@ def bound(columns: str, words: Words, key: Key | None, operator: str, prefix: st
     return Bound(f"({columns}) {operator} ({marks})", dict(zip(names, key, strict=True)))
 
 
+def _range(words: Words, begin: Bound, end: Bound, tables: str) -> Words:
+    """Return the words for a range of the user's keys in tables of ours, by their letters."""
+    return {
+        f"{word}_{alias}": bounding.condition.replace(words["k_s"], words[f"k_{alias}"], 1)
+        for alias in tables
+        for word, bounding in (("after", begin), ("until", end))
+    }
+
+
 # --- the journal, and what is held of no row ----------------------------------------------------------------------
 
 
@@ -153,25 +158,26 @@ def audit_missing(database: Database, words: Words, generation_id: int, keys: Se
 
 def audit_rows(database: Database, words: Words, after: Key | None, limit: int) -> AuditStrays:
     """Look at the next rows that a generation holds; see the contract."""
-    return _strays(database, words, words["k_r"], ("audit_rows_end", "audit_rows"), after, limit)
+    return _strays(database, words, "rj", ("audit_rows_end", "audit_rows"), after, limit)
 
 
 def audit_chunks(database: Database, words: Words, after: Key | None, limit: int) -> AuditStrays:
     """Look at the next chunks of a vector generation; see the contract."""
-    return _strays(database, words, words["k_c"], ("audit_chunks_end", "audit_chunks"), after, limit)
+    return _strays(database, words, "cr", ("audit_chunks_end", "audit_chunks"), after, limit)
 
 
 def _strays(
-    database: Database, words: Words, columns: str, statements: tuple[str, str], after: Key | None, limit: int
+    database: Database, words: Words, tables: str, statements: tuple[str, str], after: Key | None, limit: int
 ) -> AuditStrays:
-    """Find where the next so many end, and then what is astray among them."""
+    """Find where the next so many of the first table end, and then what the second one lacks of them."""
     end, look = statements
-    begin = bound(columns, words, after, ">", "a")
+    begin = bound(words["k_s"], words, after, ">", "a")
     with database.keyed_snapshot() as connection:
-        bounded = {**words, "after": begin.condition}
+        bounded = words | _range(words, begin, Bound(), tables)
         found = database.run(connection, end, bounded, {**begin.values, "limit": limit}).fetchone()
-        until = bound(columns, words, found, "<=", "u")
-        bounded["until"] = until.condition
+        until = bound(words["k_s"], words, found, "<=", "u")
+        database.run(connection, "audit_ranges", {})
+        bounded = words | _range(words, begin, until, tables)
         keys = database.run(connection, look, bounded, {**begin.values, **until.values}).fetchall()
     return AuditStrays(keys, found)
 

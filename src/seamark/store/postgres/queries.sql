@@ -1470,17 +1470,14 @@ SELECT set_config('statement_timeout', %(milliseconds)s, true),
 -- ===== audit ======================================================================================================
 
 -- name: audit_page
--- Give the keys of rows of the user's table in key order up to the budget of their text, with their journal's entries.
-WITH page AS MATERIALIZED (
+-- Give rows of the user's table in key order, with their journal's entries, and how many bytes of text each has.
+WITH b AS MATERIALIZED (
     SELECT {k}, live, {size} AS size FROM (
         SELECT {k_s_named}, ({where}) IS TRUE AS live, {texts_named} FROM {source} s WHERE {after} ORDER BY {k_s} LIMIT %(limit)s
     ) AS s
-), b AS (
-    SELECT *, count(*) OVER () AS total, sum(size) OVER (ORDER BY {k}) - size AS before FROM page
 )
-SELECT b.total, b.live, coalesce(j.seq, -1), coalesce(j.deleted, true), {k_b}
-FROM b LEFT JOIN {journal} j ON {j_is_b}
-WHERE before < %(characters)s OR before = 0 ORDER BY {k_b};
+SELECT b.live, coalesce(j.seq, -1), coalesce(j.deleted, true), b.size, {k_b}
+FROM b LEFT JOIN {journal} j ON {j_is_b} ORDER BY {k_b};
 
 -- name: audit_texts
 -- Give the texts of the rows of a page, column by column: how long each is, and all of them together.
@@ -1511,8 +1508,9 @@ SELECT array_agg(seq), array_agg(chunks), array_agg(truncated), array_agg(start)
 
 -- name: audit_damaged
 -- Part of the two above and below: whether a vector is none of that dimension.
-NOT (coalesce({vector}.vector_dims(c.embedding) = {dimension}, false) AND {vector}.{norm}(c.embedding) > 0
-     AND {vector}.{norm}(c.embedding) < 'Infinity');
+NOT (coalesce({vector}.vector_dims(c.embedding) = {dimension}, false)
+     AND {vector}.inner_product(c.embedding, c.embedding) > 0
+     AND {vector}.inner_product(c.embedding, c.embedding) < 'Infinity');
 
 -- name: audit_held_lexical
 -- Give what a lexical generation holds of the rows of a page, column by column.
@@ -1559,21 +1557,23 @@ UPDATE {rows} r SET seq = 0 FROM unnest({key_arrays}) AS b ({k}) JOIN {journal} 
 
 -- name: audit_rows_end
 -- Give the key of the so-many-th row beyond one.
-SELECT {k_r} FROM {rows} r WHERE {after} ORDER BY {k_r} OFFSET %(limit)s - 1 LIMIT 1;
+SELECT {k_r} FROM {rows} r WHERE {after_r} ORDER BY {k_r} OFFSET %(limit)s - 1 LIMIT 1;
 
 -- name: audit_rows
 -- Give rows held of which the journal has no entry.
 SELECT {k_r} FROM {rows} r
-WHERE {after} AND {until} AND r.chunks >= 0 AND NOT EXISTS (SELECT FROM {journal} j WHERE {j_is_r}) ORDER BY {k_r};
+WHERE {after_r} AND {until_r} AND r.chunks >= 0
+  AND NOT EXISTS (SELECT FROM {journal} j WHERE {after_j} AND {until_j} AND {j_is_r}) ORDER BY {k_r};
 
 -- name: audit_chunks_end
 -- Give the key of the so-many-th chunk beyond one.
-SELECT {k_c} FROM {chunks} c WHERE {after} ORDER BY {k_c} OFFSET %(limit)s - 1 LIMIT 1;
+SELECT {k_c} FROM {chunks} c WHERE {after_c} ORDER BY {k_c} OFFSET %(limit)s - 1 LIMIT 1;
 
 -- name: audit_chunks
 -- Give chunks of rows that are not held, or held with fewer.
 SELECT DISTINCT {k_c} FROM {chunks} c
-WHERE {after} AND {until} AND NOT EXISTS (SELECT FROM {rows} r WHERE {r_is_c} AND c.ordinal < r.chunks) ORDER BY {k_c};
+WHERE {after_c} AND {until_c}
+  AND NOT EXISTS (SELECT FROM {rows} r WHERE {after_r} AND {until_r} AND {r_is_c} AND c.ordinal < r.chunks) ORDER BY {k_c};
 
 -- name: audit_postings
 -- Give all postings, by term.

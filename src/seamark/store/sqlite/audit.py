@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from itertools import accumulate, groupby
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from seamark.model import precision
 from seamark.model.findings import AuditEntries, AuditHeld, AuditPage, AuditPassages, AuditPostings, AuditStrays
 from seamark.store.blocks import postings_sum
-from seamark.store.columns import digests_cut, texts_cut
+from seamark.store.columns import digests_cut, rows_fitting, texts_cut
 from seamark.store.sqlite.connection import integers
 from seamark.store.sqlite.keys import key_marks, key_read, key_sound
 from seamark.store.sqlite.words import quoted, text_names
@@ -76,7 +75,7 @@ class _Page:
         keys = self._words.word("table_keys_raw") if raw else ", ".join(self._columns)
         statement = self._words.fill("audit_page", **self._range(), keys_read=keys)
         found = self._connection.rows(statement, (*self._after, limit))
-        self._rows = found[: _fitting([row[3] for row in found], characters)]
+        self._rows = found[: rows_fitting([row[3] for row in found], characters)]
         self.keys = [key_read(row[4:], self._codec) if raw else row[4:] for row in self._rows]
         self._until = self.keys[-1] if self.keys else ()
         return None if len(self._rows) == len(found) < limit else self._until
@@ -134,11 +133,6 @@ class _Page:
             keys, texts = [keys[place] for place in kept], [[column[place] for place in kept] for column in texts]
             live, seqs, deleted = live[kept], seqs[kept], deleted[kept]
         return AuditPage(keys, live > 0, texts, seqs, deleted > 0, held, last)
-
-
-def _fitting(sizes: Sequence[int], characters: int) -> int:
-    """Return how many rows to take: until their text passes the budget, and one at least."""
-    return 1 + bisect_right([*accumulate(sizes[:-1])], characters)
 
 
 def _kept(held: AuditHeld, kept: Sequence[int]) -> AuditHeld:
