@@ -1,8 +1,9 @@
 """Sums of words: what the terms of a text weigh together, for many texts at once and without a string for every word.
 
 ASCII texts, which most are, stand in one row of bytes, where words are found and looked up by arrays: a word is its bytes as
-two numbers, and its weight stands in a table of fixed size at a place that these numbers come to. Words that the table has no
-room for, longer ones, and texts beyond ASCII go the usual way.
+two numbers made one, which no other word of eight letters has and others share once in 2**64, and its weight stands in a table
+of fixed size at the place that its highest bits are. Words that the table has no room for, longer ones, and texts beyond ASCII
+go the usual way.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class WordSums:
 
     def __init__(self, analyzer: Analyzer) -> None:
         self._weights = _Weights(analyzer)
-        self._words = np.zeros((2, 2**_TABLE_BITS), np.uint64)
+        self._words = np.zeros(2**_TABLE_BITS, np.uint64)
         self._weighed = np.zeros(2**_TABLE_BITS, np.uint64)
 
     def sums(self, texts: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -73,22 +74,40 @@ class WordSums:
         """Return the weight of each word of a row of bytes."""
         lengths = ends - starts
         numbers = np.ndarray((len(data) - _NUMBER + 1,), "<u8", data, strides=(1,))  # one from every byte on
-        first = numbers[starts] & _FIRST_BYTES[np.minimum(lengths, _NUMBER)]
-        second = numbers[starts + _NUMBER] & _FIRST_BYTES[np.clip(lengths - _NUMBER, 0, _NUMBER)]
-        slots = ((first * _SPREAD[0]) ^ (second * _SPREAD[1])) >> np.uint64(64 - _TABLE_BITS)
+        words = (numbers[starts] & _FIRST_BYTES[np.minimum(lengths, _NUMBER)]) * _SPREAD[0]
+        long = np.flatnonzero(lengths > _NUMBER)
+        rest = numbers[starts[long] + _NUMBER] & _FIRST_BYTES[np.minimum(lengths[long] - _NUMBER, _NUMBER)]
+        words[long] ^= rest * _SPREAD[1]
+        slots = words >> np.uint64(64 - _TABLE_BITS)
         weights = self._weighed[slots]
-        known = (self._words[0, slots] == first) & (self._words[1, slots] == second) & (lengths <= _SHORT)
+        known = self._words[slots] == words
+        known[long[lengths[long] > _SHORT]] = False
         others = np.flatnonzero(~known)
         if len(others):
-            places = zip(starts[others].tolist(), ends[others].tolist(), strict=True)
-            found = (self._weights[data[start:end].decode("ascii")] for start, end in places)
-            weights[others] = np.fromiter(found, np.uint64, len(others))
-            # Whoever comes first stays: common words do. No word is 0, which is what an empty place holds.
-            free = others[(self._words[0, slots[others]] == 0) & (lengths[others] <= _SHORT)]
-            taken, places_of = np.unique(slots[free], return_index=True)
-            kept = free[places_of]
-            self._words[0, taken], self._words[1, taken], self._weighed[taken] = first[kept], second[kept], weights[kept]
+            weights[others] = self._learn(data, starts[others], ends[others], words[others], slots[others])
         return weights
+
+    def _learn(
+        self,
+        data: bytes,
+        starts: NDArray[np.int64],
+        ends: NDArray[np.int64],
+        words: NDArray[np.uint64],
+        slots: NDArray[np.uint64],
+    ) -> NDArray[np.uint64]:
+        """Return the weights of words that the table does not have, and put into it those that there is room for."""
+        short = ends - starts <= _SHORT
+        # Each word once, but for the longest, which the numbers do not tell apart.
+        told = np.where(short, words, np.arange(len(words), dtype=np.uint64))
+        _, firsts, places = np.unique(told, return_index=True, return_inverse=True)
+        found = zip(starts[firsts].tolist(), ends[firsts].tolist(), strict=True)
+        terms = (self._weights[data[start:end].decode("ascii")] for start, end in found)
+        weights = np.fromiter(terms, np.uint64, len(firsts))
+        # Who is there stays: common words come early. No word is 0, which is what an empty place holds.
+        free = firsts[short[firsts] & (self._words[slots[firsts]] == 0)]
+        self._words[slots[free]] = words[free]
+        self._weighed[slots[free]] = weights[places[free]]
+        return weights[places]
 
 
 class _Weights(dict[str, int]):
