@@ -100,9 +100,11 @@ class Database:
         return Counter((one.key[0], one.reason, kinds[one.generation]) for one in every)
 
     def mend(self):
-        """Repair, work, and prove that all is as it should be."""
+        """Repair, which finds what is found without, work, and prove that all is as it should be."""
+        told = self.tracked.verify()
         mended = self.tracked.verify(repair=True)
         assert mended.unmended == ()
+        assert told.problems or mended.counts == told.counts
         self.service.work(until="current")
         after = self.tracked.verify()
         assert after.clean, after
@@ -485,6 +487,14 @@ def test_another_table_of_ours_that_was_dropped(database, table):
     assert name.removeprefix("seamark.") in database.tracked.verify().problems[0]
     database.mend()
     assert database.hits(TEXTS[1]) >= {1}
+
+
+def test_entries_of_the_journal_that_were_lost(database):
+    """The rows are there, so that what is held of them is no orphan."""
+    journal = "seamark_journal_notes" if database.backend.name == "sqlite" else f"seamark.journal_{database.tracked.source.id}"
+    database.application.run(f"DELETE FROM {journal} WHERE k1 IN (12, {LONG})")
+    assert database.found() == {(12, Reason.UNENTERED, None): 1, (LONG, Reason.UNENTERED, None): 1}
+    database.mend()
 
 
 def test_a_journal_that_was_dropped(database):

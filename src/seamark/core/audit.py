@@ -119,6 +119,7 @@ class _Audit:
         self._repair, self._progress, self._told, self._throttle = repair, progress, found, throttle
         self._counts: Counter[tuple[Reason, int | None]] = Counter()
         self._kept: list[Finding] = []
+        self._unmended: list[Finding] = []
         self._incomparable: list[str] = []
         self._rows = self._repaired = 0
 
@@ -162,7 +163,7 @@ class _Audit:
         """Walk through the journal, and through what each generation holds."""
         yield from self._journal()
         for generation in self._generations:
-            yield from self._strays(generation, self._store.audit_rows)
+            yield from self._strays(generation, self._store.audit_rows, self._unlisted)
             if generation.model is not None:
                 yield from self._strays(generation, self._store.audit_chunks)
 
@@ -206,6 +207,7 @@ class _Audit:
         look = partial(self._read, [generation.id for generation in walked])
         yield from self._walk(look, lambda page: page.last, partial(self._page, active, first))
         self._look_again(active)
+        self._mend()
 
     def _read(self, numbers: Sequence[int], after: Key | None) -> AuditPage:
         return self._store.audit_page(self._source, numbers, after, PAGE_ROWS, PAGE_CHARACTERS)
@@ -230,7 +232,11 @@ class _Audit:
                 for place, reason in comparison.compare(page, texts, held, after):
                     wrong.append(Finding(page.keys[place], reason, comparison.generation.id))
         self._report(wrong)
-        self._look_again(active, SUSPECTS)
+        # A row is looked at to the end before it is mended, so that the same is found with repair and without.
+        many = len(self._unmended) >= SUSPECTS
+        self._look_again(active, 1 if many else SUSPECTS)
+        if many:
+            self._mend()
         if self._progress is not None:
             self._progress(Progress(f"verify {self._source.name}", self._rows, None, 0.0))
 
@@ -277,6 +283,7 @@ class _Audit:
             self._report([Finding(key, Reason.GONE, None) for key in entries.gone])
             for generation in self._generations:
                 self._report(self._missing(generation.id, entries.tombstones))
+            self._mend()
 
         look = partial(self._store.audit_journal, self._source)
         return self._walk(lambda after: look(after or 0, ENTRIES), lambda entries: entries.upto, report)
@@ -286,14 +293,26 @@ class _Audit:
         missing = self._store.audit_missing(self._source, number, keys) if keys else ()
         return [Finding(key, Reason.MISSING, number) for key in missing]
 
-    def _strays(self, generation: Generation, look: Callable[[Source, int, Key | None, int], AuditStrays]) -> Generator[None]:
+    def _strays(
+        self,
+        generation: Generation,
+        look: Callable[[Source, int, Key | None, int], AuditStrays],
+        astray: Callable[[Sequence[Key]], Sequence[Key]] = list,
+    ) -> Generator[None]:
         def report(strays: AuditStrays, after: Key | None) -> None:
             if strays.keys:  # two files, or a row that comes and goes: what is a stray is one at the next look, too
                 again = set(look(self._source, generation.id, after, ENTRIES).keys)
-                keys = [key for key in strays.keys if key in again]
+                keys = astray([key for key in strays.keys if key in again])
                 self._report([Finding(key, Reason.ORPHAN, generation.id) for key in keys])
+                self._mend()
 
         return self._walk(lambda after: look(self._source, generation.id, after, ENTRIES), lambda strays: strays.last, report)
+
+    def _unlisted(self, keys: Sequence[Key]) -> Sequence[Key]:
+        """Return those that are no live row: of one that is, the table's walk says that the journal does not have it."""
+        with self._store.snapshot() as reader:
+            live = set(reader.keys_live(self._source, keys, None))
+        return [key for key in keys if key not in live]
 
     # --- what becomes of a finding ----------------------------------------------------------------------------
 
@@ -307,10 +326,11 @@ class _Audit:
             if self._told is not None:
                 self._told(finding)
         if self._repair:
-            self._mend(wrong)
+            self._unmended += wrong
 
-    def _mend(self, wrong: Sequence[Finding]) -> None:
-        """Drop what is nobody's, and what must not serve again; then have the rows indexed anew."""
+    def _mend(self) -> None:
+        """Mend what has been found: drop what is nobody's, and what must not serve again; then have the rows indexed anew."""
+        wrong, self._unmended = self._unmended, []
         for reason, drop in ((Reason.ORPHAN, self._store.strays_drop), (Reason.DAMAGED, self._store.chunks_drop)):
             for generation in self._generations:
                 keys = [one.key for one in wrong if one.reason is reason and one.generation == generation.id]
