@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import json
+import os
+import tracemalloc
+from pathlib import Path
+
 import pytest
+
+from seamark.edges.cli import array
 
 
 @pytest.fixture
@@ -79,6 +87,35 @@ def test_findings_are_listed_and_mended(cli, backend, past):
     assert cli("verify", db=backend.url).code == 0
     hits = cli("search", "notes", "no trigger saw this", "--json", db=backend.url).json()["hits"]
     assert hits[0]["key"] == 2
+
+
+def test_the_document_has_every_finding_however_many_there_are(cli, backend, past, monkeypatch):
+    """More of them than are kept in memory."""
+    monkeypatch.setattr(array, "MEMORY_BYTES", 4096)
+    past(*(f"INSERT INTO notes VALUES ({number}, 7, 'Unseen', NULL, NULL)" for number in range(1000, 2200)))
+    [source] = cli("verify", "--json", db=backend.url).json()["sources"]
+    assert [one["key"] for one in source["findings"]] == list(range(1000, 2200))
+    assert [{"reason": "unentered", "generation": None, "rows": 1200}] == source["counts"]
+
+
+def test_an_array_of_a_document_takes_no_memory_however_long_it_is():
+    """Nor while it is written; and it is written as any other."""
+    with array.KeptArray() as kept, Path(os.devnull).open("w", encoding="ascii") as nowhere:
+        assert "[]" == json.dumps(kept, indent=2)
+        kept.append({"key": 1})
+        kept.append({"key": ["a", None]})
+        assert [{"key": 1}, {"key": ["a", None]}] == json.loads(json.dumps({"all": list(kept)}))["all"]
+        written = io.StringIO()
+        json.dump({"all": kept}, written)
+        assert {"all": [{"key": 1}, {"key": ["a", None]}]} == json.loads(written.getvalue())
+        tracemalloc.start()
+        try:
+            for number in range(100_000):
+                kept.append({"key": number, "reason": "unentered", "generation": None})
+            json.dump({"all": kept}, nowhere)
+            assert tracemalloc.get_traced_memory()[1] < 4 * array.MEMORY_BYTES
+        finally:
+            tracemalloc.stop()
 
 
 def test_what_is_beyond_repair_is_said(cli, backend, attached):

@@ -152,8 +152,8 @@ def finding(value: Finding) -> Json:
     return {"key": key(value.key), "reason": value.reason.value, "generation": value.generation}
 
 
-def findings(value: Findings, every: Sequence[Finding]) -> Json:
-    """Return what a verification came to, with all of its findings."""
+def findings(value: Findings, every: Sequence[Json]) -> Json:
+    """Return what a verification came to, with all of its findings, serialised."""
     counts = [
         {"reason": reason.value, "generation": generation, "rows": rows} for (reason, generation), rows in value.counts.items()
     ]
@@ -162,7 +162,7 @@ def findings(value: Findings, every: Sequence[Finding]) -> Json:
         "clean": value.clean,
         "rows": value.rows,
         "counts": counts,
-        "findings": [finding(one) for one in every],
+        "findings": every,
         "problems": [text(problem) for problem in value.problems],
         "mended": list(value.mended),
         "unmended": [text(problem) for problem in value.unmended],

@@ -70,7 +70,8 @@ class Session:
     def show(self, document: object, *lines: RenderableType) -> None:
         """Print the document with `--json`, and the lines otherwise."""
         if self.as_json:
-            self.out.file.write(json.dumps(document, indent=2 if self.out.is_terminal else None) + "\n")
+            json.dump(document, self.out.file, indent=2 if self.out.is_terminal else None)
+            self.out.file.write("\n")
         else:
             for renderable in lines:
                 self.out.print(renderable)

@@ -1,6 +1,7 @@
 """`verify`: whether everything is as it should be, row by row."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ from rich.text import Text
 from seamark.core.service import Seamark
 from seamark.core.tracked import Tracked
 from seamark.edges import serialise
+from seamark.edges.cli.array import KeptArray
 from seamark.edges.cli.progress import Report, progress
 from seamark.edges.cli.session import FOUND_A_PROBLEM, Session, command
 from seamark.edges.cli.text import counted, line
@@ -37,18 +39,21 @@ def verify(
 
     Exit codes: 0 all is as it should be; 1 something was found, be it mended or not.
     """
-    with session.service() as service, progress(session) as report:
-        broken = _checks(service) if source is None else ()
-        chosen = service.sources() if source is None else (service.source(source),)
-        done = [_verify(tracked, report, session, repair=repair) for tracked in chosen]
-    document = {
-        "clean": not broken and all(findings.clean for findings, _ in done),
-        "problems": [serialise.check(check) for check in broken],
-        "sources": [serialise.findings(findings, every) for findings, every in done],
-    }
-    lines = [Text(f"broken: {line(check.name)}: {line(check.detail)}; {line(check.remedy or '')}", "red") for check in broken]
-    lines += [rendered for findings, _ in done for rendered in _told(findings, repair=repair)]
-    session.show(document, *(lines or ["Nothing is attached yet. Next: seamark attach TABLE --text COLUMN"]))
+    with ExitStack() as kept:
+        with session.service() as service, progress(session) as report:
+            broken = _checks(service) if source is None else ()
+            chosen = service.sources() if source is None else (service.source(source),)
+            done = [_verify(tracked, report, kept.enter_context(KeptArray()), session, repair=repair) for tracked in chosen]
+        document = {
+            "clean": not broken and all(findings.clean for findings, _ in done),
+            "problems": [serialise.check(check) for check in broken],
+            "sources": [serialise.findings(findings, every) for findings, every in done],
+        }
+        lines = [
+            Text(f"broken: {line(check.name)}: {line(check.detail)}; {line(check.remedy or '')}", "red") for check in broken
+        ]
+        lines += [rendered for findings, _ in done for rendered in _told(findings, repair=repair)]
+        session.show(document, *(lines or ["Nothing is attached yet. Next: seamark attach TABLE --text COLUMN"]))
     return 0 if document["clean"] else FOUND_A_PROBLEM
 
 
@@ -57,9 +62,13 @@ def _checks(service: Seamark) -> tuple[Check, ...]:
     return tuple(check for check in service.store.checks() if check.required and not check.ok)
 
 
-def _verify(tracked: Tracked, report: Report, session: Session, *, repair: bool) -> tuple[Findings, list[Finding]]:
-    every: list[Finding] = []
-    return tracked.verify(repair=repair, progress=report, found=every.append if session.as_json else None), every
+def _verify(
+    tracked: Tracked, report: Report, every: KeptArray, session: Session, *, repair: bool
+) -> tuple[Findings, KeptArray]:
+    def found(finding: Finding) -> None:
+        every.append(serialise.finding(finding))
+
+    return tracked.verify(repair=repair, progress=report, found=found if session.as_json else None), every
 
 
 def _told(findings: Findings, *, repair: bool) -> Iterator[Text]:
