@@ -21,6 +21,7 @@ from seamark.errors import SourceDriftError, StoreError, StoreIncompatibleError
 from seamark.model.findings import Reason
 from seamark.testing.judgement import judge
 from seamark.testing.oracle import OracleEmbedder
+from seamark.testing.waiting import until
 
 WORDS = [
     "the",
@@ -884,14 +885,6 @@ def working(backend):
         assert raised == []
 
     return working
-
-
-def until(reached):
-    deadline = time.monotonic() + 30
-    while not (found := reached()):
-        assert time.monotonic() < deadline, "not reached"
-        time.sleep(0.02)
-    return found
 
 
 def test_a_worker_finds_and_mends_by_itself(database, working):

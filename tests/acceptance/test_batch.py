@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 
 import pytest
 
@@ -17,6 +16,7 @@ from seamark.embed.tokens import tokens_estimate
 from seamark.errors import BudgetSpentError, EmbedderUnavailableError, InvalidRequestError, StoreError
 from seamark.testing.batch_server import BillingServer, ServedBatch, billed
 from seamark.testing.oracle import OracleEmbedder, oracle_proves
+from seamark.testing.waiting import until
 
 ROWS = 40
 
@@ -324,13 +324,6 @@ def test_the_batch_of_a_table_that_is_no_longer_as_it_was_stops_no_worker_and_no
         stop.set()
         working.join()
     assert [line["body"]["input"] for batch in server.batches for line in batch.lines] == ["a paper"]
-
-
-def until(reached):
-    deadline = time.monotonic() + 30
-    while not reached():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_model_without_a_batch_interface_is_refused(backend, notes):

@@ -15,6 +15,7 @@ from seamark.errors import InvalidRequestError, SourceConflictError, TableUnusab
 from seamark.model.findings import Reason
 from seamark.testing.judgement import judge
 from seamark.testing.oracle import OracleEmbedder
+from seamark.testing.waiting import until
 
 TEXTS = {number: f"text {number}" for number in range(1, 31)}
 
@@ -47,14 +48,6 @@ def triggers(backend, application):
 
 def hits(tracked, text):
     return {hit.key for hit in tracked.search(text, mode="vector", limit=100) if hit.vector.score > 0.999}
-
-
-def until(reached, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not (found := reached()):
-        assert time.monotonic() < deadline, "not reached"
-        time.sleep(0.02)
-    return found
 
 
 def live(texts):
@@ -163,7 +156,7 @@ def test_a_row_that_commits_late_below_where_the_poller_stands(postgres_backend)
                 poll(service.store, tracked.source)
                 time.sleep(0.2)
         assert (late,) not in backend_journal(service, tracked)
-        until(lambda: poll(service.store, tracked.source) or (late,) in backend_journal(service, tracked), 10.0)
+        until(lambda: poll(service.store, tracked.source) or (late,) in backend_journal(service, tracked), seconds=10.0)
         service.work(until="current")
         assert hits(tracked, "late") == {late}
         assert tracked.verify().clean
@@ -171,7 +164,7 @@ def test_a_row_that_commits_late_below_where_the_poller_stands(postgres_backend)
 
 def test_nothing_is_written_while_nothing_comes(backend, application, service):
     tracked = attach(service)
-    until(lambda: not poll(service.store, tracked.source) and _rests(backend, service, tracked), 10.0)
+    until(lambda: not poll(service.store, tracked.source) and _rests(backend, service, tracked), seconds=10.0)
 
 
 def _rests(backend, service, tracked):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from contextlib import ExitStack, contextmanager
 
 import pytest
@@ -20,9 +19,9 @@ from seamark.errors import (
     UnknownGenerationError,
 )
 from seamark.testing.oracle import OracleEmbedder, oracle_proves
+from seamark.testing.waiting import until
 
 ROWS = 300
-WAIT_SECONDS = 60.0
 
 
 @pytest.fixture
@@ -71,13 +70,6 @@ def beside(loop):
         thread.join()
     if failed:
         raise failed[0]
-
-
-def until(true):
-    end = time.monotonic() + WAIT_SECONDS
-    while not true():
-        assert time.monotonic() < end, "it does not come to pass"
-        time.sleep(0.02)
 
 
 def states(tracked, kind="vector"):

@@ -4,6 +4,8 @@ from functools import partial
 
 import pytest
 
+from seamark.core import retry, sync
+from seamark.edges import worklist
 from seamark.testing.chaos import Troupe
 
 
@@ -32,3 +34,13 @@ def keyless(monkeypatch):
     """Keep the machine's own keys and proxies away from the servers of the tests."""
     for name in ("OPENAI_API_KEY", "SEAMARK_EMBED_API_KEY", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def hurried(keyless, monkeypatch):
+    """Let no test wait for what is only patience with an embedder."""
+    monkeypatch.setattr(retry, "ROW_DELAY_SECONDS", 0.0)
+    monkeypatch.setattr(retry, "OUTAGE_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr(retry, "OUTAGE_DELAY_MAX_SECONDS", 0.02)
+    for module in (sync, worklist):
+        monkeypatch.setattr(module, "CONFIGURATION_DELAY_SECONDS", 0.01)

@@ -25,6 +25,7 @@ from seamark.errors import EmbedderConfigurationError
 from seamark.testing.embedding_server import EmbeddingServer, Fault
 from seamark.testing.judgement import judge_source
 from seamark.testing.oracle import oracle_proves
+from seamark.testing.waiting import until
 from seamark.testing.workbench import Workbench
 
 DATABASES = ("sqlite", "postgres")
@@ -85,13 +86,8 @@ def databases(backend_on, postgres_server, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def hurried(keyless, monkeypatch):
-    """Let no test wait for what is only patience."""
-    monkeypatch.setattr(retry, "ROW_DELAY_SECONDS", 0.0)
-    monkeypatch.setattr(retry, "OUTAGE_DELAY_SECONDS", 0.01)
-    monkeypatch.setattr(retry, "OUTAGE_DELAY_MAX_SECONDS", 0.02)
-    for module in (sync, worklist):
-        monkeypatch.setattr(module, "CONFIGURATION_DELAY_SECONDS", 0.01)
+def looking_often(hurried, monkeypatch):
+    """See the end of a piece of work as soon as it has come, and refuse a reply that is not so long."""
     monkeypatch.setattr(worker, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(worklist, "CATALOG_SECONDS", 0.1)
     monkeypatch.setattr(worker, "IDLE_MAX_SECONDS", 0.01)
@@ -483,10 +479,3 @@ def test_a_gigabyte_costs_no_more_memory_than_a_reply_may(shape, case_of, server
     assert BATCH == len(failures)
     assert "sent more than 16,777,216 bytes" in failures[0].error
     assert grown < 8 * 16 * 2**20
-
-
-def until(reached):
-    deadline = time.monotonic() + 30
-    while not reached():
-        assert time.monotonic() < deadline, "not reached"
-        time.sleep(0.005)

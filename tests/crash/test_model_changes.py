@@ -10,22 +10,19 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 import seamark
-from seamark.core import registry, retry, sync
-from seamark.edges import worker, worklist
+from seamark.core import registry, sync
+from seamark.edges import worker
 from seamark.testing.embedding_server import EmbeddingServer, Fault
+from seamark.testing.waiting import until
 
 SHAPES = ("openai", "tei")
 
 
 @pytest.fixture(autouse=True)
-def hurried(keyless, monkeypatch):
-    monkeypatch.setattr(retry, "ROW_DELAY_SECONDS", 0.05)
-    monkeypatch.setattr(retry, "OUTAGE_DELAY_SECONDS", 0.02)
-    monkeypatch.setattr(retry, "OUTAGE_DELAY_MAX_SECONDS", 0.05)
-    for module in (sync, worklist):
-        monkeypatch.setattr(module, "CONFIGURATION_DELAY_SECONDS", 0.1)
+def leases_short(hurried, monkeypatch):
+    """A settle that is refused leaves its lease to expire."""
     for module in (sync, worker):
-        monkeypatch.setattr(module, "LEASE_SECONDS", 3.0)  # a settle that is refused leaves its lease to expire
+        monkeypatch.setattr(module, "LEASE_SECONDS", 3.0)
     monkeypatch.setattr(worker, "KEEPER_SECONDS", 1.0)
     monkeypatch.setattr(worker, "KEEPER_LOOK_SECONDS", 0.1)
 
@@ -202,10 +199,3 @@ def test_a_tei_that_says_that_it_has_another_model_is_believed(backend, applicat
         application.run("INSERT INTO others VALUES (10, 'after it')")
         until(lambda: embedded(service, "others") == 5)
         assert (4, 0) == (embedded(service), asked(server, "after it"))
-
-
-def until(reached):
-    deadline = time.monotonic() + 12
-    while not reached():
-        assert time.monotonic() < deadline, "not reached"
-        time.sleep(0.01)

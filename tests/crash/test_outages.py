@@ -23,9 +23,10 @@ from seamark.core.chunking import render
 from seamark.errors import StoreUnavailableError
 from seamark.store.postgres.connection import translated
 from seamark.testing import servers
-from seamark.testing.chaos import Stage, until
+from seamark.testing.chaos import Stage
 from seamark.testing.judgement import judge
 from seamark.testing.oracle import OracleEmbedder
+from seamark.testing.waiting import until
 
 SECONDS = float(os.environ.get("SEAMARK_OUTAGE_SECONDS", "1.5"))
 MEBIBYTE = 2**20

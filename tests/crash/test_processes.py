@@ -22,9 +22,10 @@ import psycopg
 import pytest
 
 from seamark.core.chunking import render
-from seamark.testing.chaos import Stage, until
+from seamark.testing.chaos import Stage
 from seamark.testing.judgement import judge_source
 from seamark.testing.searcher import STEADY
+from seamark.testing.waiting import until
 
 SECONDS = float(os.environ.get("SEAMARK_CHAOS_SECONDS", "4"))
 HOUR, YEAR = 3600.0, 365 * 86_400.0

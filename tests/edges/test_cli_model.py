@@ -9,6 +9,7 @@ import time
 import pytest
 
 from seamark.testing.embedding_server import EmbeddingServer, Fault
+from seamark.testing.waiting import until
 
 OLD = "static:seamark-static-256"
 
@@ -162,10 +163,7 @@ def test_reembed_killed_and_run_again_goes_on(seamark, program, ran, backend, at
     server.fail(Fault("delay", times=None, seconds=0.3))
     begun = len(server.calls)
     process = program("reembed", "notes", "--model", model, db=backend.url)
-    deadline = time.monotonic() + 60
-    while not any(len(call.texts) > 6 for call in server.calls[begun:]):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: any(len(call.texts) > 6 for call in server.calls[begun:]))
     time.sleep(1.0)
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import psycopg
 import pytest
 
 import seamark
+from seamark.testing.waiting import until
 
 
 @pytest.fixture
@@ -37,13 +37,6 @@ def worker(server, tmp_path):
         process.kill()
 
 
-def wait(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.05)
-
-
 def stop(server):
     running = server.get_postmaster_info().process
     os.kill(running.pid, signal.SIGINT)  # no connection is waited for
@@ -57,24 +50,24 @@ def last(lines):
 
 def test_the_progress_of_an_outage_is_lines_of_json_and_work_goes_on_after_it(server, worker):
     _, lines = worker
-    wait(lambda: last(lines)["rows"] == 10)
+    until(lambda: last(lines)["rows"] == 10)
     stop(server)
-    wait(lambda: last(lines)["problem"])
+    until(lambda: last(lines)["problem"])
     seen = len(lines())
-    wait(lambda: len(lines()) > seen + 3)
+    until(lambda: len(lines()) > seen + 3)
     server.ensure_postgres_running()
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
         connection.execute("INSERT INTO notes VALUES (11, 'text')")
-    wait(lambda: last(lines)["rows"] == 11)
+    until(lambda: last(lines)["rows"] == 11)
     assert last(lines)["problem"] is None
     assert [line for line in lines()[:-1] if not line.startswith("{")] == []
 
 
 def test_a_worker_that_is_told_to_stop_in_an_outage_ends_before_a_supervisor_loses_patience(server, worker):
     process, lines = worker
-    wait(lambda: last(lines)["rows"] == 10)
+    until(lambda: last(lines)["rows"] == 10)
     stop(server)
-    wait(lambda: last(lines)["problem"])
+    until(lambda: last(lines)["problem"])
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 1
     assert lines()[-1].startswith("seamark: PostgreSQL cannot be reached")

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 
 import psutil
 import pytest
@@ -14,6 +13,7 @@ import pytest
 import seamark
 from seamark.testing.embedding_server import EmbeddingServer, Fault
 from seamark.testing.oracle import OracleEmbedder
+from seamark.testing.waiting import until
 
 ROWS = 400
 POISON = "row 7 of the table"
@@ -37,10 +37,7 @@ def attached_slow(cli, backend, table, server):
     begun = len(server.calls)
 
     def called():
-        deadline = time.monotonic() + 60
-        while len(server.calls) == begun:
-            assert time.monotonic() < deadline, "the model was not called"
-            time.sleep(0.01)
+        until(lambda: len(server.calls) > begun, "the model was not called")
 
     return called
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-import time
 from contextlib import suppress
 
 import apsw
@@ -25,6 +24,7 @@ from seamark.errors import (
 from seamark.model import Lease, SourceSpec, TextColumn
 from seamark.store.postgres import upkeep
 from seamark.testing.oracle import OracleEmbedder
+from seamark.testing.waiting import until
 
 ROWS = 100
 
@@ -86,13 +86,6 @@ def working():
     yield start
     for end in ends:
         end()
-
-
-def until(reached):
-    deadline = time.monotonic() + 30
-    while not reached():
-        assert time.monotonic() < deadline, "not reached"
-        time.sleep(0.01)
 
 
 class Keeper:

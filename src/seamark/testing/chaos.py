@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,18 +20,17 @@ from seamark.testing.fork_server import ForkServer
 from seamark.testing.judgement import judge_source
 from seamark.testing.oracle import OracleEmbedder, log_counts, oracle_proves
 from seamark.testing.searcher import STEADY, steady_row
+from seamark.testing.waiting import until
 from seamark.testing.workbench import Workbench
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from contextlib import ExitStack
     from pathlib import Path
 
     from seamark.model import Key
     from seamark.testing.backend import Backend
 
-PATIENCE_SECONDS = 60.0
-"""What takes longer does not happen any more."""
 QUICK: Mapping[str, float] = {
     "seamark.core.sync:LEASE_SECONDS": 2.0,
     "seamark.edges.worker:LEASE_SECONDS": 2.0,
@@ -212,11 +210,3 @@ class Stage:
 
 def _proves(vector: Any, text: str, model: str) -> bool:
     return oracle_proves(vector, text, model.rpartition(":")[2])
-
-
-def until(reached: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:
-    """Wait until something has come about."""
-    deadline = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
