@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 # Before the import: the assertions of the suite are rewritten like those of any test.
-pytest.register_assert_rewrite("seamark.testing.conformance", "seamark.testing.judgement", "seamark.testing.workbench")
+_ASSERTING = ("audited", "conformance", "judgement", "waiting", "workbench")
+pytest.register_assert_rewrite(*(f"seamark.testing.{module}" for module in _ASSERTING))
 
 from seamark.testing import servers  # noqa: E402
 from seamark.testing.backends import PostgresBackend, SqliteBackend, sqlite_file  # noqa: E402

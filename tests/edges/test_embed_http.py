@@ -1,23 +1,19 @@
 """Embedders over real sockets: what every kind of reply comes to, and that no key is ever told."""
 
-import json
 import logging
 import socket
-import subprocess
-import sys
 import threading
 import traceback
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
-import httpx2
 import numpy as np
 import pytest
 
 from seamark.embed import http
 from seamark.embed.http import tokens_estimate
 from seamark.embed.registry import embedder_open
-from seamark.embed.replies import retry_after_seconds, tei_info
+from seamark.embed.replies import retry_after_seconds
 from seamark.errors import (
     EmbedderConfigurationError,
     EmbedderError,
@@ -142,24 +138,12 @@ def test_tei_is_believed_how_many_tokens_a_call_was(server):
     assert embedder.embed_metered(["one"])[1] is None
 
 
-@pytest.mark.parametrize("odd", ["", "many", "-3", "0", "1.5", "٣", "9" * 5000])
-def test_what_cannot_be_a_number_of_tokens_is_not_believed(odd):
-    vectors, tokens = http.tei_answer(b"[[1.0, 0.0]]", 1, "m", {"x-compute-tokens": odd})
-    assert (vectors.shape, tokens) == ((1, 2), None)
-
-
 @pytest.mark.parametrize("known", [{}, {"dimensions": 16, "version": "mine"}])
 def test_a_tei_that_serves_another_model_is_a_matter_of_configuration(server, known):
     server.model = "BAAI/bge-m3"
     with pytest.raises(EmbedderConfigurationError, match="serves BAAI/bge-m3, not m: write tei:BAAI/bge-m3"):
         opened(server, "tei", **known)
     assert opened(server, "tei", model="BAAI/bge-m3").identity.name == "tei:BAAI/bge-m3"
-
-
-def test_a_tei_whose_model_only_ranks_is_a_matter_of_configuration():
-    told = {"model_id": "m", "model_type": {"reranker": {"id2label": {}}}}
-    assert not tei_info(json.dumps(told).encode(), "tei:m").embeds
-    assert tei_info(json.dumps(told | {"model_type": {"embedding": {"pooling": "cls"}}}).encode(), "tei:m").embeds
 
 
 def test_requests_say_what_servers_need_to_hear(server):
@@ -413,49 +397,7 @@ def test_a_gigabyte_is_not_read(server, embedder, monkeypatch):
     assert server.calls[-1].fault == "huge"
 
 
-# --- what a reply can hold ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        [],
-        {},
-        {"data": None},
-        {"data": [{"index": 0}]},
-        {"data": [None]},
-        {"data": [{"embedding": [1.0]}]},
-        {"data": [{"index": True, "embedding": [1.0]}]},
-        {"data": [{"index": "0", "embedding": [1.0]}]},
-        {"data": [{"index": 0, "embedding": "!!!"}]},
-        {"data": [{"index": 0, "embedding": "AAA="}]},
-        {"data": [{"index": 0, "embedding": []}]},
-        {"data": [{"index": 0, "embedding": None}]},
-        {"data": [{"index": 0, "embedding": {"a": 1}}]},
-        {"data": [{"index": 0, "embedding": [[1.0]]}]},
-        {"data": [{"index": 0, "embedding": [10**400]}]},
-        {"error": {"message": "busy"}},
-    ],
-)
-def test_odd_bodies_are_transient(body):
-    with pytest.raises(EmbedderTransientError):
-        http.openai_answer(json.dumps(body).encode(), 1, "m")
-
-
-@pytest.mark.parametrize("body", [b"", b"\xff", b"[" * 100_000, b"9" * 10_000, b"{}", b'{"embeddings": {}}', b"[]", b"[null]"])
-def test_odd_bytes_are_transient(body):
-    for parse in (http.openai_answer, http.ollama_answer, http.tei_answer):
-        with pytest.raises(EmbedderTransientError):
-            parse(body, 1, "m")
-
-
 # --- keys ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"model_id": null}', b'"m"'])
-def test_odd_bytes_about_a_tei_are_transient(body):
-    with pytest.raises(EmbedderTransientError):
-        tei_info(body, "tei:m")
 
 
 @pytest.mark.parametrize("scheme", ["openai", "tei"])
@@ -529,38 +471,6 @@ def test_the_estimate_is_rather_too_high():
         "naïve café",
     ]:
         assert tokens_estimate(text) >= len(tokenizer.encode(text).ids)
-
-
-# --- the server itself --------------------------------------------------------------------------------------------
-
-
-def test_the_server_runs_as_a_process_and_logs_its_calls(tmp_path):
-    log = tmp_path / "calls.jsonl"
-    command = [sys.executable, "-m", "seamark.testing.embedding_server", "--dimension", "16", "--log", str(log)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            url = process.stdout.readline().strip()
-            embedder = embedder_open(f"openai:m?base_url={url}/v1&dimensions=16")
-            np.testing.assert_allclose(embedder.embed_documents(TEXTS), proofs(TEXTS), atol=1e-6)
-            httpx2.post(f"{url}/faults", json=[{"kind": "status", "status": 503, "times": 1}]).raise_for_status()
-            with pytest.raises(EmbedderUnavailableError):
-                embedder.embed_documents(["again"])
-            embedder.close()
-        finally:
-            process.terminate()
-    calls = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [(call["texts"], call["fault"]) for call in calls] == [(TEXTS, None), (["again"], "status")]
-
-
-def test_the_server_speaks_teis_own_shape(server):
-    found = httpx2.post(f"{server.url}/embed", json={"inputs": TEXTS, "truncate": False}).json()
-    np.testing.assert_allclose(found, proofs(TEXTS), atol=1e-6)
-
-
-def test_the_server_cuts_long_texts_in_silence_unless_told_not_to():
-    with EmbeddingServer(dimension=16, token_limit=2) as server:
-        found = httpx2.post(f"{server.openai_url}/embeddings", json={"model": "m", "input": "one two three"}).json()
-        np.testing.assert_allclose(found["data"][0]["embedding"], proofs(["one two"])[0], atol=1e-6)
 
 
 def test_a_bad_address_is_refused():

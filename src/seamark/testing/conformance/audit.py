@@ -1,6 +1,6 @@
 """Reading for an audit, and what mends: what is shown of sound databases, and that nothing sound is called wrong.
 
-What is really wrong takes a hand in the tables of the store, which differ: `tests/acceptance/test_audit.py` has that.
+What is really wrong takes a hand in the tables of the store, which differ: `tests/acceptance/test_audit*.py` have that.
 """
 
 from __future__ import annotations

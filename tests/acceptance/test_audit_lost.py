@@ -1,0 +1,181 @@
+"""What the indexes have lost, or hold and should not, is found by `verify`, exactly, and mended."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from seamark.model.findings import Reason
+from seamark.testing.audited import LONG, TEXTS, Audited, both
+
+
+def test_a_hole_behind_the_cursors(database):
+    """A row that the generation does not hold, and that no lane will come by (I3)."""
+    database.inside("DELETE FROM {rows} WHERE k1 IN (3, 4)")
+    database.inside("DELETE FROM {words} WHERE k1 = 4")
+    database.service.work(until="current")
+    found = database.found()
+    assert found == {
+        (3, Reason.MISSING, "vector"): 1,
+        (4, Reason.MISSING, "vector"): 1,
+        (4, Reason.MISSING, "lexical"): 1,
+        (3, Reason.ORPHAN, "vector"): 1,
+        (4, Reason.ORPHAN, "vector"): 1,
+    }
+    database.mend()
+
+
+def test_a_version_that_was_never_given_out(database):
+    """Whatever the journal gives out would lose against it."""
+    database.inside("UPDATE {rows} SET seq = seq + 1000000 WHERE k1 = 9")
+    database.inside("UPDATE {words} SET seq = seq + 1000000 WHERE k1 = 10")
+    assert database.found() == {(9, Reason.MISSING, "vector"): 1, (10, Reason.MISSING, "lexical"): 1}
+    assert database.mend().repaired == 2
+
+
+def test_an_edit_of_a_row_whose_chunks_are_orphans(database):
+    """The worker is not stopped by what stands in its place."""
+    database.inside("DELETE FROM {rows} WHERE k1 = 3")
+    database.update(3, "another text")
+    database.service.work(until="current")
+    assert database.hits("another text") == {3}
+    assert database.found() == {}
+
+
+def test_a_vector_table_that_lost_some_rows(database):
+    stored = [row[0] for row in database.inside("SELECT k1 FROM {chunks} WHERE ordinal = 0 ORDER BY k1")]
+    lost = {stored[0], stored[7]}
+    database.inside("DELETE FROM {chunks} WHERE k1 = %d OR k1 = %d" % tuple(lost))  # noqa: UP031
+    database.inside(f"DELETE FROM {{chunks}} WHERE k1 = {LONG} AND ordinal = 1")
+    assert not database.hits(TEXTS[stored[0]])
+    assert database.tracked.coverage().missing == 0
+    assert database.found() == {(key, Reason.INCOMPLETE, "vector"): 1 for key in (*lost, LONG)}
+    database.mend()
+    assert database.hits(TEXTS[stored[0]]) == {stored[0]}
+
+
+@pytest.mark.parametrize("statement", ["DELETE FROM {chunks}", "DROP TABLE {chunks}"])
+def test_a_vector_table_that_was_emptied_or_dropped(database, statement):
+    dropped = statement.startswith("DROP")
+    database.inside(statement)
+    live = [number for number, text in TEXTS.items() if text]
+    if dropped:
+        [status] = database.service.status()
+        assert "gone" in status.problems[0]
+        assert "chunks" in status.problems[0]
+        findings = database.tracked.verify()
+        assert (findings.clean, findings.problems) == (False, status.problems)
+    else:
+        assert database.found() == {(number, Reason.INCOMPLETE, "vector"): 1 for number in live}
+    assert len(database.mend().findings) == len(live)
+
+
+@pytest.mark.parametrize("table", ["rows", "words", "postings"])
+def test_another_table_of_ours_that_was_dropped(database, table):
+    name = database.inside("SELECT '{%s}'" % table)[0][0]  # noqa: UP031
+    database.inside(f"DROP TABLE {name}")
+    assert "gone" in database.service.status()[0].problems[0]
+    assert name.removeprefix("seamark.") in database.tracked.verify().problems[0]
+    database.mend()
+    assert database.hits(TEXTS[1]) >= {1}
+
+
+def test_a_journal_that_was_dropped(database):
+    source = database.tracked.source
+    name = '"seamark_journal_notes"' if database.backend.name == "sqlite" else f"seamark.journal_{source.id}"
+    database.application.run(f"DROP TABLE {name}" + (" CASCADE" if database.backend.name == "postgres" else ""))
+    assert "gone" in database.service.status()[0].problems[0]
+    assert not database.tracked.verify().clean
+    mended = database.mend()
+    assert Counter(one.reason for one in mended.findings)[Reason.UNENTERED] == len(TEXTS)
+
+
+def test_orphan_chunks(database):
+    """Of a row that is not held, and beyond those of one that is."""
+    columns = "start, stop, digest, embedding"
+    number = "id, " if database.backend.name == "sqlite" else ""
+    for key, ordinal, identity in ((777, 0, 100_001), (1, 5, 100_002)):
+        given = f"{identity}, " if number else ""
+        database.inside(
+            f"INSERT INTO {{chunks}} ({number}k1, ordinal, {columns}) SELECT {given}{key}, {ordinal}, {columns}"
+            " FROM {chunks} WHERE k1 = 1 AND ordinal = 0"
+        )
+    assert database.found() == {(777, Reason.ORPHAN, "vector"): 1, (1, Reason.ORPHAN, "vector"): 1}
+    assert database.mend().repaired == 0
+
+
+def test_rows_without_a_journal_entry(database):
+    for table, more, value in (("rows", "", ""), ("words", ", doc", ", 900001")):
+        database.inside(
+            f"INSERT INTO {{{table}}} (k1, seq, chunks, truncated, embedded_at, worker{more})"
+            f" SELECT 777, seq, chunks, truncated, embedded_at, worker{value} FROM {{{table}}} WHERE k1 = 1"
+        )
+    assert database.found() == both(777, Reason.ORPHAN)
+    database.mend()
+
+
+def damage(database, key, vector, kind=np.float16):
+    if database.backend.name == "sqlite":
+        database.inside("UPDATE {chunks} SET embedding = ? WHERE k1 = ?", np.array(vector, kind).tobytes(), key)
+    else:
+        shown = "[" + ",".join(map(str, vector)) + "]"
+        database.inside(f"UPDATE {{chunks}} SET embedding = '{shown}' WHERE k1 = {key}")
+
+
+def test_vectors_that_are_none(database):
+    """Of zeros anywhere; on SQLite also NaN, infinity and another dimension, which pgvector's types refuse."""
+    dimension = database.embedder.identity.dimension
+    wrong = {1: [0.0] * dimension, LONG: [0.0] * dimension}
+    if database.backend.name == "sqlite":
+        wrong |= {2: [float("nan")] + [0.5] * (dimension - 1), 3: [0.5] * (dimension - 1) + [float("inf")], 4: [0.5] * 3}
+    for key, vector in wrong.items():
+        damage(database, key, vector)
+    assert database.found() == {(key, Reason.DAMAGED, "vector"): 1 for key in wrong}
+    calls = database.embedder.calls
+    database.mend()
+    assert database.embedder.calls > calls
+
+
+def test_vectors_of_single_precision_that_are_none(backend):
+    """Half of one is of another dimension."""
+    database = Audited.of(backend, precision="float32")
+    dimension = database.embedder.identity.dimension
+    assert database.found() == {}
+    wrong = {1: [0.0] * dimension}
+    if backend.name == "sqlite":
+        wrong |= {
+            2: [float("nan")] + [0.5] * (dimension - 1),
+            3: [0.5] * (dimension - 1) + [float("inf")],
+            4: [0.5] * (dimension // 2),
+        }
+    for key, vector in wrong.items():
+        damage(database, key, vector, np.float32)
+    assert database.found() == {(key, Reason.DAMAGED, "vector"): 1 for key in wrong}
+    database.mend()
+    database.inside("DROP TABLE {chunks}")
+    database.mend()
+    database.service.close()
+
+
+def test_vectors_of_another_dimension_in_a_column_that_was_altered(postgres_database_):
+    database = postgres_database_
+    database.inside("ALTER TABLE {chunks} ALTER COLUMN embedding TYPE public.halfvec")
+    damage(database, 3, [0.5, 0.5])
+    assert database.found() == {(3, Reason.DAMAGED, "vector"): 1}
+    database.mend()
+
+
+def test_postings_that_are_lost(database):
+    """Of some words, and of the empty one that every document has."""
+    holders = {number for number, text in TEXTS.items() if text and "owls" in text.split()}
+    assert holders
+    database.inside("DELETE FROM {postings} WHERE term = 'owl'")
+    assert not database.tracked.search("owls", mode="lexical", limit=100).hits
+    assert database.found() == {(number, Reason.INCOMPLETE, "lexical"): 1 for number in holders}
+    database.mend()
+    database.inside("DELETE FROM {postings} WHERE term = ''")
+    live = {number for number, text in TEXTS.items() if text}
+    assert database.found() == {(number, Reason.INCOMPLETE, "lexical"): 1 for number in live}
+    database.mend()

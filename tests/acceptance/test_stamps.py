@@ -1,0 +1,92 @@
+"""Stamps on the user's own rows while models come and go, on both databases."""
+
+from __future__ import annotations
+
+import pytest
+
+ROWS = 300
+
+
+@pytest.fixture
+def notes(backend):
+    application = backend.application()
+    integer, text = backend.type("integer"), backend.type("text")
+    application.run(f"CREATE TABLE notes(id {integer} PRIMARY KEY, body {text})")
+    application.many("INSERT INTO notes VALUES (?, ?)", [(n, f"the body of note {n}") for n in range(1, ROWS + 1)])
+    return application
+
+
+def stamps(application):
+    """How many rows are stamped by each generation."""
+    found = application.run("SELECT embed_gen, count(*) FROM notes WHERE has_embedding GROUP BY embed_gen ORDER BY embed_gen")
+    return dict(found)
+
+
+def test_stamps_are_never_true_of_rows_that_search_does_not_find(notes, opened, old, new):
+    """By force, and back, and without any index at all."""
+    opened(old).attach("notes", text="body", stamp=["has_embedding", "embed_gen"])
+    service = opened(new, old)
+    opened(old).work(until="current")
+    tracked = service.source("notes")
+    [vector] = tracked.swap(manual=True)
+    assert {2: ROWS} == stamps(notes)
+    tracked.activate(force=True)
+    assert {} == stamps(notes)
+    service.work(until="current")
+    assert {vector.id: ROWS} == stamps(notes)
+    notes.run("UPDATE notes SET body = 'edited' WHERE id <= 40")
+    service.work(until="current")
+    tracked.rollback()
+    assert {vector.id: ROWS - 40} == stamps(notes)
+    service.work(until="current")
+    assert {2: ROWS} == stamps(notes)
+    tracked.retire(2, force=True)
+    assert {} == stamps(notes)
+    service.work(until="current")
+    assert {} == stamps(notes)
+    tracked.rollback()
+    service.work(until="current")
+    assert {2: ROWS} == stamps(notes)
+
+
+def test_a_repair_has_stamps_mended_that_somebody_has_edited(notes, opened, old, backend):
+    """Emptied, or made up; by the next worker."""
+    yes, no = (True, False) if backend.name == "postgres" else (1, 0)
+    service = opened(old)
+    tracked = service.attach("notes", text="body", stamp=["has_embedding", "embed_gen"])
+    service.work(until="current")
+    notes.run("INSERT INTO notes (id, body, has_embedding) VALUES (1000, '', ?)", no)
+    notes.run("UPDATE notes SET has_embedding = ?, embed_gen = NULL WHERE id = 10", no)
+    notes.run("UPDATE notes SET has_embedding = ?, embed_gen = 77 WHERE id = 1000", yes)
+    service.work(until="current")
+    assert {2: ROWS - 1, 77: 1} == stamps(notes), "they were compared a moment ago"
+    assert tracked.verify(repair=True).clean
+    service.work(until="current")
+    assert {2: ROWS} == stamps(notes)
+
+
+def test_a_swap_by_itself_clears_what_the_new_index_lacks(notes, opened, old, new, backend):
+    """Rows that a worker of the old index has stamped at the last moment: before anything more is embedded."""
+    opened(old).attach("notes", text="body", stamp=["has_embedding", "embed_gen"])
+    service = opened(new, old)
+    service.work(until="current")
+    tracked = service.source("notes")
+    tracked.swap()
+    activate, clear, seen = service.store.generation_activate, service.store.stamps_clear, []
+
+    def activated(generation, **words):
+        done = activate(generation, **words)
+        if done:
+            notes.run("UPDATE notes SET body = 'late' WHERE id <= 30")
+            notes.run("UPDATE notes SET embed_gen = 2, has_embedding = ? WHERE id <= 30", backend.name == "postgres" or 1)
+        return done
+
+    def cleared(*words):
+        after = clear(*words)
+        seen.append(stamps(notes))
+        return after
+
+    service.store.generation_activate, service.store.stamps_clear = activated, cleared
+    service.work(until="current")
+    assert [ROWS - 30] == [sum(found.values()) for found in seen]
+    assert {3: ROWS} == stamps(notes)
