@@ -22,7 +22,7 @@ from seamark.model import Activated, GenerationListing, GenerationSpec, SwapPlan
 from seamark.model.cost import NOTHING_SPENT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from seamark.core.registry import Embedders, Registry
     from seamark.model import Coverage, Generation, GenerationKind, ModelIdentity, Source, SourceSpec
@@ -179,16 +179,30 @@ def _activated(
 ) -> Activated | None:
     """Activate a generation with what has to be done about stamps; None where it is not `sure` to be activated, and was not."""
     automatic = {one.id for one in store.generations(source.id) if one.state == "building" and not one.manual}
-    if sure:
-        stamps_clear(store, source, chosen)
-    done = store.generation_activate(chosen.id, asked=True, force=sure and not back, back=back)
+
+    def activated() -> bool:
+        done = store.generation_activate(chosen.id, asked=True, force=sure and not back, back=back)
+        return done or _found(store, source, chosen.id).state == "active"
+
+    if not _read_anew(store, source, chosen, activated, sure=sure):
+        return None
     generations = store.generations(source.id)
     now = generation_named(source, generations, chosen.id)
-    if not done and now.state != "active":
-        return None
-    stamps_clear(store, source, chosen)  # of rows that workers have stamped for the one before meanwhile
     precedes = tuple(one.id for one in generations if one.id in automatic and one.state == "building" and one.manual)
     return Activated(now, counts.missing, counts.failed, precedes)
+
+
+def _read_anew(store: Store, source: Source, read: Generation | None, change: Callable[[], bool], *, sure: bool = True) -> bool:
+    """Have search read another generation, or none, and clear the stamps that are untrue by that; say whether it does.
+
+    Before the change where that is `sure`, and again after it, of rows that workers have stamped for the one before meanwhile.
+    """
+    if sure:
+        stamps_clear(store, source, read)
+    if not change():
+        return False
+    stamps_clear(store, source, read)
+    return True
 
 
 def stamps_clear(store: Store, source: Source, read: Generation | None) -> None:
@@ -222,17 +236,16 @@ def _retired(store: Store, source: Source, chosen: Generation, *, force: bool) -
     """Retire a generation, unless it is retired; False where it is the active one, and `force` is not given."""
     if chosen.state == "active" and not force:
         return False
+
+    def retired() -> bool:
+        return chosen.state == "retired" or store.generation_retire(chosen.id, force=force)
+
     generations = store.generations(source.id)
     read = generation_read(generations, chosen.kind)
+    if chosen.kind == "lexical" or (read is not None and read.id != chosen.id):
+        return retired()
     left = generation_read([one for one in generations if one.id != chosen.id], chosen.kind)
-    stamped = chosen.kind == "vector" and (read is None or read.id == chosen.id)
-    if stamped:
-        stamps_clear(store, source, left)
-    if chosen.state != "retired" and not store.generation_retire(chosen.id, force=force):
-        return False
-    if stamped:
-        stamps_clear(store, source, left)  # of rows that workers have stamped meanwhile
-    return True
+    return _read_anew(store, source, left, retired)
 
 
 def withdraw(
