@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 
 ROWS = 300
@@ -90,3 +92,27 @@ def test_a_swap_by_itself_clears_what_the_new_index_lacks(notes, opened, old, ne
     service.work(until="current")
     assert [ROWS - 30] == [sum(found.values()) for found in seen]
     assert {3: ROWS} == stamps(notes)
+
+
+def test_a_row_that_is_settled_while_stamps_are_cleared_keeps_its_stamp(bench, monkeypatch):
+    """Between the look at what the index holds and the write."""
+    bench.notes_table("a", "b")
+    source = bench.attach("notes", ("body",), stamp=("has_embedding",))
+    generation = bench.vector(source)
+    lease = bench.lease(generation)
+    read = bench.read(source, lease)
+    stamps = import_module(f"seamark.store.{bench.backend.name}.stamps")
+    name = {"sqlite": "_empty", "postgres": "_mend_or_owe"}[bench.backend.name]
+    write, settled = getattr(stamps, name), []
+
+    def late(*words):
+        if not settled:
+            settled.append(True)
+            bench.settle(source, generation, lease, read)
+        return write(*words)
+
+    monkeypatch.setattr(stamps, name, late)
+    assert bench.store.stamps_clear(source, generation.id, None) is None
+    assert [True] == settled
+    assert [(1,), (2,)] == bench.app.run("SELECT id FROM notes WHERE has_embedding ORDER BY id")
+    assert bench.store.stamps_owed(source) == 0

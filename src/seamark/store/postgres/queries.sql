@@ -1273,6 +1273,11 @@ UPDATE seamark.source SET stamps_made = %(columns)s::text[] WHERE id = %(source)
 -- Part of what follows: whether the generation holds the row's present text.
 coalesce(r.seq = j.seq AND NOT j.deleted AND r.chunks > 0, false)
 
+-- name: stamp_unless_held
+-- Part of `stamp_mend`: but for rows whose present text the generation holds.
+-- Differs by necessity: SQLite looks that up while it has the lock on the user's file.
+ AND NOT EXISTS (SELECT FROM {journal} j JOIN {rows} r ON {j_is_r} WHERE {j_is_s} AND {held});
+
 -- name: stamp_rows_none
 -- Stands for the rows of a generation where there is none yet.
 (SELECT {k}, seq, changed_at AS embedded_at, 1 AS chunks FROM {journal})

@@ -164,12 +164,13 @@ def stamps_clear(
 ) -> int | None:
     """Empty the stamps of the next rows that a generation does not hold; see the contract."""
     words = catalog.words(source.id)
-    held, rows = "false", database.compose("stamp_rows_none", words)
+    held, rows, unless = "false", database.compose("stamp_rows_none", words), ""
     if generation_id is not None:
         own = catalog.generation_words(generation_id)
         if own is None:
             return None
         words, held, rows = own, database.compose("stamp_held", {}), own["rows"]
+        unless = database.compose("stamp_unless_held", own | {"held": held})  # it may have come to hold a row since
     with database.keyed() as connection:
         if after is None:  # what is emptied here is compared anew by whichever generation is read in the end
             _compare_anew(database, connection, source)
@@ -178,7 +179,8 @@ def stamps_clear(
         found = database.run(connection, "stamp_holding", words | {"held": held, "rows": rows}, values).fetchall()
         keys = [tuple(row[:-2]) for row in found if not row[-1]]
         if keys:
-            _mend_or_owe(database, connection, _words_none(database, source, words, rows), keys)
+            nothing = _words_none(database, source, words, rows)
+            _mend_or_owe(database, connection, nothing | {"differs": f"({nothing['differs']}){unless}"}, keys)
         return found[-1][-2] if len(found) == OWED_ROWS else None
 
 

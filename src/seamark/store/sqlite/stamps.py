@@ -210,13 +210,17 @@ def _done_to(connection: Connection, words: Words) -> int:
 
 
 def _empty(connections: Connections, words: Words, rows: Sequence[Row]) -> None:
-    """Empty the stamps of rows (key and seq); those that cannot be written now are owed what is true of them."""
+    """Empty the stamps of rows (key and seq) that the generation does not hold; those that cannot be written now are owed."""
     width = len(words.source.table.key)
-    _, write = _statements(words, width)
+    known, write = _statements(words, width)
     empty = tuple(stamps_empty(words.source.spec.stamp).values())
     refused: list[Row] = []
     try:
         with connections.user_transaction(durable=False, wait_milliseconds=WAIT_MILLISECONDS) as writing:
+            if words.generation:  # which may have come to hold some since they were looked up
+                with connections.use() as connection:
+                    true = connection.many_rows(known, [row[:width] for row in rows])
+                rows = [row for row, (_, held, _) in zip(rows, true, strict=True) if not held]
             for row in rows:
                 try:
                     writing.run(write, (*row[:width], *empty, row[-1]))
