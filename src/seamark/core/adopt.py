@@ -37,11 +37,13 @@ if TYPE_CHECKING:
     from seamark.core.ahead import Ahead
     from seamark.core.chunking import Chunker
     from seamark.embed.contract import Embedder
-    from seamark.model import Chunk, Digest, Generation, GenerationSpec, Key, KeyValue, Source, Table
+    from seamark.model import Digest, Generation, GenerationSpec, Key, KeyValue, Source, Table
     from seamark.store.contract import Store
 
     Batch = tuple[Sequence[KeyValue | Key], ArrayLike, Sequence[Digest] | None]
     """Keys, their vectors, and the digests of the texts that these were made from."""
+    Passage = tuple[int, int, bytes]
+    """The members of a `Chunk`: a plain tuple of plain values is nothing to the collector."""
 
 WHOLE_ROW_CHARACTERS = CHUNK_CHARACTERS_MAX
 """A text of up to so many characters is one passage, unless the model says that it is too long."""
@@ -194,18 +196,16 @@ class Adopting:
     def _adopt(self, generation: Generation, found: ForeignBatch, *, trusted: bool) -> None:
         """Write those of the rows whose vector can be used and is of the whole of their present text."""
         whole = self._whole(found, trusted=trusted)
+        at = list(whole)
+        keys, seqs = [found.rows.keys[place] for place in at], [found.rows.seqs[place] for place in at]
+        vectors = unit_vectors(found.vectors[at]).astype(precision(generation.identity))
         self._written()
         if whole:
-            keys = [found.rows.keys[at] for at in whole]
             self._under_way = frozenset(keys)
-            self._writing = self._ahead(partial(self._write, generation, found, whole, keys))
-
-    def _write(self, generation: Generation, found: ForeignBatch, whole: Mapping[int, Chunk], keys: Sequence[Key]) -> int:
-        """Write rows, by their place, each with its passage and its vector; return how many were written."""
-        at = list(whole)
-        vectors = unit_vectors(found.vectors[at]).astype(precision(generation.identity))
-        batch = WholeBatch(keys, [found.rows.seqs[place] for place in at], list(whole.values()), vectors)
-        return self._store.rows_adopt(self._source, generation.id, batch)
+            passages = whole.values()
+            spans = [start for start, _, _ in passages], [stop for _, stop, _ in passages]
+            batch = WholeBatch(keys, seqs, *spans, [digest for _, _, digest in passages], vectors)
+            self._writing = self._ahead(partial(self._store.rows_adopt, self._source, generation.id, batch))
 
     def _written(self) -> None:
         """Wait until what was read is written, and count it."""
@@ -218,10 +218,10 @@ class Adopting:
         if self._progress is not None:
             self._progress(Progress(f"adopt {self._source.name}", self._counts["rows"], None, 0.0))
 
-    def _whole(self, found: ForeignBatch, *, trusted: bool) -> Mapping[int, Chunk]:
+    def _whole(self, found: ForeignBatch, *, trusted: bool) -> Mapping[int, Passage]:
         """Return the place and the passage of each row whose text is one and has not changed; count the others."""
         usable = (found.sized & np.isfinite(found.vectors).all(axis=1) & found.vectors.any(axis=1)).tolist()
-        whole: dict[int, Chunk] = {}
+        whole: dict[int, Passage] = {}
         passages: list[str] = []
         before: Key | None = None
         rows = zip(found.rows.keys, usable, found.digests, zip(*found.rows.texts, strict=True), strict=True)
@@ -237,11 +237,11 @@ class Adopting:
             elif (chunk := self._chunker.whole(text)) is None:
                 self._counts["divided"] += 1
             else:
-                whole[at] = chunk
+                whole[at] = (chunk.start, chunk.stop, chunk.digest)
                 passages.append(text[chunk.start : chunk.stop])
         excess = self._embedder.token_excess(passages) if passages else ()
         if any(excess):
-            whole = {at: chunk for (at, chunk), divided in zip(whole.items(), excess, strict=True) if not divided}
+            whole = {at: passage for (at, passage), divided in zip(whole.items(), excess, strict=True) if not divided}
             self._counts["divided"] += len(passages) - len(whole)
         return whole
 

@@ -110,8 +110,8 @@ Digest = bytes | str | None
 class AdoptableRows:
     """Live rows that a generation does not hold in their present version, column by column: text and `seq` of one snapshot.
 
-    `texts` has one column for each text column of the source's spec, in that order. (Columns, since an object for each row is
-    what takes the longest about it.)
+    `texts` has one column for each text column of the source's spec, in that order. (In columns, since an object
+    for each row, and the collector's looking through them, take longer than all the rest.)
     """
 
     keys: Sequence[Key]
@@ -176,11 +176,13 @@ class VectorBatch:
 
 @dataclass(frozen=True, slots=True)
 class WholeBatch:
-    """Rows that are adopted, each with one chunk, which is the whole of its text: as many of everything."""
+    """Rows that are adopted, each with one chunk, which is the whole of its text, column by column: as many of everything."""
 
     keys: Sequence[Key]
     seqs: Sequence[int]
-    chunks: Sequence[Chunk]
+    starts: Sequence[int]
+    stops: Sequence[int]
+    digests: Sequence[bytes]
     vectors: StoredVectors
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,11 @@ class Form:
 
 PLAIN = Form(0, 0, ("<f2", "<f4", "<f8"))
 """A BLOB of half, single or double precision, least byte first, as numpy's `tobytes` gives it: its length tells which."""
+
+
+def columns(rows: Sequence[tuple[Any, ...]], first: int) -> list[list[Any]]:
+    """Return the columns of rows, from one on; not by `zip`, which makes an iterator for each row."""
+    return [[row[column] for row in rows] for column in range(first, len(rows[0]))] if rows else []
 
 
 def vectors_decode(blobs: Sequence[bytes], dimension: int, form: Form = PLAIN) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

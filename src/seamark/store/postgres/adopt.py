@@ -11,7 +11,7 @@ import numpy as np
 from seamark.errors import InvalidRequestError, TableUnusableError, UnknownColumnError
 from seamark.model import AdoptableRows, ForeignBatch
 from seamark.store.claim import hand_out
-from seamark.store.foreign import PLAIN, Form, vectors_decode
+from seamark.store.foreign import PLAIN, Form, columns, vectors_decode
 from seamark.store.postgres import codec
 from seamark.store.postgres.leases import claiming
 from seamark.store.postgres.names import identifier, key_columns, key_width, pairs, qualified
@@ -36,9 +36,9 @@ def rows_adopt(database: Database, catalog: Catalog, source: Source, generation_
     words = catalog.generation_words(generation_id)
     if words is None:
         return 0
-    columns = key_columns(source.table)
-    keys = _uuids(batch.keys, [column.kind for column in columns])
-    values = {**codec.keys_columns(keys, len(columns)), "seqs": codec.array(batch.seqs)}
+    members = key_columns(source.table)
+    keys = _uuids(batch.keys, [column.kind for column in members])
+    values = {**codec.keys_columns(keys, len(members)), "seqs": codec.array(batch.seqs)}
 
     def adopt() -> int:
         with database.keyed() as connection:
@@ -47,9 +47,11 @@ def rows_adopt(database: Database, catalog: Catalog, source: Source, generation_
             if won:
                 data = codec.chunks_encode(
                     [keys[place] for place in won],
-                    [key_width(column) for column in columns],
+                    [key_width(column) for column in members],
                     np.zeros(len(won), np.int64),
-                    [batch.chunks[place] for place in won],
+                    [batch.starts[place] for place in won],
+                    [batch.stops[place] for place in won],
+                    [batch.digests[place] for place in won],
                     batch.vectors[won],
                 )
                 with database.copy(connection, "chunks_copy", words) as copy:
@@ -83,11 +85,8 @@ def adopt_look(
         values = codec.keys_columns(keys, len(source.table.key))
         found = database.run(connection, "adopt_look", words, values, binary=True).fetchall()
     left = [row for row in found if not row[2]]
-    if not left:
-        return AdoptableRows((), (), ()), len(found)
-    columns = list(zip(*left, strict=True))
     places: list[int] = [row[0] for row in left]
-    return AdoptableRows([keys[place - 1] for place in places], columns[1], columns[3:]), len(found)
+    return AdoptableRows([keys[place - 1] for place in places], [row[1] for row in left], columns(left, 3)), len(found)
 
 
 def adopt_read(
@@ -105,8 +104,7 @@ def adopt_read(
     with database.keyed() as connection:
         found = database.run(connection, "adopt_read", words, values, binary=True).fetchall()
     width = len(source.table.key)
-    texts = list(zip(*[row[width + 3 :] for row in found], strict=True))
-    rows = AdoptableRows(_keys(found, source), [row[width] for row in found], texts)
+    rows = AdoptableRows(_keys(found, source), [row[width] for row in found], columns(found, width + 3))
     vectors, sized = vectors_decode([row[width + 1] for row in found], dimension, form)
     return ForeignBatch(rows, vectors, sized, [row[width + 2] for row in found])
 

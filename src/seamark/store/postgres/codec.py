@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from seamark.model import Chunk, Filter, Key, KeyValue, Scalar, StoredVectors
+    from seamark.model import Filter, Key, KeyValue, Scalar, StoredVectors
 
 COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 COPY_END = b"\xff\xff"
@@ -66,8 +66,7 @@ def _load(value: str | int, column: Column) -> KeyValue:
 
 def keys_columns(keys: Sequence[Key], width: int) -> dict[str, str]:
     """Return the keys as one array for each column, named `k1`, `k2`, …."""
-    columns = list(zip(*keys, strict=True)) if keys else [()] * width
-    return {f"k{position}": array(column) for position, column in enumerate(columns, start=1)}
+    return {f"k{column + 1}": array([key[column] for key in keys]) for column in range(width)}
 
 
 def array(values: Iterable[KeyValue | bool]) -> str:
@@ -148,7 +147,9 @@ def chunks_encode(
     keys: Sequence[Key],
     widths: Sequence[int],
     ordinals: NDArray[np.int64],
-    chunks: Sequence[Chunk],
+    starts: Sequence[int],
+    stops: Sequence[int],
+    digests: Sequence[bytes],
     vectors: StoredVectors,
 ) -> bytes:
     """Return rows of (key columns, ordinal, start, stop, digest, embedding), one for each chunk."""
@@ -164,15 +165,14 @@ def chunks_encode(
     )  # fmt: skip
     for name in ("ordinal_size", "start_size", "stop_size"):
         rows[name] = 4
-    rows["ordinal"] = ordinals
-    rows["start"], rows["stop"] = [chunk.start for chunk in chunks], [chunk.stop for chunk in chunks]
-    rows["digest_size"], rows["digest"] = 16, np.frombuffer(b"".join([chunk.digest for chunk in chunks]), "S16")
+    rows["ordinal"], rows["start"], rows["stop"] = ordinals, starts, stops
+    rows["digest_size"], rows["digest"] = 16, np.frombuffer(b"".join(digests), "S16")
     rows["size"], rows["dimension"], rows["embedding"] = 4 + vectors.itemsize * dimension, dimension, vectors
     fields = len(widths) + 5
     if numbered:
         rows["fields"] = fields
-        for column, (width, members) in enumerate(zip(widths, zip(*keys, strict=True), strict=True)):
-            rows[f"size_{column}"], rows[f"key_{column}"] = width, members
+        for column, width in enumerate(widths):
+            rows[f"size_{column}"], rows[f"key_{column}"] = width, [key[column] for key in keys]
         return b"".join((COPY_HEADER, rows.tobytes(), COPY_END))
     begin, data, size = struct.pack(">h", fields), rows.tobytes(), rows.dtype.itemsize
     pieces: list[bytes] = [COPY_HEADER]

@@ -1204,7 +1204,7 @@ SELECT EXISTS (
 SELECT b.place, j.seq, r.seq IS NOT DISTINCT FROM j.seq, {texts}
 FROM unnest({key_arrays}) WITH ORDINALITY AS b ({k}, place) JOIN {source} s ON {s_is_b}
 JOIN {journal} j ON {j_is_b} AND NOT j.deleted LEFT JOIN {rows} r ON {r_is_b}
-WHERE {where} ORDER BY b.place;
+WHERE {where};
 
 -- name: adopt_read
 -- Give the next live rows that a generation does not hold, in order of key, with the vector that the user keeps of each.
@@ -1217,7 +1217,7 @@ WHERE {where} AND {after} AND r.seq IS DISTINCT FROM j.seq AND {there} IS NOT NU
 -- place of all that there is of older ones; give the `seq` of those written.
 WITH b AS (
     INSERT INTO {rows} AS r ({k}, seq, chunks, truncated, embedded_at, worker)
-    SELECT {k_b}, b.seq, 1, FALSE, seamark.clock(), 'adopt'
+    SELECT {k_b}, b.seq, 1, FALSE, (SELECT seamark.clock()), 'adopt'
     FROM unnest({key_arrays}, %(seqs)s::bigint[]) AS b ({k}, seq) JOIN {journal} j ON {j_is_b} AND j.seq = b.seq
     ORDER BY {k_b}
     ON CONFLICT ({k}) DO UPDATE
@@ -1228,9 +1228,9 @@ WITH b AS (
 ), replaced AS (
     DELETE FROM {chunks} c USING b WHERE {c_is_b}
 ), back AS (
-    DELETE FROM {kept} c USING b WHERE {c_is_b}
+    DELETE FROM {kept} c USING b WHERE {c_is_b} AND EXISTS (SELECT FROM {kept})
 ), done AS (
-    DELETE FROM {failures} f USING b WHERE {f_is_b}
+    DELETE FROM {failures} f USING b WHERE {f_is_b} AND EXISTS (SELECT FROM {failures})
 )
 SELECT b.seq FROM b;
 

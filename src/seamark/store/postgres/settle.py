@@ -114,11 +114,14 @@ class Settling:
         if not len(kept):
             return
         ordinals = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        chunks = [batch.chunks[position] for position in _integers(kept)]
         data = codec.chunks_encode(
             [batch.rows[row].key for row in _integers(rows[kept])],
             self._widths,
             ordinals[kept],
-            [batch.chunks[position] for position in _integers(kept)],
+            [chunk.start for chunk in chunks],
+            [chunk.stop for chunk in chunks],
+            [chunk.digest for chunk in chunks],
             batch.vectors[kept],
         )
         with self._database.copy(self._connection, "chunks_copy", self._words) as copy:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from seamark.errors import UnknownColumnError
 from seamark.model import AdoptableRows, ForeignBatch
 from seamark.store.claim import hand_out
-from seamark.store.foreign import vectors_decode
+from seamark.store.foreign import columns, vectors_decode
 from seamark.store.sqlite.claims import SqliteClaiming, clock, text_decode
 from seamark.store.sqlite.connection import integers
 from seamark.store.sqlite.keys import key_marks
@@ -48,11 +48,12 @@ def rows_adopt(connections: Connections, words: Words, batch: WholeBatch) -> int
 
 def _columns(batch: WholeBatch, codec: str) -> dict[str, bytes | int]:
     """Return the chunks' columns, each in one value, of so many bytes a row; SQL can take numbers from text only."""
-    spans = "".join([f"{chunk.start:{DIGITS}}{chunk.stop:{DIGITS}}" for chunk in batch.chunks]).encode(codec)
+    pairs = zip(batch.starts, batch.stops, strict=True)
+    spans = "".join([f"{start:{DIGITS}}{stop:{DIGITS}}" for start, stop in pairs]).encode(codec)
     return {
         "spans": spans,
-        "digits": len(spans) // (2 * len(batch.chunks)),
-        "digests": b"".join([chunk.digest for chunk in batch.chunks]),
+        "digits": len(spans) // (2 * len(batch.starts)),
+        "digests": b"".join(batch.digests),
         "embeddings": batch.vectors.tobytes(),
         "width": batch.vectors.shape[1] * batch.vectors.itemsize,
     }
@@ -66,25 +67,22 @@ def adopt_look(connections: Connections, words: Words, keys: Sequence[Key]) -> t
         else:
             found = connection.many_rows(words["adopt_look"], [(*key, place) for place, key in enumerate(keys, 1)])
     left = [row for row in found if not row[2]]
-    if not left:
-        return AdoptableRows((), (), ()), len(found)
-    columns = list(zip(*left, strict=True))
     places: list[int] = [row[0] for row in left]
-    texts = [text_decode(column, connections.codec) for column in columns[3:]]
-    return AdoptableRows([keys[place - 1] for place in places], columns[1], texts), len(found)
+    texts = [text_decode(column, connections.codec) for column in columns(left, 3)]
+    return AdoptableRows([keys[place - 1] for place in places], [row[1] for row in left], texts), len(found)
 
 
 def adopt_read(
     connections: Connections, words: Words, dimension: int, place: VectorPlace, after: Key | None, limit: int
 ) -> ForeignBatch:
     """Read the next rows of the source that have a vector in a column of the user's; see the contract."""
-    columns = ", ".join(f"t.{quoted(column)}" for column in words.source.table.key)
-    beyond = f"({columns}) > ({key_marks(after)})" if after else "1"
+    key = ", ".join(f"t.{quoted(column)}" for column in words.source.table.key)
+    beyond = f"({key}) > ({key_marks(after)})" if after else "1"
     width = len(words.source.table.key)
     with connections.snapshot() as connection:
         statement = words.fill("adopt_read", after=beyond, **_place_words(connection, words, place))
         found = connection.rows(statement, (*(after or ()), limit))
-    texts = [text_decode(column, connections.codec) for column in zip(*[row[width + 3 :] for row in found], strict=True)]
+    texts = [text_decode(column, connections.codec) for column in columns(found, width + 3)]
     rows = AdoptableRows([row[:width] for row in found], [row[width] for row in found], texts)
     vectors, sized = vectors_decode([row[width + 1] for row in found], dimension)
     return ForeignBatch(rows, vectors, sized, [row[width + 2] for row in found])

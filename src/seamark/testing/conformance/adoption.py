@@ -13,7 +13,7 @@ from seamark.testing.workbench import DIMENSION, at_once, passages
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from seamark.model import Generation, LiveRow, Source
+    from seamark.model import Generation, LiveRow, Source, StoredVectors
     from seamark.testing.workbench import Workbench
 
 
@@ -29,8 +29,13 @@ def adopt(bench: Workbench, source: Source, generation: Generation, rows: Sequen
     texts = [row.texts[0] or "" for row in rows]
     chunks = [passages(text)[0] for text in texts]
     vectors = np.array([oracle_vector(text, "oracle-a", DIMENSION) for text in texts]).astype(precision(generation.identity))
-    batch = WholeBatch(tuple([row.key for row in rows]), tuple([row.seq for row in rows]), tuple(chunks), vectors)
-    return bench.store.rows_adopt(source, generation.id, batch)
+    return bench.store.rows_adopt(source, generation.id, whole(rows, chunks, vectors))
+
+
+def whole(rows: Sequence[LiveRow], chunks: Sequence[Chunk], vectors: StoredVectors) -> WholeBatch:
+    """Make a batch of rows with a chunk and a vector each."""
+    starts, stops, digests = ([getattr(chunk, name) for chunk in chunks] for name in ("start", "stop", "digest"))
+    return WholeBatch([row.key for row in rows], [row.seq for row in rows], starts, stops, digests, vectors)
 
 
 def aside(bench: Workbench, source: Source, generation: Generation) -> Generation:
@@ -63,8 +68,7 @@ class Adoption:
         rows = read(bench, source)
         chunks = (Chunk(0, 1, b"\0" * 16), Chunk(7, 2_000_000, b"\xff" * 16), Chunk(1_999_999, 2_000_000, bytes(range(16))))
         vectors = np.eye(3, DIMENSION, dtype=np.float16)
-        batch = WholeBatch(tuple([row.key for row in rows]), tuple([row.seq for row in rows]), chunks, vectors)
-        assert bench.store.rows_adopt(source, generation.id, batch) == 3
+        assert bench.store.rows_adopt(source, generation.id, whole(rows, chunks, vectors)) == 3
         stored = bench.backend.chunks(source, generation)
         assert tuple([Chunk(chunk.start, chunk.stop, bytes(chunk.digest)) for chunk in stored]) == chunks
         assert [chunk.ordinal for chunk in stored] == [0, 0, 0]
@@ -101,12 +105,7 @@ class Adoption:
         assert adopt(bench, source, generation, rows[:1]) == 1
         bench.drain(source, generation)
         held = [chunk.vector for chunk in bench.backend.chunks(source, generation)]
-        other = WholeBatch(
-            tuple([row.key for row in rows]),
-            tuple([row.seq for row in rows]),
-            (Chunk(0, 1, b"0" * 16),) * 2,
-            np.eye(2, DIMENSION, dtype=np.float16),
-        )
+        other = whole(rows, [Chunk(0, 1, b"0" * 16)] * 2, np.eye(2, DIMENSION, dtype=np.float16))
         assert bench.store.rows_adopt(source, generation.id, other) == 0
         bench.verify(source, generation)
         assert np.array_equal([chunk.vector for chunk in bench.backend.chunks(source, generation)], held)
