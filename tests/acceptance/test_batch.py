@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from seamark.core.budget import Budget
 from seamark.core.registry import PROBES
 from seamark.edges import worker
 from seamark.embed.tokens import tokens_estimate
-from seamark.errors import BudgetSpentError, EmbedderUnavailableError, InvalidRequestError, StoreError
+from seamark.errors import BudgetSpentError, EmbedderUnavailableError, InvalidRequestError, ModelDriftError, StoreError
 from seamark.testing.batch_server import BillingServer, ServedBatch, billed
 from seamark.testing.oracle import OracleEmbedder, oracle_proves
 from seamark.testing.waiting import until
@@ -231,6 +232,16 @@ def test_a_worker_cancels_what_a_retired_index_still_has_there(service, server):
     assert len(given_up(tracked, server, generation, by=lambda: service.batches_advance("w1"))) == 1
 
 
+def test_the_batch_of_a_model_whose_weights_have_changed_is_cancelled(service, server):
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    service.batches_advance("w1")
+    server.behind = "another"
+    generation = service.store.generations(tracked.source.id)[-1]
+    assert not service.registry.holds(replace(generation, drift="noticed"))
+    given_up(tracked, server, generation, by=lambda: [tracked.retire(generation.id), tracked.batches()][-1])
+
+
 @pytest.mark.parametrize("how", ["detach", "drop", "retire", "worker"])
 def test_the_batch_of_a_model_that_is_another_one_by_now_is_cancelled(how, backend, notes, server):
     """To give it up nobody has to know which model it is; that is not asked either."""
@@ -254,6 +265,63 @@ def test_the_batch_of_a_model_that_is_another_one_by_now_is_cancelled(how, backe
         }
         assert len(given_up(tracked, server, generation, by=ways[how])) == 1
         assert len(server.calls) == calls
+
+
+def test_a_batch_is_not_sent_to_a_model_that_is_another_one_by_now(backend, notes, service, server):
+    """However short a time ago it was compared; it is sent when the old model is back."""
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    service.indexer(service.store.generations(tracked.source.id)[-1])
+    server.behind = "another"
+    for _ in range(2):
+        with pytest.raises(ModelDriftError):
+            service.batches_advance("w1")
+    assert (server.batches, server.files, state(tracked)) == ([], {}, ["planned"])
+    assert "cosine" in service.store.generations(tracked.source.id)[-1].drift
+    server.behind = None
+    assert [batch.state for batch in service.batches_advance("w2")] == ["submitted"]
+    server.finish()
+    service.batches_advance("w2")
+    service.work(until="current")
+    proven(backend, service, tracked, notes)
+
+
+def test_a_batch_is_not_put_by_while_the_model_is_another_one(backend, notes, service, server):
+    """It waits, for the old model or for somebody's word, and others go on; `accept` lets it in."""
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    service.batches_advance("w1")
+    server.behind = "another"
+    server.finish()
+    for _ in range(2):
+        with pytest.raises(ModelDriftError):
+            service.batches_advance("w1")
+    assert (state(tracked), service.status()[0].generations[-1].spent.texts) == (["submitted"], 0)
+    tracked.accept(service.store.generations(tracked.source.id)[-1].id)
+    assert [(batch.state, batch.answered) for batch in service.batches_advance("w1")] == [("done", ROWS)]
+    service.work(until="current")
+    assert (asked(server), tracked.coverage().embedded) == ([], ROWS)
+
+
+def test_the_batch_of_a_model_that_is_another_one_stops_no_worker_and_no_other_batch(notes, service, server, monkeypatch):
+    monkeypatch.setattr(worker, "TRIM_SECONDS", 0.0)
+    service.attach("notes", text="body").batch()
+    server.behind = "another"
+    with BillingServer() as well:
+        notes.run("CREATE TABLE papers(id BIGINT PRIMARY KEY, body TEXT)")
+        notes.run("INSERT INTO papers VALUES (1, 'a paper')")
+        papers = service.attach("papers", text="body", model=well.locator)
+        papers.batch()
+        stop = threading.Event()
+        working = threading.Thread(target=service.work, kwargs={"stop": stop})
+        working.start()
+        try:
+            until(lambda: state(papers) == ["submitted"] or not working.is_alive())
+            assert (state(papers), working.is_alive()) == (["submitted"], True)
+        finally:
+            stop.set()
+            working.join()
+    assert server.batches == []
 
 
 def test_status_and_the_list_show_the_batch_that_a_backfill_waits_for(service, server):

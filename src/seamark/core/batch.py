@@ -5,6 +5,10 @@ there. While a batch is under way the generation's backfill lane is held; the ho
 the provider has, so that a backfill is never stopped for good. Before a batch is sent it is written down under
 its tag, and the provider is asked whether it has that already.
 
+A batch may be as much as the whole index, and is answered much later. So the model is compared with what is registered right
+before a batch is sent, and before it is put by, however short a time ago that was done. The batch of a model that has changed
+stays as it is, to be gone on with when the old model is back or the new one is accepted, or to be given up.
+
 So a passage is sent twice only where that cannot be known: by one who sleeps between the last look at whether the batch is
 still theirs and the arrival of the request, for longer than it is theirs (`TAKE_SECONDS`); or where a provider makes a batch of
 a request that has been given up, and does not list it yet when it is asked. No provider refuses a second batch of the same tag.
@@ -30,6 +34,7 @@ from seamark.errors import (
     EmbedderInputError,
     EmbedderTransientError,
     InvalidRequestError,
+    ModelDriftError,
 )
 from seamark.model import precision
 from seamark.model.cost import BATCH_ENDED, NOTHING_SPENT, Spent
@@ -39,6 +44,7 @@ if TYPE_CHECKING:
 
     from seamark.core.budget import Budget
     from seamark.core.chunking import Chunker
+    from seamark.core.registry import Registry
     from seamark.embed.batches import BatchAnswer
     from seamark.embed.contract import Embedder
     from seamark.model import Generation, Source
@@ -82,6 +88,7 @@ def batch_advance(
     source: Source,
     generation: Generation,
     embedder: Embedder,
+    registry: Registry,
     chunker: Chunker,
     owner: str,
     budget: Budget | None = None,
@@ -91,16 +98,16 @@ def batch_advance(
     Between steps nobody is at it, and whoever comes next may take the next one; but for after an outage.
 
     Raises nothing that an embedder raises: an outage leaves the batch as it is, to be looked at later; what cannot work fails
-    it. BudgetSpentError: it would cost more than is left; it is not sent, and stays planned.
+    it. But for ModelDriftError, and BudgetSpentError where it would cost more than is left: it stays as it is.
     """
     batch = store.batch_take(generation.id, owner, TAKE_SECONDS) if isinstance(embedder, Batched) else None
     if batch is None or not isinstance(embedder, Batched):
         return None
-    step = _Step(store, source, generation, embedder, embedder, chunker, owner, budget)
+    step = _Step(store, source, generation, embedder, embedder, registry, chunker, owner, budget)
     try:
         after = step.take(batch)
-    except BudgetSpentError:
-        store.batch_take(generation.id, owner, 0.0)  # whoever has more to spend may send it
+    except (BudgetSpentError, ModelDriftError):
+        store.batch_take(generation.id, owner, 0.0)  # whoever has more to spend, or finds the old model, may go on with it
         raise
     except EmbedderError:
         return batch  # and keep it: what was asked for may have arrived, and is not seen there yet
@@ -158,19 +165,23 @@ class _Step:
         generation: Generation,
         embedder: Embedder,
         provider: Batched,
+        registry: Registry,
         chunker: Chunker,
         owner: str,
         budget: Budget | None,
     ) -> None:
-        self._store, self._source, self._generation = store, source, generation
+        assert generation.model is not None
+        self._store, self._source, self._generation, self._model = store, source, generation, generation.model
         self._embedder, self._provider, self._chunker, self._owner = embedder, provider, chunker, owner
-        self._budget = budget
+        self._registry, self._budget = registry, budget
 
     def take(self, batch: ProviderBatch) -> ProviderBatch:
         """Take the step that is next; what cannot work fails the batch."""
         try:
-            with embedder_errors(self._embedder.identity.name):
+            with embedder_errors(self._model.name):
                 return self.collect(batch) if batch.state == "submitted" else self.send(batch)
+        except ModelDriftError:
+            raise
         except (EmbedderConfigurationError, EmbedderInputError) as error:
             return self.ended(replace(batch, state="failed", error=str(error)))
 
@@ -179,6 +190,7 @@ class _Step:
         # Also of one that is only planned: a crash of the database's server may have taken back that it was being sent.
         if (there := self._provider.batch_find(batch.tag)) is not None:
             return self._written(replace(batch, state="submitted", provider_id=there))
+        self._registry.embedder(self._generation, recording=True, anew=True)
         passages, upto = self._passages(batch.after)
         if not passages:
             return self.ended(replace(batch, state="done", upto=upto))
@@ -232,6 +244,7 @@ class _Step:
         look = self._provider.batch_look(batch.provider_id)
         if not look.ended:
             return batch
+        self._registry.embedder(self._generation, recording=True, anew=True)
         answered = tokens = 0
         results = iter(()) if look.results is None else self._provider.batch_results(look.results)
         while answers := list(islice(results, ANSWERS_AT_ONCE)):
@@ -249,8 +262,8 @@ class _Step:
         """Put the vectors by, checked as those of a call are; return how many."""
         found = {bytes.fromhex(answer.name): answer.vector for answer in answers if answer.vector is not None}
         if found:
-            stored, identity = precision(self._generation.identity), self._embedder.identity
-            vectors = stored_vectors(np.stack(list(found.values())), len(found), identity, stored)
+            stored = precision(self._generation.identity)
+            vectors = stored_vectors(np.stack(list(found.values())), len(found), self._model, stored)
             self._store.vectors_put(self._generation.id, list(found), vectors)
         return len(found)
 

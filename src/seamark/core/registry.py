@@ -133,13 +133,13 @@ class Registry:
         except EmbedderError:
             return
 
-    def embedder(self, generation: Generation, *, recording: bool) -> Embedder:
+    def embedder(self, generation: Generation, *, recording: bool, anew: bool = False) -> Embedder:
         """Return a vector generation's embedder, after a comparison if one is due; ModelDriftError, and recorded, if drifted.
 
-        Without `recording` nothing is written: for whoever only looks.
+        Without `recording` nothing is written: for whoever only looks. `anew` one is always due.
         """
         assert generation.model is not None
-        due = generation.drift is not None or not self._done(generation.model)
+        due = anew or generation.drift is not None or not self._done(generation.model)
         with self._recorded(generation.model, recording=recording):
             embedder = self._embedders.of(generation.model, generation.locator, anew=due)
             if due:

@@ -20,6 +20,7 @@ from seamark.errors import (
     EmbedderConfigurationError,
     EmbedderError,
     InvalidRequestError,
+    ModelDriftError,
     SeamarkError,
     SourceDriftError,
     StoreError,
@@ -333,23 +334,30 @@ class Seamark:
 
         Raises:
             BudgetSpentError: a batch would cost more than is left of the budget; it is not sent.
+            ModelDriftError: a model is another one than was registered, which is recorded, and its batch is neither sent nor
+                put by; raised when all the others have had their step.
         """
         found: list[ProviderBatch | None] = []
+        drifted: ModelDriftError | None = None
         for source in (source for source in self.store.sources() if only in (None, source.name)):
             for generation in self.store.generations(source.id):
                 if generation.model is None or batch_open(self.store, generation.id) is None:
                     continue
-                retired = generation.state == "retired"  # by somebody who could not, or did not live to, cancel its batch
-                opened = self.embedders.provider if retired else self.embedders.of
                 try:
-                    embedder = opened(generation.model, generation.locator)
+                    embedder = self.embedders.provider(generation.model, generation.locator)
                     chunker = Chunker.of(generation.identity)
                 except EmbedderError:
                     continue  # told of where it is worked on; others may have the model
-                if retired:
+                if generation.state == "retired":  # by somebody who could not, or did not live to, cancel its batch
                     found.append(batch_withdraw(self.store, generation, lambda: embedder))  # noqa: B023 called at once
                     continue
-                found.append(batch_advance(self.store, source, generation, embedder, chunker, owner, budget))
+                try:
+                    step = batch_advance(self.store, source, generation, embedder, self.registry, chunker, owner, budget)
+                    found.append(step)
+                except ModelDriftError as error:
+                    drifted = error
+        if drifted is not None:
+            raise drifted
         return tuple(batch for batch in found if batch is not None)
 
     def generations_expire(self) -> tuple[int, ...]:

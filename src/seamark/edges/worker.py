@@ -28,6 +28,7 @@ from seamark.edges.worklist import CATALOG_SECONDS, THREADS_MAX, WorkList
 from seamark.errors import (
     BudgetSpentError,
     EmbedderConfigurationError,
+    ModelDriftError,
     StoreError,
     StoreIncompatibleError,
     StorePermissionError,
@@ -336,7 +337,8 @@ class Worker:
         self._service.generations_expire()
         for source in self._service.store.sources():
             with self._unless_detached([known.id for known in self._service.store.generations(source.id)]):
-                self._service.batches_advance(self.id, self._budget, only=source.name)
+                with suppress(ModelDriftError):  # which is recorded, and shown
+                    self._service.batches_advance(self.id, self._budget, only=source.name)
                 self._service.store.journal_trim(source.id)
                 if whole:
                     self._service.store.kept_trim(source.id)

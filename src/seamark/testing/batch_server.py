@@ -70,6 +70,8 @@ class BillingServer(LocalServer):
         self.refused: set[str] = set()
         self.dropped: set[str] = set()
         """Requests that are done and whose reply is then lost: `/files` or `/batches`, once each."""
+        self.behind: str | None = None
+        """The model that is behind every name by now, where that is another one than is asked for."""
         self.unreachable = False
         """What has to do with batches is answered with 503."""
 
@@ -85,7 +87,7 @@ class BillingServer(LocalServer):
             if called:
                 self.calls.append(texts)
             self.tokens += tokens
-        vectors = (oracle_vector(text, model, dimension or self.dimension).tolist() for text in texts)
+        vectors = (oracle_vector(text, self.behind or model, dimension or self.dimension).tolist() for text in texts)
         data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
         usage = {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}} if self.tells else {}
         return {"object": "list", "data": data, "model": model, **usage}
