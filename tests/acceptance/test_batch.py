@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import math
 import threading
 from dataclasses import replace
@@ -13,6 +15,7 @@ from seamark.core import batch as batches
 from seamark.core.budget import Budget
 from seamark.core.registry import PROBES
 from seamark.edges import worker
+from seamark.embed.http import OpenAIEmbedder
 from seamark.embed.tokens import tokens_estimate
 from seamark.errors import BudgetSpentError, EmbedderUnavailableError, InvalidRequestError, ModelDriftError, StoreError
 from seamark.testing.batch_server import BillingServer, ServedBatch, billed
@@ -160,6 +163,75 @@ def test_a_text_that_is_refused_is_left_to_the_workers_who_park_it(notes, servic
     service.work(until="current", threads=1)
     assert [(failure.key, failure.kind) for failure in tracked.failures()] == [((7,), "input")]
     assert asked(server) == []
+
+
+def short(line):
+    [item] = line["response"]["body"]["data"]
+    item["embedding"] = base64.b64encode(base64.b64decode(item["embedding"])[:-4]).decode()
+    return line
+
+
+SPOILT = {
+    "of another length": short,
+    "too large for a number": lambda line: line["response"]["body"]["data"][0].update(embedding=[10**400, 0.5]) or line,
+    "of a name that is none of ours": lambda line: {**line, "custom_id": "zzz"},
+    "of a name that has another length": lambda line: {**line, "custom_id": "deadbeef"},
+    "of no name": lambda line: {**line, "custom_id": None},
+    "not an object": lambda _: '"an error"',
+    "not JSON": lambda line: json.dumps(line)[:-9],
+    "nested without end": lambda _: "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_one_bad_answer_of_a_batch_is_as_good_as_unanswered(how, backend, notes, service, server):
+    """The others are put by, and the workers ask for that one."""
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    service.batches_advance("w1")
+    server.finish()
+    [there] = server.batches
+    there.answers[7] = SPOILT[how](there.answers[7])
+    [done] = service.batches_advance("w1")
+    assert (done.state, done.answered, done.error) == ("done", ROWS - 1, None)
+    service.work(until="current")
+    assert asked(server) == [there.lines[7]["body"]["input"]]
+    proven(backend, service, tracked, notes)
+
+
+def test_a_batch_without_a_vector_of_use_says_what_is_wrong_with_them(service, server):
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    service.batches_advance("w1")
+    server.finish()
+    [there] = server.batches
+    there.answers = [short(line) for line in there.answers]
+    [failed] = service.batches_advance("w1")
+    assert (failed.state, failed.answered) == ("failed", 0)
+    assert "has answered none of 40 requests: openai:oracle returned vectors of 31 dimensions" in failed.error
+
+
+@pytest.mark.parametrize(("step", "told"), [("batch_start", "it may be at the provider, with seamark="), ("batch_look", "")])
+def test_what_is_no_fault_of_the_providers_ends_a_batch_and_is_kept(step, told, backend, notes, service, server, monkeypatch):
+    """It would be there again at the next look; the passages go back to ordinary work, and `status` says why."""
+
+    def broken(*_):
+        raise TypeError("a mistake of ours")
+
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    monkeypatch.setattr(OpenAIEmbedder, step, broken)
+    for _ in range(2):
+        service.batches_advance("w1")
+    [failed] = tracked.batches()
+    assert failed.state == "failed"
+    assert failed.error.startswith(f"openai:oracle raised TypeError: a mistake of ours{'; ' if told else ''}{told}")
+    [status] = service.status()
+    assert [one.batch_failed for one in status.generations] == [None, failed]
+    service.work(until="current")
+    [status] = service.status()
+    assert [one.batch_failed for one in status.generations] == [None, None], "nothing is missing"
+    proven(backend, service, tracked, notes)
 
 
 def test_a_large_table_is_sent_in_parts(backend, notes, service, server, monkeypatch):

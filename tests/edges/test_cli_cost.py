@@ -159,6 +159,13 @@ def test_a_batch_that_fails_is_told_by_the_exit_code(cli, backend, lamps, server
     finally:
         ending.join()
     assert (failed.code, "expired" in failed.out) == (1, True)
+    [source] = cli("status", "--json", db=backend.url).json()["sources"]
+    [kept] = [one["batch_failed"] for one in source["generations"] if one["batch_failed"]]
+    assert (kept["state"], "expired" in kept["error"]) == ("failed", True)
+    assert (
+        f"batch 1 ({kept['provider_id']}): failed, 200 passages, 0 answered: {kept['error']}; the rest is left to"
+        in " ".join(cli("status", db=backend.url).out.split())
+    )
 
 
 def test_a_swap_through_the_batch_interface_is_begun_by_one_command(cli, backend, lamps, server):

@@ -17,6 +17,7 @@ a request that has been given up, and does not list it yet when it is asked. No 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ from seamark.errors import (
     EmbedderTransientError,
     InvalidRequestError,
     ModelDriftError,
+    StoreError,
 )
 from seamark.model import precision
 from seamark.model.cost import BATCH_ENDED, NOTHING_SPENT, Spent
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
     from seamark.core.registry import Registry
     from seamark.embed.batches import BatchAnswer
     from seamark.embed.contract import Embedder
-    from seamark.model import Generation, Source
+    from seamark.model import Generation, Source, StoredVectors
     from seamark.model.cost import ProviderBatch
     from seamark.store.contract import Store
 
@@ -63,6 +65,7 @@ CHARACTERS_MAX = 60_000_000
 READ_ROWS = 500
 READ_CHARACTERS = 4_000_000
 ANSWERS_AT_ONCE = 256
+_digest_named = re.compile("[0-9a-f]{32}").fullmatch
 
 
 def batch_begin(store: Store, generation: Generation, embedder: Embedder) -> ProviderBatch | None:
@@ -98,7 +101,8 @@ def batch_advance(
     Between steps nobody is at it, and whoever comes next may take the next one; but for after an outage.
 
     Raises nothing that an embedder raises: an outage leaves the batch as it is, to be looked at later; what cannot work fails
-    it. But for ModelDriftError, and BudgetSpentError where it would cost more than is left: it stays as it is.
+    it, and so does what is no fault of the provider's, for it would be there again. But for ModelDriftError, and
+    BudgetSpentError where it would cost more than is left: it stays as it is.
     """
     batch = store.batch_take(generation.id, owner, TAKE_SECONDS) if isinstance(embedder, Batched) else None
     if batch is None or not isinstance(embedder, Batched):
@@ -118,6 +122,12 @@ def batch_advance(
 def batch_open(store: Store, generation_id: int) -> ProviderBatch | None:
     """Return the batch that a generation's backfill waits for."""
     return next((batch for batch in store.batches(generation_id) if batch.state not in BATCH_ENDED), None)
+
+
+def batch_failed(store: Store, generation_id: int) -> ProviderBatch | None:
+    """Return the latest batch of a generation, if it has failed."""
+    latest = max(store.batches(generation_id), key=lambda batch: batch.id, default=None)
+    return latest if latest is not None and latest.state == "failed" else None
 
 
 def batch_withdraw(store: Store, generation: Generation, opened: Callable[[], Embedder]) -> ProviderBatch | None:
@@ -174,16 +184,26 @@ class _Step:
         self._store, self._source, self._generation, self._model = store, source, generation, generation.model
         self._embedder, self._provider, self._chunker, self._owner = embedder, provider, chunker, owner
         self._registry, self._budget = registry, budget
+        self._complaint = ""
 
     def take(self, batch: ProviderBatch) -> ProviderBatch:
         """Take the step that is next; what cannot work fails the batch."""
+        self._batch = batch
         try:
-            with embedder_errors(self._model.name):
-                return self.collect(batch) if batch.state == "submitted" else self.send(batch)
-        except ModelDriftError:
+            return self.collect(batch) if batch.state == "submitted" else self.send(batch)
+        except (BudgetSpentError, ModelDriftError, StoreError):
             raise
         except (EmbedderConfigurationError, EmbedderInputError) as error:
-            return self.ended(replace(batch, state="failed", error=str(error)))
+            return self._failed(str(error))
+        except EmbedderError:
+            raise
+        except Exception as error:  # noqa: BLE001 kept with the batch: its passages go back to ordinary work, and others go on
+            return self._failed(f"{self._model.name} raised {type(error).__name__}: {error}")
+
+    def _failed(self, error: str) -> ProviderBatch:
+        batch = self._batch
+        there = f"; it may be at the provider, with seamark={batch.tag} in its metadata" if batch.state == "sending" else ""
+        return self.ended(replace(batch, state="failed", error=error + there))
 
     def send(self, batch: ProviderBatch) -> ProviderBatch:
         """Send the next passages, unless the provider has them already."""
@@ -246,6 +266,7 @@ class _Step:
             return batch
         self._registry.embedder(self._generation, recording=True, anew=True)
         answered = tokens = 0
+        self._complaint = ""
         results = iter(()) if look.results is None else self._provider.batch_results(look.results)
         while answers := list(islice(results, ANSWERS_AT_ONCE)):
             answered += self._put(answers)
@@ -254,17 +275,23 @@ class _Step:
                 return batch  # somebody else is at it, and does all of this again
         error = look.error
         if error is None and batch.requests and not answered:
-            error = f"batch {batch.provider_id} has answered none of {batch.requests:,} requests"
+            error = f"batch {batch.provider_id} has answered none of {batch.requests:,} requests{self._complaint}"
         ended = replace(batch, state="done" if error is None else "failed", answered=answered, error=error)
         return self.ended(ended, Spent(1, answered, tokens))
 
     def _put(self, answers: Sequence[BatchAnswer]) -> int:
         """Put the vectors by, checked as those of a call are; return how many."""
-        found = {bytes.fromhex(answer.name): answer.vector for answer in answers if answer.vector is not None}
+        found: dict[bytes, StoredVectors] = {}
+        for answer in answers:
+            if answer.vector is not None and _digest_named(answer.name):
+                try:
+                    vector = stored_vectors([answer.vector], 1, self._model, precision(self._generation.identity))
+                except EmbedderError as error:  # as good as unanswered: the workers ask for it again
+                    self._complaint = f": {error}"
+                else:
+                    found[bytes.fromhex(answer.name)] = vector
         if found:
-            stored = precision(self._generation.identity)
-            vectors = stored_vectors(np.stack(list(found.values())), len(found), self._model, stored)
-            self._store.vectors_put(self._generation.id, list(found), vectors)
+            self._store.vectors_put(self._generation.id, list(found), np.concatenate(list(found.values())))
         return len(found)
 
     def ended(self, batch: ProviderBatch, spent: Spent = NOTHING_SPENT) -> ProviderBatch:
@@ -276,6 +303,7 @@ class _Step:
     def _written(self, batch: ProviderBatch) -> ProviderBatch:
         if not self._store.batch_write(batch, self._owner, HOLD_SECONDS):
             raise self._lost(batch)
+        self._batch = batch
         return batch
 
     @staticmethod

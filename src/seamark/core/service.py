@@ -9,7 +9,7 @@ from seamark.core import catalog, lifecycle
 from seamark.core.ahead import when_asked
 from seamark.core.analysis import Analyzer
 from seamark.core.audit import AUDIT_INTERVAL_SECONDS
-from seamark.core.batch import batch_advance, batch_open, batch_withdraw
+from seamark.core.batch import batch_advance, batch_failed, batch_open, batch_withdraw
 from seamark.core.budget import Budget
 from seamark.core.chunking import Chunker
 from seamark.core.reuse import Stored
@@ -416,9 +416,9 @@ class Seamark:
         rate = sum(worker.rates.get(generation.id, 0.0) for worker in workers)
         eta = 0.0 if coverage.missing == 0 else coverage.missing / rate if rate > 0 else None
         failures = self.store.failures(source, generation.id, STATUS_FAILURES) if coverage.failed else ()
-        return GenerationStatus(
-            generation, coverage, rate, eta, tuple(failures), spent, audit, batch_open(self.store, generation.id)
-        )
+        failed = batch_failed(self.store, generation.id) if coverage.missing else None
+        under_way = batch_open(self.store, generation.id)
+        return GenerationStatus(generation, coverage, rate, eta, tuple(failures), spent, audit, under_way, failed)
 
     def doctor(self) -> tuple[Check, ...]:
         """Return what was looked at in this database and for the models in use, each well or with how to mend it."""

@@ -191,6 +191,7 @@ def generation_status(value: GenerationStatus) -> Json:
         "failures": [failure(member) for member in value.failures],
         "audit": None if value.audit is None else audited(value.audit),
         "batch": None if value.batch is None else batch(value.batch),
+        "batch_failed": None if value.batch_failed is None else batch(value.batch_failed),
     }
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from seamark.embed.replies import openai_reply
+from seamark.embed.validation import embedder_errors
 from seamark.errors import EmbedderError, EmbedderTransientError
 
 if TYPE_CHECKING:
@@ -135,10 +136,17 @@ def batch_look(opened: Opened, batch: str) -> BatchLook:
     results = cast("str | None", found.get("output_file_id"))
     if status == "completed":
         return BatchLook(ended=True, results=results)
-    listed = cast("dict[str, Any]", found.get("errors") or {})
-    errors = cast("list[dict[str, Any]]", listed.get("data") or [])
-    said = "; ".join(str(error.get("message")) for error in errors[:3])
+    said = "; ".join(_messages(found)[:3])
     return BatchLook(ended=True, results=results, error=f"batch {batch} has {status}{': ' if said else ''}{said}")
+
+
+def _messages(found: dict[str, Any]) -> list[str]:
+    """Return what a batch says of its errors, where it says anything."""
+    match found:
+        case {"errors": {"data": [*listed]}}:
+            return [str(cast("dict[str, Any]", error).get("message")) for error in listed if isinstance(error, dict)]
+        case _:
+            return []
 
 
 def batch_cancel(opened: Opened, batch: str) -> None:
@@ -152,25 +160,33 @@ def batch_results(opened: Opened, results: str, name: str) -> Iterator[BatchAnsw
     with opened("GET", f"/files/{results}/content") as reply:
         for line in reply.iter_lines():
             if line.strip():
-                yield _answer(_object(line.encode()), name)
+                yield _answer(line, name)
 
 
-def _answer(line: dict[str, Any], name: str) -> BatchAnswer:
-    match line:
+def _answer(line: str, name: str) -> BatchAnswer:
+    """Return what a line has, unanswered where it cannot be read: to ask for the file again would bring it again."""
+    try:
+        read: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        return BatchAnswer("", None, 0)
+    match read:
         case {"custom_id": str(asked), "response": {"status_code": 200, "body": body}}:
             try:
-                vectors, tokens = openai_reply(body, 1, name)
+                with embedder_errors(name):
+                    vectors, tokens = openai_reply(cast("object", body), 1, name)
             except EmbedderError:  # it is asked for again, one call at a time, by those who say which text is to blame
                 return BatchAnswer(asked, None, 0)
             return BatchAnswer(asked, vectors[0], tokens or 0)
+        case {"custom_id": str(asked)}:
+            return BatchAnswer(asked, None, 0)
         case _:
-            return BatchAnswer(str(line.get("custom_id")), None, 0)
+            return BatchAnswer("", None, 0)
 
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
         found = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EmbedderTransientError(f"the batch interface answered with something that is not JSON: {body[:300]!r}") from error
     if not isinstance(found, dict):
         raise EmbedderTransientError(f"the batch interface answered with something that is no object: {body[:300]!r}")

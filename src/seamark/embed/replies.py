@@ -70,7 +70,7 @@ def ollama_answer(body: bytes, count: int, name: str) -> Answer:
 def _tokens(reply: object) -> int | None:
     """Return how many tokens a reply says it is for; what cannot be a number of them is not believed."""
     match reply:
-        case {"usage": {"total_tokens": int(tokens)}} | {"prompt_eval_count": int(tokens)} if tokens > 0:
+        case {"usage": {"total_tokens": int(tokens)}} | {"prompt_eval_count": int(tokens)} if 0 < tokens < 10**_TOKENS_DIGITS:
             return tokens
         case _:
             return None

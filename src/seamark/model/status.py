@@ -47,7 +47,8 @@ class Audited:
 class GenerationStatus:
     """How a generation stands. `rows_per_second` is what all workers together settle; `eta_seconds` is None when unknown.
 
-    `batch` is the one that is under way with a provider, for which the backfill waits.
+    `batch` is the one that is under way with a provider, for which the backfill waits; `batch_failed` the latest one, where it
+    has failed and rows are still missing.
     """
 
     generation: Generation
@@ -58,6 +59,7 @@ class GenerationStatus:
     spent: Spent = NOTHING_SPENT
     audit: Audited | None = None
     batch: ProviderBatch | None = None
+    batch_failed: ProviderBatch | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,14 +28,14 @@ def billed(text: str) -> int:
 
 @dataclass
 class ServedBatch:
-    """A batch as the server has it: the lines of its file, and those of its results."""
+    """A batch as the server has it: the lines of its file, and those of its results, of which a text is sent as it is."""
 
     id: str
     tag: str
     lines: list[dict[str, Any]]
     status: str = "in_progress"
     looks: int = 0
-    answers: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    answers: list[dict[str, Any] | str] = field(default_factory=list["dict[str, Any] | str"])
 
     def shown(self) -> dict[str, Any]:
         """Return what is said of it."""
@@ -125,6 +125,10 @@ class BillingServer(LocalServer):
         return {"custom_id": line["custom_id"], "response": {"status_code": 200, "body": reply}, "error": None}
 
 
+def _sent(line: dict[str, Any] | str) -> bytes:
+    return (line if isinstance(line, str) else json.dumps(line)).encode() + b"\n"
+
+
 class _Handler(LocalHandler):
     server: BillingServer  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -141,7 +145,7 @@ class _Handler(LocalHandler):
                 self.send_json(HTTPStatus.OK, self.server.looked(name).shown())
             case ["files", name, "content"]:
                 batch = next(batch for batch in self.server.batches if f"out-{batch.id}" == name)
-                self.send_whole(HTTPStatus.OK, b"".join(json.dumps(line).encode() + b"\n" for line in reversed(batch.answers)))
+                self.send_whole(HTTPStatus.OK, b"".join(map(_sent, reversed(batch.answers))))
             case _:
                 self.send_json(HTTPStatus.NOT_FOUND, {"error": {"message": "there is nothing here"}})
 

@@ -9,7 +9,7 @@ from rich.text import Text
 from seamark.core.catalog import columns_write
 from seamark.core.service import UNSEARCHED
 from seamark.edges import serialise
-from seamark.edges.cli.batch import waits_line
+from seamark.edges.cli.batch import batch_line, waits_line
 from seamark.edges.cli.progress import duration
 from seamark.edges.cli.session import Session, command
 from seamark.edges.cli.text import counted, line, shortened
@@ -88,6 +88,8 @@ def _generation(status: GenerationStatus) -> Iterator[Text]:
 def _waiting(status: GenerationStatus) -> Iterator[Text]:
     if status.batch is not None:
         yield Text(f"    {waits_line(status.batch)}", "yellow")
+    if status.batch_failed is not None:
+        yield Text(f"    {batch_line(status.batch_failed)}; the rest is left to `work`", "red")
     if status.generation.backoff_error is not None:
         yield Text(f"    waiting: {shortened(status.generation.backoff_error, ERROR_CHARACTERS)}", "red")
 
