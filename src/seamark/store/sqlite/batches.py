@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import TYPE_CHECKING
 
-from seamark.model.cost import BATCH_ENDED, ProviderBatch
+from seamark.model.cost import ProviderBatch
+from seamark.store import batching
 from seamark.store.sqlite.claims import MICROSECONDS, clock
 from seamark.store.sqlite.words import STATEMENTS
 
@@ -28,17 +28,13 @@ def vectors_put(connections: Connections, generation: int, digests: Sequence[byt
 def batch_begin(connections: Connections, generation: int, after: int, seconds: float) -> ProviderBatch | None:
     """Plan a batch, or return the one that is open."""
     with connections.transaction() as connection:
-        now = clock(connection)
-        if _planned(connection, generation, after, now):
-            connection.run(STATEMENTS["batch_hold"], (now + int(seconds * MICROSECONDS), generation))
-        found = [ProviderBatch(*row) for row in connection.rows(STATEMENTS["batches"], (generation,))]
-    return next((batch for batch in found if batch.state not in BATCH_ENDED), None)
+        return batching.batch_begin(_Batches(connection), generation, after, seconds)
 
 
 def batches_list(connections: Connections, generation: int) -> list[ProviderBatch]:
     """Return the batches of a generation."""
     with connections.use() as connection:
-        return [ProviderBatch(*row) for row in connection.rows(STATEMENTS["batches"], (generation,))]
+        return _Batches(connection).batches(generation)
 
 
 def batch_take(connections: Connections, generation: int, owner: str, seconds: float, *, force: bool) -> ProviderBatch | None:
@@ -54,44 +50,47 @@ def batch_take(connections: Connections, generation: int, owner: str, seconds: f
 def batch_write(connections: Connections, batch: ProviderBatch, owner: str, seconds: float) -> bool:
     """Write what has become of a batch."""
     with connections.transaction() as connection:
-        now = clock(connection)
-        written = _written(connection, batch, owner, now)
-        if written:
-            connection.run(STATEMENTS["batch_hold"], (now + int(seconds * MICROSECONDS), batch.generation_id))
-    return written
+        return batching.batch_write(_Batches(connection), batch, owner, seconds)
 
 
 def batch_end(connections: Connections, batch: ProviderBatch, owner: str, seconds: float, spent: Spent) -> bool:
     """Write how a batch has ended and what it has cost, and plan the next."""
-    generation = batch.generation_id
     with connections.transaction() as connection:
-        now = clock(connection)
-        if not _written(connection, batch, owner, now):
-            return False
-        connection.run(STATEMENTS["spend_add"], (owner, spent.calls, spent.texts, spent.tokens, generation))
-        following = seconds > 0 and _planned(connection, generation, batch.upto, now)
-        connection.run(STATEMENTS["batch_hold"], (now + int(seconds * MICROSECONDS) if following else 0, generation))
-    return True
+        return batching.batch_end(_Batches(connection), batch, owner, seconds, spent)
 
 
-def _planned(connection: Connection, generation: int, after: int, now: int) -> bool:
-    """Plan a batch, unless one is open or nothing is left; say whether it was."""
-    values = {"generation": generation, "after": after, "tag": f"seamark-{uuid.uuid4().hex}", "now": now}
-    connection.run(STATEMENTS["batch_insert"], values)
-    return connection.changes() > 0
+class _Batches:
+    """See `batching.Batching`."""
 
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._now = clock(connection)
 
-def _written(connection: Connection, batch: ProviderBatch, owner: str, now: int) -> bool:
-    """Write a batch down; say whether it was still the owner's."""
-    values = {
-        "id": batch.id,
-        "state": batch.state,
-        "upto": batch.upto,
-        "requests": batch.requests,
-        "answered": batch.answered,
-        "provider_id": batch.provider_id,
-        "error": None if batch.error is None else batch.error.encode("utf-8", "replace").decode("utf-8"),
-        "owner": owner,
-        "now": now,
-    }
-    return connection.row(STATEMENTS["batch_write"], values) is not None
+    def batches(self, generation_id: int) -> list[ProviderBatch]:
+        return [ProviderBatch(*row) for row in self._connection.rows(STATEMENTS["batches"], (generation_id,))]
+
+    def insert(self, generation_id: int, after: int, tag: str) -> bool:
+        values = {"generation": generation_id, "after": after, "tag": tag, "now": self._now}
+        self._connection.run(STATEMENTS["batch_insert"], values)
+        return self._connection.changes() > 0
+
+    def write(self, batch: ProviderBatch, owner: str) -> bool:
+        values = {
+            "id": batch.id,
+            "state": batch.state,
+            "upto": batch.upto,
+            "requests": batch.requests,
+            "answered": batch.answered,
+            "provider_id": batch.provider_id,
+            "error": None if batch.error is None else batch.error.encode("utf-8", "replace").decode("utf-8"),
+            "owner": owner,
+            "now": self._now,
+        }
+        return self._connection.row(STATEMENTS["batch_write"], values) is not None
+
+    def hold(self, generation_id: int, seconds: float) -> None:
+        until = self._now + int(seconds * MICROSECONDS) if seconds else 0
+        self._connection.run(STATEMENTS["batch_hold"], (until, generation_id))
+
+    def spend(self, generation_id: int, owner: str, spent: Spent) -> None:
+        self._connection.run(STATEMENTS["spend_add"], (owner, spent.calls, spent.texts, spent.tokens, generation_id))
