@@ -6,6 +6,7 @@ to expire; none loses a row.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -59,6 +60,10 @@ class Indexed:
 
     batch: VectorBatch | LexicalBatch
     failed: tuple[FailedRow, ...]
+
+    def passages(self) -> Counter[bytes]:
+        """Return how often which passages are in it, by digest."""
+        return Counter(chunk.digest for chunk in self.batch.chunks) if isinstance(self.batch, VectorBatch) else Counter()
 
 
 class Indexer(Protocol):
@@ -331,7 +336,7 @@ def step(
         lease = reading.lease
         indexed = _indexed(store, generation, indexer, lease, reading.rows, cancelled)
         if generation.model is not None and (gone := [row.key for row in reading.rows if row.held and not row.live]):
-            store.vectors_pass_on(source, lease, gone)
+            store.vectors_pass_on(source, lease, gone, indexed.passages())
         settled = store.lease_settle(source, lease, indexed.batch, indexed.failed)
         return Step(settled, doubtful=not indexed.batch.rows and any(row.kind == "transient" for row in indexed.failed))
     except CancelledError:

@@ -21,9 +21,6 @@ SWEEP_ROWS = 10_000
 SWEEP_OVERDUE_ROWS = 100_000
 """A sweep window this wide is worked on before the fresh lane, so that an endless stream of writes cannot starve it."""
 
-UNSETTLED_ROWS = 4096
-"""Rows that wait among which the other half of a key that was changed is looked for: some leases' worth, in milliseconds."""
-
 
 @dataclass(frozen=True, slots=True)
 class Cursors:

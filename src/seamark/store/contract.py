@@ -323,19 +323,18 @@ class Store(Auditing, Protocol):
 
         `keys` are the rows that the passages are of, `held` those of them that the generation has chunks of. Looked at, until
         all are found: the generation's chunks of `held`; what is put by of the rows (they have been outside the source's
-        `where`); the generation's chunks of some thousands of rows that are gone, and not settled as that yet (a row whose key
-        is changed is one gone and another one); what is put by of whatever row; the other generations of the source, and those
-        that `source_drop` has left of the same table with the same key, where model and precision are the same. A row's vectors
-        are put by when it is settled as gone and is in the table all the same; they go when it is back, or settled as gone and
-        not in the table. Costs one look where nothing is there.
+        `where`); its chunks of some thousands of rows that are gone, and not settled as that yet; what is put by of whatever
+        row; the other generations of the source, and those that `source_drop` has left of the same table with the same key,
+        where model and precision are the same. A row's vectors are put by when it is settled as gone and is in the table all
+        the same; they go when it is back, or settled as gone and not in the table. Costs one look where nothing is there.
         """
         ...
 
-    def vectors_pass_on(self, source: Source, lease: Lease, keys: Sequence[Key]) -> None:
-        """Put the vectors of those rows by that have left the table, before the lease settles them as gone.
+    def vectors_pass_on(self, source: Source, lease: Lease, keys: Sequence[Key], settled: Mapping[bytes, int]) -> None:
+        """Put the vectors of those rows by that have left the table, as `vectors_put` does, before they are settled as gone.
 
-        As `vectors_put` does, for rows that wait and may be the same ones under another key: only where there are live rows
-        that are not settled, outside of this lease, among some thousands of journal entries.
+        They may be others' under another key: only where live rows wait outside of this lease, among some thousands of entries,
+        and without those of `settled`, how often the lease settles which passages.
         """
         ...
 

@@ -426,7 +426,6 @@ SELECT EXISTS (
 
 -- name: vectors_leaving
 -- Give the vectors of those rows that have left the table.
--- Differs by necessity: what is put by is stored otherwise.
 SELECT c.digest, c.embedding FROM unnest({key_arrays}) AS b ({k}) JOIN {chunks} c ON {c_is_b}
 WHERE NOT EXISTS (SELECT FROM {source} s WHERE {s_is_b});
 

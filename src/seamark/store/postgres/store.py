@@ -294,9 +294,15 @@ class PostgresStore(PostgresAuditing):
         """See the contract."""
         return vectors.vectors_known(self._database, self._catalog, generation_id, keys, held, digests)
 
-    def vectors_pass_on(self, source: Source, lease: Lease, keys: Sequence[Key]) -> None:  # noqa: ARG002
+    def vectors_pass_on(
+        self,
+        source: Source,  # noqa: ARG002 SQLite has words by source
+        lease: Lease,
+        keys: Sequence[Key],
+        settled: Mapping[bytes, int],
+    ) -> None:
         """See the contract."""
-        vectors.vectors_pass_on(self._database, self._catalog, lease, keys)
+        vectors.vectors_pass_on(self._database, self._catalog, lease, keys, settled)
 
     def kept_trim(self, source_id: int) -> int:
         """See the contract."""

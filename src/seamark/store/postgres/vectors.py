@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 
 from seamark.errors import StoreError
 from seamark.model.cost import Spent
-from seamark.store.claim import UNSETTLED_ROWS
+from seamark.store.passing import UNSETTLED_ROWS, left_over
 from seamark.store.postgres import codec
 from seamark.store.postgres.batches import vectors_put
 from seamark.store.postgres.names import generation_words, key_columns, key_type
@@ -93,7 +93,9 @@ def _unsettled(database: Database, words: Words, generation_id: int, digests: Co
     return _decoded(words, rows)
 
 
-def vectors_pass_on(database: Database, catalog: Catalog, lease: Lease, keys: Sequence[Key]) -> None:
+def vectors_pass_on(
+    database: Database, catalog: Catalog, lease: Lease, keys: Sequence[Key], settled: Mapping[bytes, int]
+) -> None:
     """Put the vectors of rows by that have left the table, if rows wait that may be the same ones under another key."""
     words = catalog.generation_words(lease.generation_id)
     if words is None:
@@ -104,7 +106,8 @@ def vectors_pass_on(database: Database, catalog: Catalog, lease: Lease, keys: Se
         if not waiting:
             return
         asked = codec.keys_columns(keys, len(keys[0]))
-        found = _decoded(words, database.run(connection, "vectors_leaving", words, asked, binary=True).fetchall())
+        leaving = left_over(database.run(connection, "vectors_leaving", words, asked, binary=True), settled)
+    found = _decoded(words, list(leaving.items()))
     if found:
         vectors_put(database, lease.generation_id, list(found), np.stack(list(found.values())))
 

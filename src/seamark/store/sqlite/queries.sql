@@ -652,12 +652,9 @@ SELECT EXISTS (
     WHERE NOT j.deleted AND r.seq IS NOT j.seq
 )
 
--- name: vectors_pass_on
--- Put the vectors of a row by that has left the table, whatever row is found to have such a passage.
--- Differs by necessity: they are stored alike.
-INSERT OR IGNORE INTO prepaid (generation_id, digest, embedding, stored_at)
-SELECT {generation}, digest, embedding, {floor} FROM {chunks}
-WHERE {j_is_given} AND NOT EXISTS (SELECT 1 FROM {table} t WHERE {t_is_given})
+-- name: vectors_leaving
+-- The digests and vectors of a row that has left the table.
+SELECT digest, embedding FROM {chunks} WHERE {j_is_given} AND NOT EXISTS (SELECT 1 FROM {table} t WHERE {t_is_given})
 
 -- name: vectors_donors
 -- Whose vectors serve a generation too, since the same model made them of the same table's rows: the other generations of its

@@ -341,9 +341,9 @@ class SqliteStore(SqliteAuditing):
             words = self._words_by_generation(connection, generation_id)
         return vectors.vectors_known(self._connections, words, keys, held, digests)
 
-    def vectors_pass_on(self, source: Source, lease: Lease, keys: Sequence[Key]) -> None:
+    def vectors_pass_on(self, source: Source, lease: Lease, keys: Sequence[Key], settled: Mapping[bytes, int]) -> None:
         """Put the vectors of rows by that have left the table, where rows wait that may have the same passages."""
-        vectors.vectors_pass_on(self._connections, self._words_for(source, lease.generation_id), lease, keys)
+        vectors.vectors_pass_on(self._connections, self._words_for(source, lease.generation_id), lease, keys, settled)
 
     def kept_trim(self, source_id: int) -> int:
         """Forget vectors that are put by of rows that have left the table; return how many."""

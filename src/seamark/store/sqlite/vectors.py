@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seamark.model.cost import Spent
-from seamark.store.claim import UNSETTLED_ROWS
+from seamark.store.passing import UNSETTLED_ROWS, left_over
+from seamark.store.sqlite.batches import vectors_put
 from seamark.store.sqlite.claims import MICROSECONDS, clock
 from seamark.store.sqlite.words import STATEMENTS, generation_words
 
@@ -58,16 +59,20 @@ def vectors_known(
     return found
 
 
-def vectors_pass_on(connections: Connections, words: Words, lease: Lease, keys: Sequence[Key]) -> None:
+def vectors_pass_on(
+    connections: Connections, words: Words, lease: Lease, keys: Sequence[Key], settled: Mapping[bytes, int]
+) -> None:
     """Put the vectors of rows by that have left the table, if rows wait that may be the same ones under another key."""
     with connections.use() as connection:
         above = connection.value(STATEMENTS["unsettled_above"], (words.generation,))
         values = {"above": above, "lo": lease.lo, "hi": lease.hi, "limit": UNSETTLED_ROWS}
         if above is None or not connection.value(words["rows_waiting"], values):
             return
-    with connections.transaction() as connection:
-        now = clock(connection)
-        connection.many(words["vectors_pass_on"], [(*key, now) for key in keys])
+        stored = np.dtype[np.float16 | np.float32](connection.value(words["generation_precision"], (words.generation,)))
+        found = left_over(connection.many_rows(words["vectors_leaving"], keys), settled)
+    if found:
+        vectors = np.frombuffer(b"".join(found.values()), stored).reshape(len(found), -1)
+        vectors_put(connections, words.generation, list(found), vectors)
 
 
 def digests_known(

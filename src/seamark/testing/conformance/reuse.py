@@ -81,7 +81,7 @@ class Reuse:
                     text = row.texts[0] or ""
                     assert known(bench, generation, text, [row.key]).keys() == set(text.split("|")), first
                 else:
-                    bench.store.vectors_pass_on(source, lease, [row.key])
+                    bench.store.vectors_pass_on(source, lease, [row.key], {})
                 bench.settle(source, generation, lease, [row])
             bench.verify(source, generation)
             bench.store.source_drop(source.id)
@@ -102,11 +102,25 @@ class Reuse:
             rows = bench.read(source, lease)
             if lease is second:
                 bench.app.run("UPDATE notes SET body = 'dd' WHERE id = 4")
-            bench.store.vectors_pass_on(source, lease, [row.key for row in rows if not row.live])
+            bench.store.vectors_pass_on(source, lease, [row.key for row in rows if not row.live], {})
             bench.settle(source, generation, lease, rows)
         keys = [(number,) for number in range(1, 7)]
         assert known(bench, generation, "a|b|c", keys).keys() == {"b", "c"}, "b is put by of its own row"
         assert known(bench, generation, "a|b|c", [(6,)]).keys() == {"c"}, "d waits, and may be what c was"
+
+    def test_passages_that_are_settled_with_the_row_that_is_gone_are_not_passed_on(self, bench: Workbench) -> None:
+        """But for those that are gone more often."""
+        source = bench.notes("a", "a", "b|c|c")
+        generation = bench.vector(source)
+        bench.drain(source, generation)
+        bench.app.run("DELETE FROM notes")
+        gone = bench.lease(generation)
+        bench.app.run("INSERT INTO notes VALUES (9, 'waits', 1)")
+        digests = {text: passages(text)[0].digest for text in "abc"}
+        settled = {digests["a"]: 1, digests["b"]: 1, digests["c"]: 2}
+        bench.store.vectors_pass_on(source, gone, [row.key for row in bench.read(source, gone)], settled)
+        bench.settle(source, generation, gone, bench.read(source, gone))
+        assert known(bench, generation, "a|b|c", [(9,)]).keys() == {"a"}
 
     def test_a_row_that_failed_says_what_is_held_of_it(self, bench: Workbench) -> None:
         """In the lane of retries, too."""
