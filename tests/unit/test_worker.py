@@ -332,6 +332,71 @@ def test_an_embedder_that_is_not_to_be_had_is_left_alone_for_a_while_and_words_a
     assert "no such model here" in [known.backoff_error for known in service.store.generations()]
 
 
+class Refused(OracleEmbedder):
+    """An embedder that cannot work until somebody mends it: asked for what is compared, or for passages only."""
+
+    def __init__(self, *, compared, **options):
+        super().__init__(**options)
+        self.compared, self.comparisons = compared, 0
+
+    def embed_queries(self, texts):
+        self.comparisons += 1
+        if self.compared:
+            raise EmbedderConfigurationError("401: bad key")
+        return super().embed_queries(texts)
+
+    def embed_documents(self, texts):
+        self.calls += 1
+        raise EmbedderConfigurationError("401: bad key")
+
+
+class Drifted(OracleEmbedder):
+    """Another model under the same name."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.comparisons = 0
+
+    def embed_queries(self, texts):
+        self.comparisons += 1
+        return -super().embed_queries(texts)
+
+
+MISTAKES = {
+    "a refused key": (lambda: Refused(compared=True), "bad key"),
+    "a key that is refused for passages": (lambda: Refused(compared=False, concurrency=4), "bad key"),
+    "another model": (Drifted, "model_drift"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_model_that_somebody_has_to_mend_is_raised_once_all_else_is_indexed(backend, mistake):
+    """Words of the same table are, and other tables; the model is asked no more often than it takes."""
+    application, other = with_tables(backend), OracleEmbedder("oracle-b")
+    made, told = MISTAKES[mistake]
+    with seamark.open(backend.url, embedder=OracleEmbedder()) as service:
+        service.attach("notes", text="body")
+        service.work(until="current")
+    with seamark.open(backend.url, embedder=other) as service:
+        service.attach("tasks", text="body")
+    application.run("INSERT INTO notes VALUES (1000, 'one more')")
+    for _ in range(2):
+        broken = made()
+        with seamark.open(backend.url, embedder=[broken, other]) as service:
+            with pytest.raises(EmbedderConfigurationError, match=told):
+                service.work(until="current")
+            assert ROWS == service.source("tasks").coverage().embedded
+            missing = {one.generation.kind: one.coverage.missing for one in service.source("notes").generations()}
+            assert {"lexical": 0, "vector": 1} == missing
+            assert broken.comparisons == 1
+            assert broken.calls <= 1
+    with seamark.open(backend.url, embedder=[OracleEmbedder(), other]) as service:
+        for generation in service.store.generations():
+            service.store.generation_backoff(generation.id, 0.0, None)
+        service.work(until="current")
+        assert 0 == service.source("notes").coverage().missing
+
+
 # --- tables that go, and do not come ------------------------------------------------------------------------------
 
 

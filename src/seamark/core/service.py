@@ -276,7 +276,8 @@ class Seamark:
 
         Raises:
             BudgetSpentError: the next call of a model would cost more than is left; work is handed back as with `stop`.
-            EmbedderConfigurationError: with `until="current"`, when an embedder cannot work as configured.
+            EmbedderConfigurationError: with `until="current"`, when an embedder cannot work as configured, once all else is
+                indexed.
             InvalidRequestError: no such `until`, or fewer threads than one.
         """
         if until not in (None, "current"):

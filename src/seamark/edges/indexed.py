@@ -10,11 +10,17 @@ from seamark.core.polling import poll
 from seamark.errors import SourceDriftError, SourceUnfinishedError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
+
     from seamark.core.service import Seamark
+    from seamark.errors import EmbedderConfigurationError, SeamarkError
     from seamark.model import Generation, Source
 
 ATTACH_STALLED_SECONDS = 10.0
 """An attach enters some thousand rows in each second, unless somebody holds them."""
+
+_NONE: Mapping[int, EmbedderConfigurationError] = {}
 
 
 class Indexed:
@@ -25,16 +31,16 @@ class Indexed:
         self._ends: dict[int, int] = {}
         self._attaching: dict[int, tuple[object, float]] = {}
 
-    def whole(self) -> bool:
+    def whole(self, refused: Mapping[int, EmbedderConfigurationError] = _NONE) -> bool:
         """Say whether every generation is active, and has nothing missing, leased or to be tried again up to its journal's end.
 
         One that is activated only when somebody asks for it need not be active.
 
         That is where the journal ended when its source was first seen attached: what is written later is not waited for, or
         there would be no end while others write. A source that is no longer as it was attached is not waited for either, nor
-        one whose attach was cut short: that is raised, once all the others are whole.
+        one whose attach was cut short, nor a generation whose model was `refused`: that is raised, once all else is whole.
         """
-        never: SourceDriftError | SourceUnfinishedError | None = None
+        never: SeamarkError | None = None
         sources = self._service.store.sources()
         problems = [self._service.source_problems(source) for source in sources]
         ends = [None if found else self._end(source) for source, found in zip(sources, problems, strict=True)]
@@ -45,8 +51,10 @@ class Indexed:
                 if not self._stalled(source):
                     return False
                 never = SourceUnfinishedError(source.name)
-            elif not self._source_whole(source, end):
+            elif not self._source_whole(source, end, refused.keys()):
                 return False
+            else:
+                never = never or self._refusal(source, refused)
         if never is not None:
             raise never
         return True
@@ -59,18 +67,24 @@ class Indexed:
             self._ends[source.id] = store.journal_end(source)
         return self._ends.get(source.id)
 
-    def _source_whole(self, source: Source, end: int) -> bool:
+    def _refusal(self, source: Source, refused: Mapping[int, EmbedderConfigurationError]) -> EmbedderConfigurationError | None:
+        found = (one.id for one in self._service.store.generations(source.id) if one.state != "retired")
+        return next((refused[number] for number in found if number in refused), None)
+
+    def _source_whole(self, source: Source, end: int, refused: AbstractSet[int]) -> bool:
         store = self._service.store
         generations = [generation for generation in store.generations(source.id) if generation.state != "retired"]
         building = [generation for generation in generations if generation.state == "building"]
         active = {generation.kind for generation in generations if generation.state == "active"}
-        if any(not self._left(source, generation, replaces=generation.kind in active) for generation in building):
+        waited = [generation for generation in building if generation.id not in refused]
+        if any(not self._left(source, generation, replaces=generation.kind in active) for generation in waited):
             return False
         given_up = {generation.kind for generation in building if not generation.manual}
         return not any(
             store.pending(source, generation.id, end)
             for generation in generations
-            if not (_out(generation) and generation.state == "active" and generation.kind in given_up)
+            if generation.id not in refused
+            and not (_out(generation) and generation.state == "active" and generation.kind in given_up)
         )
 
     def _left(self, source: Source, generation: Generation, *, replaces: bool) -> bool:

@@ -240,7 +240,7 @@ class Worker:
         if outcome.outage is not None:
             self._outages[generation.id] = outages + 1
             if self._until == "current" and isinstance(outcome.outage, EmbedderConfigurationError):
-                raise outcome.outage
+                self._catalog.refuse(generation, outcome.outage)
         if outcome.spent is not None:
             raise outcome.spent
         if outcome.settled is not None:
@@ -378,7 +378,7 @@ class Worker:
     def _whole(self) -> bool:
         began = time.monotonic()
         try:
-            return self._indexed.whole()
+            return self._indexed.whole(self._catalog.refused())
         finally:
             self._looked_at = time.monotonic()
             self._look_at = self._looked_at + min(LOOK_SHARE * (self._looked_at - began), LOOK_MAX_SECONDS)

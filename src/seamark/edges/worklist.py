@@ -13,7 +13,7 @@ from seamark.edges.drift import Drift
 from seamark.errors import EmbedderConfigurationError, EmbedderError, EmbedderUnavailableError, ModelDriftError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from seamark.core.budget import Budget
     from seamark.core.service import Seamark
@@ -61,6 +61,7 @@ class WorkList:
         self._opened: dict[int, Indexer] = {}
         self._shut: dict[int, _Shut] = {}
         self._doubted: set[int] = set()
+        self._refused: dict[int, EmbedderConfigurationError] = {}
         self._failure: BaseException | None = None
 
     def forget(self, *, drift: bool = False) -> None:
@@ -87,6 +88,16 @@ class WorkList:
 
     def _sure(self, found: Iterable[Work]) -> tuple[Work, ...]:
         return tuple(work for work in found if work[1].id not in self._doubted)
+
+    def refuse(self, generation: Generation, error: EmbedderConfigurationError) -> None:
+        """Note that a generation's model cannot work as it is; that it is open again takes it back."""
+        with self._lock:
+            self._refused[generation.id] = error
+
+    def refused(self) -> Mapping[int, EmbedderConfigurationError]:
+        """Return what keeps models of generations, by number, from working until somebody has mended it; only if `strict`."""
+        with self._lock:
+            return dict(self._refused)
 
     def known(self) -> frozenset[int]:
         """Return the generations that were there at the last look."""
@@ -212,17 +223,21 @@ class WorkList:
         except EmbedderError as error:
             shut = self._shut.get(generation.id)
             tries = 1 if shut is None else shut.tries + 1
-            if self._strict and isinstance(error, EmbedderConfigurationError) and not replaced:
-                raise
             delay = CONFIGURATION_DELAY_SECONDS
+            told = isinstance(error, ModelDriftError)  # which is recorded, and holds all workers
             if not isinstance(error, EmbedderConfigurationError):
                 asked = error.retry_after_seconds if isinstance(error, EmbedderUnavailableError) else None
                 delay = outage_delay(tries, asked)
-            if not isinstance(error, ModelDriftError):  # which is recorded, and holds all workers
+            elif self._strict and not replaced:
+                self.refuse(generation, error)
+                told = True  # by this worker at its end: who has mended it since need not wait
+            if not told:
                 self._service.store.generation_backoff(generation.id, delay, str(error))
             self._shut[generation.id] = _Shut(tries, time.monotonic() + delay)
             return None
         self._shut.pop(generation.id, None)
+        with self._lock:
+            self._refused.pop(generation.id, None)
         return indexer
 
     def threads(self) -> int:
