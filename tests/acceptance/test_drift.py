@@ -59,6 +59,28 @@ def test_drift_is_told_by_everyone_and_others_go_on(service, application, drift)
     assert {hit.key for hit in service.source("others").search("a horse", mode="vector", limit=1)} == {3}
 
 
+def test_a_related_table_that_was_dropped_is_told_and_others_go_on(backend, application):
+    application.run(f"CREATE TABLE tags(id {backend.type('integer')} PRIMARY KEY, note_id INTEGER, tag TEXT)")
+    application.run("INSERT INTO tags VALUES (1, 1, 'wet')")
+    with seamark.open(backend.url, embedder=OracleEmbedder()) as service:
+        service.attach("notes", text=["body", "tags.tag"], touch={"tags": "note_id"})
+        service.attach("others", text="body")
+        service.work(until="current")
+    application.run("DROP TABLE tags")
+    application.run("INSERT INTO others VALUES (3, 'a horse', 1)")
+    with seamark.open(backend.url, embedder=OracleEmbedder()) as service:
+        found = {status.source.name: status for status in service.status()}
+        assert "tags" in "; ".join(found["notes"].problems)
+        assert [2, 2] == [one.coverage.live for one in found["notes"].generations]
+        assert ((), [3, 3]) == (found["others"].problems, [one.coverage.live for one in found["others"].generations])
+        assert [2, 2] == [one.coverage.live for one in service.source("notes").generations()]
+        assert [check.name for check in service.doctor() if check.required and not check.ok] == ["source notes"]
+        with pytest.raises(SourceDriftError, match="tags"):
+            service.work(until="current")
+        assert {hit.key for hit in service.source("others").search("a horse", mode="vector", limit=1)} == {3}
+        service.detach("notes")
+
+
 def test_attaching_again_does_not_pretend_that_all_is_well_and_detaching_first_mends_it(service, application):
     drop_again(application)
     with pytest.raises(SourceDriftError, match="otherwise detach it"):

@@ -470,8 +470,10 @@ class SqliteStore(SqliteAuditing):
     def _words_of(self, connection: Connection, source: Source, generation_id: int) -> Words:
         words = self._words.get((source.id, generation_id))
         if words is None or not words.serves(source):
-            related = {touch.table: tables.table_order(connection, touch.table) for touch in source.spec.touch}
-            words = self._words[source.id, generation_id] = Words(source, related, generation_id)
+            orders = {touch.table: tables.table_order(connection, touch.table) for touch in source.spec.touch}
+            words = Words(source, {table: order or ("rowid",) for table, order in orders.items()}, generation_id)
+            if all(orders.values()):  # else its text cannot be read, and everything else can
+                self._words[source.id, generation_id] = words
         return words
 
     def _words_by_generation(self, connection: Connection, generation_id: int) -> Words:

@@ -57,8 +57,11 @@ def table_inspect(connection: Connection, name: str) -> Table:
 
 
 def table_order(connection: Connection, name: str) -> tuple[str, ...]:
-    """Return the columns by which the rows of a table are ordered: its key, or the rowid."""
-    return table_inspect(connection, name).key or ("rowid",)
+    """Return the columns by which the rows of a table are ordered: its key, or the rowid; none where there is no such table."""
+    try:
+        return table_inspect(connection, name).key or ("rowid",)
+    except TableUnusableError:
+        return ()
 
 
 def columns_generated(connection: Connection, name: str) -> frozenset[str]:
