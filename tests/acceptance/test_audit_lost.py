@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from seamark.errors import SourceDriftError
 from seamark.model.findings import Reason
 from seamark.testing.audited import LONG, TEXTS, Audited, both
 
@@ -80,6 +81,31 @@ def test_another_table_of_ours_that_was_dropped(database, table):
     assert name.removeprefix("seamark.") in database.tracked.verify().problems[0]
     database.mend()
     assert database.hits(TEXTS[1]) >= {1}
+
+
+@pytest.mark.parametrize("table", ["kept", "owed"])
+def test_a_table_of_ours_that_holds_nothing_for_long_and_was_dropped(backend, table):
+    """What is put by of rows outside the `where`, and which stamps are owed: nothing has to be indexed anew."""
+    database = Audited.of(backend, stamp="has_embedding")
+    source = database.tracked.source
+    schema = "seamark." if backend.name == "postgres" else ""
+    name = f"{schema}{table}_{database.generation('vector').id if table == 'kept' else source.id}"
+    database.application.run(f"CREATE TABLE others (id {backend.type('integer')} PRIMARY KEY, body TEXT)")
+    others = database.service.attach("others", text="body")
+    database.inside(f"DROP TABLE {name}")
+    database.application.run("INSERT INTO others VALUES (1, 'goes on')")
+    database.update(1, "another text")
+    assert (f"tables of ours are gone: {name}",) == database.tracked.verify().problems
+    [check] = [check for check in database.service.doctor() if check.required and not check.ok]
+    assert ("source notes", True) == (check.name, "seamark verify notes --repair" in check.remedy)
+    with pytest.raises(SourceDriftError, match=name):
+        database.service.work(until="current")
+    assert (1, 0) == (others.coverage().embedded, others.coverage().missing)
+    database.service.detach("others", drop_vectors=True)
+    mended = database.mend()
+    assert ((f"made anew, empty: {name}",), 0) == (mended.mended, mended.repaired)
+    assert () == database.service.status()[0].problems
+    database.service.close()
 
 
 def test_a_journal_that_was_dropped(database):

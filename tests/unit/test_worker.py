@@ -441,6 +441,38 @@ def test_a_worker_that_tells_how_far_it_is_goes_on_with_others_where_a_journal_i
         assert tasks.coverage().embedded == ROWS + 1
 
 
+def drop(backend, application, name):
+    """Drop a table of ours."""
+    if backend.name == "postgres":
+        application.run(f"DROP TABLE seamark.{name}")
+        return
+    sidecar = apsw.Connection(str(backend.sidecar))
+    sidecar.set_busy_timeout(10_000)
+    sidecar.execute(f"DROP TABLE {name}")
+    sidecar.close()
+
+
+@pytest.mark.parametrize("table", ["kept", "owed"])
+def test_a_worker_goes_on_with_others_where_a_table_of_ours_goes(backend, working, table):
+    """One that is looked into only now and then, so that the worker meets with it unprepared."""
+    application = with_tables(backend)
+    with seamark.open(backend.url, embedder=OracleEmbedder()) as service:
+        notes = service.attach("notes", text="body", stamp="has_embedding")
+        tasks = service.attach("tasks", text="body")
+        service.work(until="current")
+        end = working(service, threading.Event())
+        application.run("INSERT INTO notes (id, body) VALUES (1000, 'one more')")
+        until(lambda: notes.coverage().embedded == ROWS + 1)
+        name = f"{table}_{vector_work(service, notes)[1].id if table == 'kept' else notes.source.id}"
+        drop(backend, application, name)
+        application.run("UPDATE notes SET body = 'edited' WHERE id > 50")
+        until(lambda: not end.working() or any(name in problem for problem in service.status()[0].problems))
+        application.run("INSERT INTO tasks VALUES (1000, 'one more')")
+        until(lambda: tasks.coverage().embedded == ROWS + 1 or not end.working())
+        assert tasks.coverage().embedded == ROWS + 1
+        end()
+
+
 @pytest.mark.parametrize(
     "cut", ["source_enroll", "generations_begin"], ids=["while rows are entered", "before the indexes are made"]
 )

@@ -29,7 +29,7 @@ def source_faults(database: Database, catalog: Catalog, source: Source) -> Seque
         "root": qualified(source.table).replace("%%", "%"),
     }
     with database.connection() as connection:
-        if gone := tables_gone(database, connection, source.id):
+        if gone := tables_gone(database, connection, source):
             return [f"tables of ours are gone: {', '.join(gone)}"]
         if source.spec.track == "triggers" and (unfed := _triggers(database, connection, catalog, source, values)):
             return unfed
@@ -50,14 +50,14 @@ def _triggers(
     return _partitions(database, connection, catalog, source, values)
 
 
-def tables_gone(database: Database, connection: Connection, source_id: int, *, retired: bool = False) -> list[str]:
-    """Return the names of the source's tables and sequences that are not there, maybe also of retired generations."""
-    names = [f"seamark.{kind}_{source_id}" for kind in ("journal", "seq", "missed")]
-    for one in generations(database, connection, source_id):
-        if retired or one.state != "retired":
-            words = generation_words(one.id)
-            kinds = ("rows", "postings", "documents", "failures") if one.model is None else ("rows", "chunks", "failures")
-            names += [words[kind] for kind in kinds]
+def tables_gone(database: Database, connection: Connection, source: Source) -> list[str]:
+    """Return the names of the source's tables and sequences that are not there, retired generations' included."""
+    kinds = ("journal", "seq", "missed", *(("owed",) if source.spec.stamp else ()))
+    names = [f"seamark.{kind}_{source.id}" for kind in kinds]
+    for one in generations(database, connection, source.id):
+        words = generation_words(one.id)
+        own = ("postings", "documents") if one.model is None else ("chunks", "kept")  # a retired one's are lent from
+        names += [words[kind] for kind in ("rows", *own, "failures")]
     return [name for (name,) in database.run(connection, "tables_gone", {}, {"names": names}).fetchall()]
 
 

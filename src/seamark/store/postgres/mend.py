@@ -12,7 +12,7 @@ from seamark.store.postgres.faults import source_faults, tables_gone
 from seamark.store.postgres.generations import generations
 from seamark.store.postgres.names import generation_words, stored_type
 from seamark.store.postgres.source import locking, triggers_create, triggers_drop
-from seamark.store.postgres.stamps import stamps_follow
+from seamark.store.postgres.stamps import owed_words, stamps_follow
 from seamark.store.postgres.views import views_refresh
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def source_mend(database: Database, catalog: Catalog, source: Source) -> list[st
 
     def mend(connection: Connection) -> list[str]:
         database.run(connection, "source_lock", {}, {"source": source.id}).fetchone()
-        gone = tables_gone(database, connection, source.id, retired=True)
+        gone = tables_gone(database, connection, source)
         _tables_create(database, connection, source, words, gone)
         if gone:
             views_refresh(database, connection)  # they went with what they look into
@@ -106,6 +106,10 @@ def _tables_create(database: Database, connection: Connection, source: Source, w
         words["sequence"]: ("sequence_create",),
         words["missed"]: ("missed_create",),
     }
+    if source.spec.stamp:
+        owed = owed_words(source)
+        words |= owed
+        statements[owed["owed"]] = ("owed_create",)
     for name, making in statements.items():
         if name in gone:
             for statement in making:
@@ -125,6 +129,7 @@ def _tables(generation: Generation, words: Words) -> dict[str, tuple[str, ...]]:
         return common | {
             words["rows"]: ("rows_create_vector", "rows_index"),
             words["chunks"]: ("chunks_create", "chunks_index"),
+            words["kept"]: ("kept_create", "kept_index"),
         }
     return common | {
         words["rows"]: ("rows_create_lexical", "rows_index", "documents_index"),

@@ -199,7 +199,11 @@ def source_drop(database: Database, source_id: int, *, keep_vectors: bool, stamp
             return
         source = tracked_load(database.run(connection, "source", {}, {"source": source_id}).fetchall()[0]).source
         generations = database.run(connection, "generations", {}, {"source": source_id}).fetchall()
-        left = [number for number, _, kind, *_ in generations if keep_vectors and kind == "vector"]
+        left = [
+            number
+            for number, _, kind, *_ in generations
+            if keep_vectors and kind == "vector" and not _lost(database, connection, number)
+        ]
         donors_write(database, connection, source.table, left)
         if not keep_vectors:
             donors_forget(database, connection, source.table)
@@ -218,6 +222,12 @@ def source_drop(database: Database, source_id: int, *, keep_vectors: bool, stamp
         database.run(connection, "journal_drop", {"journal": journal, "sequence": sequence, "missed": missed})
 
     locking(database, drop, str(source_id))
+
+
+def _lost(database: Database, connection: Connection, generation_id: int) -> bool:
+    """Say whether a table is gone that others would look for vectors in."""
+    words = generation_words(generation_id)
+    return database.run(connection, "tables_gone", {}, {"names": [words["chunks"], words["kept"]]}).fetchone() is not None
 
 
 def triggers_drop(database: Database, connection: Connection, source_id: int) -> None:

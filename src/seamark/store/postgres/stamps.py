@@ -55,7 +55,7 @@ def stamps_create(database: Database, connection: Connection, tracked: Tracked, 
         raise TableUnusableError(
             f"table {source.table.name!r}: the stamp column {unfit[0]!r} is generated, or NOT NULL; let it be empty"
         )
-    database.run(connection, "owed_create", words | _owed(source))
+    database.run(connection, "owed_create", words | owed_words(source))
     stamps_follow(connection, tracked)
     _types_check(database, connection, source, words)
 
@@ -83,13 +83,13 @@ def stamps_owed(database: Database, source: Source) -> int:
     if not source.spec.stamp:
         return 0
     with database.connection() as connection:
-        [(count,)] = database.run(connection, "owed_count", _owed(source)).fetchall()
+        [(count,)] = database.run(connection, "owed_count", owed_words(source)).fetchall()
     return count
 
 
 def owed_drop(database: Database, connection: Connection, source: Source) -> None:
     """Drop the table of what is owed."""
-    database.run(connection, "owed_drop", _owed(source))
+    database.run(connection, "owed_drop", owed_words(source))
 
 
 def _types_check(database: Database, connection: Connection, source: Source, words: Words) -> None:
@@ -300,7 +300,8 @@ def _compared(database: Database, connection: Connection, words: Words, last: Ke
 # --- words --------------------------------------------------------------------------------------------------------
 
 
-def _owed(source: Source) -> Words:
+def owed_words(source: Source) -> Words:
+    """Return the word for the table of what is owed."""
     return {"owed": f"seamark.owed_{source.id}"}
 
 
@@ -320,7 +321,7 @@ def _stamp_words(database: Database, source: Source, read: Row) -> Words:
         "embed_gen": f"CASE WHEN b.held THEN {generation} END",
     }
     chosen = {identifier(name): written[name] for name in source.spec.stamp}
-    return _owed(source) | {
+    return owed_words(source) | {
         "held": database.compose("stamp_held", {}),
         "stamps": ", ".join(f"{name} = {value}" for name, value in chosen.items()),
         "differs": " OR ".join(f"s.{name} IS DISTINCT FROM {value}" for name, value in chosen.items()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from seamark.store.sqlite.catalog import generations_list, identity_dump, model_values
@@ -132,9 +133,16 @@ def generations_drop(connections: Connections, source_id: int, *, keep_vectors: 
     with connections.transaction() as connection:
         found = generations_list(connection, source_id)
         for one in found:
-            donates = keep_vectors and one.kind == "vector"
+            donates = keep_vectors and one.kind == "vector" and not _lost(connection, one.id)
             if donates:
                 connection.run(STATEMENTS["donor_insert"], {"generation": one.id, "now": clock(connection)})
             drop = STATEMENTS["generation_donate" if donates else "generation_tables_drop"]
             connection.run(drop.format_map(generation_words(one.id)))
     return [one.id for one in found]
+
+
+def _lost(connection: Connection, generation_id: int) -> bool:
+    """Say whether a table is gone that others would look for vectors in."""
+    words = generation_words(generation_id)
+    statement = STATEMENTS["tables_gone"].format(schema="main")
+    return connection.row(statement, (json.dumps([words["chunks"], words["kept"]]),)) is not None

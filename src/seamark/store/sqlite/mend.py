@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from seamark.store.sqlite.catalog import generations_list
 from seamark.store.sqlite.source import journal_transaction, source_restore, tables_gone
+from seamark.store.sqlite.stamps import owed_create, owed_name
 from seamark.store.sqlite.words import STATEMENTS
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ def source_mend(connections: Connections, words: Words, words_of: Callable[[Conn
     done = [f"made anew, empty: {', '.join(gone)}"] if gone else []
     with connections.transaction() as connection:
         for generation in generations_list(connection, source.id):
-            if generation.state != "retired":
-                _tables_mend(connection, generation, words_of(connection, source, generation.id), gone)
+            _tables_mend(connection, generation, words_of(connection, source, generation.id), gone)
+        if owed_name(source) in gone:
+            owed_create(connection, source)
     restored = source_restore(connections, source)
     if restored:
         done.append(f"triggers made anew: {', '.join(restored)}")
@@ -69,10 +71,12 @@ def _lift(connections: Connections, words: Words) -> bool:
 
 def _tables_mend(connection: Connection, generation: Generation, words: Words, gone: Sequence[str]) -> None:
     """Complete the tables of a generation; the scripts leave alone what is there."""
-    if not any(words.word(kind) in gone for kind in ("rows", "chunks", "postings", "failures")):
+    if not any(words.word(kind) in gone for kind in ("rows", "chunks", "kept", "postings", "failures")):
         return
     connection.run(words[f"{generation.kind}_tables"])
     connection.run(words["common_tables"])
+    if generation.model is not None:
+        connection.run(words["kept_create"])
     if words.word("chunks") in gone:
         connection.run(STATEMENTS["shards_forget"], (generation.id,))
 

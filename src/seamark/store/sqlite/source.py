@@ -17,7 +17,7 @@ from seamark.store.conflict import conflict_check
 from seamark.store.sqlite.catalog import columns_dump, generations_list, journal_exists, source_load, spec_dump
 from seamark.store.sqlite.filters import filter_literal
 from seamark.store.sqlite.keys import key_dump, key_marks, key_read
-from seamark.store.sqlite.stamps import stamp_empty, stamps_drop, stamps_made, stamps_make, stamps_plan
+from seamark.store.sqlite.stamps import owed_name, stamp_empty, stamps_drop, stamps_made, stamps_make, stamps_plan
 from seamark.store.sqlite.tables import columns_generated, key_collations
 from seamark.store.sqlite.words import STATEMENTS, generation_words, journal_name, quoted, source_words, table_words
 
@@ -185,8 +185,9 @@ def source_faults(connection: Connection, source: Source) -> list[str]:
 
 
 def tables_gone(connection: Connection, source: Source) -> list[str]:
-    """Return the names of the source's tables of ours that are not there: of its journal, and of generations not retired."""
-    ours = [name for one in generations_list(connection, source.id) if one.state != "retired" for name in _tables(one)]
+    """Return the names of the source's tables of ours that are not there, retired generations' included, which lend vectors."""
+    ours = [name for one in generations_list(connection, source.id) for name in _tables(one)]
+    ours += [owed_name(source)] if source.spec.stamp else []
     place = "main" if source.spec.track == "poll" else "app"
     looked = ((place, [journal_name(source.table.name)]), ("main", ours))
     statement = STATEMENTS["tables_gone"]
@@ -197,7 +198,7 @@ def tables_gone(connection: Connection, source: Source) -> list[str]:
 
 def _tables(generation: Generation) -> list[str]:
     words = generation_words(generation.id)
-    kinds = ("rows", "postings", "failures") if generation.model is None else ("rows", "chunks", "failures")
+    kinds = ("rows", "postings", "failures") if generation.model is None else ("rows", "chunks", "kept", "failures")
     return [words[kind] for kind in kinds]
 
 

@@ -57,7 +57,17 @@ def stamps_plan(connection: Connection, source: Source) -> None:
         written = connection.value(STATEMENTS["stamps_marked"], (source.table.name,)) or ""
         made = [name for name in names if name not in there or _marked(name) in written]
         connection.run(STATEMENTS["stamps_made_write"], (json.dumps(made), source.id))
+    owed_create(connection, source)
+
+
+def owed_create(connection: Connection, source: Source) -> None:
+    """Make the table of what is owed, if it is not there."""
     connection.run(STATEMENTS["owed_create"].format_map(_owed(source) | table_words(source.table)))
+
+
+def owed_name(source: Source) -> str:
+    """Return the name of the table of what is owed."""
+    return f"owed_{source.id}"
 
 
 def stamps_make(connection: Connection, source: Source) -> None:
@@ -311,4 +321,4 @@ def _parts() -> dict[str, str]:
 
 
 def _owed(source: Source) -> dict[str, str]:
-    return {"owed": f"owed_{source.id}"}
+    return {"owed": owed_name(source)}
