@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import numpy as np
+from psycopg import errors
 
 from seamark.errors import InvalidRequestError, TableUnusableError, UnknownColumnError
-from seamark.model import AdoptableRows, ForeignBatch
+from seamark.model import AdoptableRows, ForeignBatch, WholeBatch
 from seamark.store.claim import hand_out
 from seamark.store.foreign import PLAIN, Form, columns, vectors_decode
 from seamark.store.postgres import codec
@@ -20,7 +22,7 @@ from seamark.store.postgres.tables import table_inspect
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from seamark.model import Column, Key, Source, Table, VectorPlace, WholeBatch
+    from seamark.model import Column, Key, Source, Table, VectorPlace
     from seamark.store.postgres.catalog import Catalog
     from seamark.store.postgres.connection import Connection, Database, Row
     from seamark.store.postgres.names import Words
@@ -36,29 +38,62 @@ def rows_adopt(database: Database, catalog: Catalog, source: Source, generation_
     words = catalog.generation_words(generation_id)
     if words is None:
         return 0
-    members = key_columns(source.table)
-    keys = _uuids(batch.keys, [column.kind for column in members])
-    values = {**codec.keys_columns(keys, len(members)), "seqs": codec.array(batch.seqs)}
+    columns = key_columns(source.table)
+    widths = [key_width(column) for column in columns]
+    batch = replace(batch, keys=_uuids(batch.keys, [column.kind for column in columns]))
+    values = {**codec.keys_columns(batch.keys, len(widths)), "seqs": codec.array(batch.seqs)}
 
     def adopt() -> int:
         with database.keyed() as connection:
+            compared = database.run(connection, "adopt_compare", words, values).fetchall()
+            current = _part(batch, [place - 1 for place, _, _ in compared])
+            if not compared:
+                return 0
+            _, now, beside = compared[0]
+            if not beside and _copied(database, connection, words, current, widths, now):
+                return len(compared)
             written = {seq for (seq,) in database.run(connection, "adopt_rows", words, values)}
-            won = [place for place, seq in enumerate(batch.seqs) if seq in written]
-            if won:
-                data = codec.chunks_encode(
-                    [keys[place] for place in won],
-                    [key_width(column) for column in members],
-                    np.zeros(len(won), np.int64),
-                    [batch.starts[place] for place in won],
-                    [batch.stops[place] for place in won],
-                    [batch.digests[place] for place in won],
-                    batch.vectors[won],
-                )
+            won = _part(current, [place for place, seq in enumerate(current.seqs) if seq in written])
+            if written:
                 with database.copy(connection, "chunks_copy", words) as copy:
-                    copy.write(data)
-            return len(won)
+                    copy.write(_chunks_encode(won, widths))
+            return len(written)
 
     return database.retried(adopt)
+
+
+def _copied(
+    database: Database, connection: Connection, words: Words, batch: WholeBatch, widths: Sequence[int], now: int
+) -> bool:
+    """Write rows that the generation holds no version of, in half the time that it takes to compare; False where it does."""
+    try:
+        with connection.transaction():
+            with database.copy(connection, "rows_copy", words) as copy:
+                copy.write(codec.rows_encode(batch.keys, widths, batch.seqs, now, "adopt"))
+            with database.copy(connection, "chunks_copy", words) as copy:
+                copy.write(_chunks_encode(batch, widths))
+    except errors.UniqueViolation:
+        return False
+    return True
+
+
+def _chunks_encode(batch: WholeBatch, widths: Sequence[int]) -> bytes:
+    ordinals = np.zeros(len(batch.keys), np.int64)
+    return codec.chunks_encode(batch.keys, widths, ordinals, batch.starts, batch.stops, batch.digests, batch.vectors)
+
+
+def _part(batch: WholeBatch, places: list[int]) -> WholeBatch:
+    """Return the rows of these places, in their order."""
+    if places == list(range(len(batch.keys))):
+        return batch
+    return WholeBatch(
+        [batch.keys[place] for place in places],
+        [batch.seqs[place] for place in places],
+        [batch.starts[place] for place in places],
+        [batch.stops[place] for place in places],
+        [batch.digests[place] for place in places],
+        batch.vectors[places],
+    )
 
 
 def _uuids(keys: Sequence[Key], kinds: Sequence[str]) -> Sequence[Key]:

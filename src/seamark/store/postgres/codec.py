@@ -154,38 +154,52 @@ def chunks_encode(
 ) -> bytes:
     """Return rows of (key columns, ordinal, start, stop, digest, embedding), one for each chunk."""
     dimension = vectors.shape[1]
-    numbered = all(isinstance(member, int) for member in keys[0])
-    rows = np.zeros(
+    tail = np.zeros(
         len(keys),
         dtype=[
-            *(_numbers(widths) if numbered else ()), ("ordinal_size", ">i4"), ("ordinal", ">i4"), ("start_size", ">i4"),
-            ("start", ">i4"), ("stop_size", ">i4"), ("stop", ">i4"), ("digest_size", ">i4"), ("digest", "S16"), ("size", ">i4"),
-            ("dimension", ">i2"), ("unused", ">i2"), ("embedding", vectors.dtype.newbyteorder(">"), (dimension,)),
+            ("ordinal_size", ">i4"), ("ordinal", ">i4"), ("start_size", ">i4"), ("start", ">i4"), ("stop_size", ">i4"),
+            ("stop", ">i4"), ("digest_size", ">i4"), ("digest", "S16"), ("size", ">i4"), ("dimension", ">i2"),
+            ("unused", ">i2"), ("embedding", vectors.dtype.newbyteorder(">"), (dimension,)),
         ],
     )  # fmt: skip
     for name in ("ordinal_size", "start_size", "stop_size"):
-        rows[name] = 4
-    rows["ordinal"], rows["start"], rows["stop"] = ordinals, starts, stops
-    rows["digest_size"], rows["digest"] = 16, np.frombuffer(b"".join(digests), "S16")
-    rows["size"], rows["dimension"], rows["embedding"] = 4 + vectors.itemsize * dimension, dimension, vectors
-    fields = len(widths) + 5
-    if numbered:
-        rows["fields"] = fields
-        for column, width in enumerate(widths):
-            rows[f"size_{column}"], rows[f"key_{column}"] = width, [key[column] for key in keys]
+        tail[name] = 4
+    tail["ordinal"], tail["start"], tail["stop"] = ordinals, starts, stops
+    tail["digest_size"], tail["digest"] = 16, np.frombuffer(b"".join(digests), "S16")
+    tail["size"], tail["dimension"], tail["embedding"] = 4 + vectors.itemsize * dimension, dimension, vectors
+    return _keyed(keys, widths, 5, tail)
+
+
+def rows_encode(keys: Sequence[Key], widths: Sequence[int], seqs: Sequence[int], now: int, worker: str) -> bytes:
+    """Return rows of (key columns, seq, embedded_at, chunks, truncated, worker), of one whole chunk each."""
+    name = worker.encode()
+    tail = np.zeros(
+        len(keys),
+        dtype=[
+            ("seq_size", ">i4"), ("seq", ">i8"), ("now_size", ">i4"), ("now", ">i8"), ("chunks_size", ">i4"), ("chunks", ">i4"),
+            ("truncated_size", ">i4"), ("truncated", "?"), ("worker_size", ">i4"), ("worker", f"S{len(name)}"),
+        ],
+    )  # fmt: skip
+    tail["seq_size"], tail["now_size"], tail["chunks_size"], tail["truncated_size"], tail["worker_size"] = 8, 8, 4, 1, len(name)
+    tail["seq"], tail["now"], tail["chunks"], tail["worker"] = seqs, now, 1, name
+    return _keyed(keys, widths, 5, tail)
+
+
+def _keyed(keys: Sequence[Key], widths: Sequence[int], columns: int, tail: NDArray[np.void]) -> bytes:
+    """Return rows of a key and so many columns more; those whose keys are integers are made all at once."""
+    if all(isinstance(member, int) for member in keys[0]):
+        sizes = [[(f"size_{place}", ">i4"), (f"key_{place}", f">i{width}")] for place, width in enumerate(widths)]
+        rows = np.zeros(len(keys), dtype=[("columns", ">i2"), *chain.from_iterable(sizes), ("tail", tail.dtype)])
+        rows["columns"], rows["tail"] = len(widths) + columns, tail
+        for place, width in enumerate(widths):
+            rows[f"size_{place}"], rows[f"key_{place}"] = width, [key[place] for key in keys]
         return b"".join((COPY_HEADER, rows.tobytes(), COPY_END))
-    begin, data, size = struct.pack(">h", fields), rows.tobytes(), rows.dtype.itemsize
+    begin, data, size = struct.pack(">h", len(widths) + columns), tail.tobytes(), tail.dtype.itemsize
     pieces: list[bytes] = [COPY_HEADER]
-    for position, key in enumerate(keys):
-        pieces += (begin, key_encode(key, widths), data[position * size : position * size + size])
+    for place, key in enumerate(keys):
+        pieces += (begin, key_encode(key, widths), data[place * size : place * size + size])
     pieces.append(COPY_END)
     return b"".join(pieces)
-
-
-def _numbers(widths: Sequence[int]) -> list[tuple[str, str]]:
-    """Return how a row begins whose key is integers: all of such rows are made at once."""
-    columns = [[(f"size_{column}", ">i4"), (f"key_{column}", f">i{width}")] for column, width in enumerate(widths)]
-    return [("fields", ">i2"), *chain.from_iterable(columns)]
 
 
 def postings_encode(rows: Iterable[tuple[str, int, int, int, bytes]]) -> bytes:

@@ -21,7 +21,7 @@
 
 -- Differs by necessity: kept_index, hnsw_drop: as above; what a detach leaves has an index.
 
--- Differs by necessity: chunks_copy, postings_copy: binary COPY.
+-- Differs by necessity: chunks_copy, postings_copy, rows_copy, adopt_compare: binary COPY, and what it wants to know.
 
 -- Differs by necessity: view_drop, view_embeddings_none, view_jobs_none: views are kept, with their columns' types; SQLite's are
 -- made on each connection.
@@ -1210,6 +1210,17 @@ WHERE {where};
 SELECT {k_s}, j.seq, {vector_sent}, {digest}, {texts}
 FROM {source} s JOIN {journal} j ON {j_is_s} AND NOT j.deleted LEFT JOIN {rows} r ON {r_is_s} {foreign}
 WHERE {where} AND {after} AND r.seq IS DISTINCT FROM j.seq AND {there} IS NOT NULL ORDER BY {k_s} LIMIT %(limit)s;
+
+-- name: adopt_compare
+-- Give the places of the rows whose version is still the journal's, by key, the time, and whether there is anything beside rows and
+-- chunks that the generation keeps of any row.
+SELECT b.place, (SELECT seamark.clock()), EXISTS (SELECT FROM {kept}) OR EXISTS (SELECT FROM {failures})
+FROM unnest({key_arrays}, %(seqs)s::bigint[]) WITH ORDINALITY AS b ({k}, seq, place) JOIN {journal} j ON {j_is_b} AND j.seq = b.seq
+ORDER BY {k_b};
+
+-- name: rows_copy
+-- Write rows that the generation holds no version of.
+COPY {rows} ({k}, seq, embedded_at, chunks, truncated, worker) FROM STDIN (FORMAT binary);
 
 -- name: adopt_rows
 -- Write the rows whose version is still the journal's and newer than the one held, each with one chunk, which is to follow, in the
