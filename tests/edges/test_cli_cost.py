@@ -168,6 +168,23 @@ def test_a_batch_that_fails_is_told_by_the_exit_code(cli, backend, lamps, server
     )
 
 
+def test_a_swap_through_the_batch_interface_is_of_the_model_that_is_meant(cli, backend, lamps, server):
+    """Without `--model` that is the one in use, and not the default one; said before anything is asked or begun."""
+    swap = ("model", "swap", "lamps", "--batch-api", "--yes", "--json")
+    assert cli("work", "--until", "current", db=backend.url).code == 0
+    begun = cli(*swap, "--chunk", "500", db=backend.url, SEAMARK_MODEL="static")
+    assert (begun.code, begun.json()["batch"]["state"]) == (0, "planned"), begun.err
+    assert cli("model", "swap", "lamps", "--model", "static", "--yes", db=backend.url).code == 0
+    assert cli("work", "--until", "current", db=backend.url).code == 0
+    for words in (["--chunk", "300"], ["--chunk", "300", "--dry-run"], ["--language", "german"]):
+        refused = cli(*swap, *words, db=backend.url, SEAMARK_MODEL=server.locator)
+        assert (refused.code, refused.json()["error"]["type"]) == (2, "InvalidRequestError")
+    states = [
+        one["state"] for one in cli("model", "list", "lamps", "--json", db=backend.url).json()["sources"][0]["generations"]
+    ]
+    assert "building" not in states
+
+
 def test_a_swap_through_the_batch_interface_is_begun_by_one_command(cli, backend, lamps, server):
     assert cli("work", "--until", "current", db=backend.url).code == 0
     other = server.locator.replace("oracle", "another")

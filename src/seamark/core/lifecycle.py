@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from seamark.core import catalog
 from seamark.core.analysis import Analyzer
-from seamark.core.batch import batch_open, batch_withdraw
+from seamark.core.batch import batch_check, batch_open, batch_withdraw
 from seamark.core.chunking import Chunker
 from seamark.core.search import generation_named, generation_read
 from seamark.errors import (
@@ -104,6 +104,16 @@ def swap_plan(store: Store, embedders: Embedders, source: Source, words: Words) 
         for spec, held in meant
     )
     return SwapPlan(max((count.live for count in counts.values()), default=0), steps)
+
+
+def swap_batch_check(store: Store, embedders: Embedders, source: Source, words: Words) -> None:
+    """Raise InvalidRequestError where nothing that a swap would begin can go through a batch; see `Tracked.batch_check`."""
+    meant = [spec for spec, _ in _meant(store, embedders, source, words)]
+    for spec in meant:
+        if spec.model is not None:
+            batch_check(embedders.provider(spec.model, spec.locator))
+    if meant and all(spec.model is None for spec in meant):
+        raise InvalidRequestError("only an index of words would be begun, which calls no model: there is nothing to batch")
 
 
 def _meant(

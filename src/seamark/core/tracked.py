@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from seamark.core import catalog, lifecycle
 from seamark.core.adopt import WHOLE_ROW_CHARACTERS, Adopting, place_check
 from seamark.core.audit import verify
-from seamark.core.batch import batch_begin, batch_check
+from seamark.core.batch import batch_begin
 from seamark.core.chunking import Chunker
 from seamark.core.compare import NDCG_RANKS, Comparison, comparison, key_text
 from seamark.core.estimate import estimate
@@ -383,10 +383,16 @@ class Tracked:
         """
         return lifecycle.withdraw(self._service.store, self._service.embedders, self.source, planned=planned)
 
-    def batch_check(self, model: str | None = None) -> None:
-        """Raise InvalidRequestError where a model, the default one otherwise, has no batch interface."""
-        embedders = self._service.embedders
-        batch_check(embedders.named(model) if model else embedders.default()[0])
+    def batch_check(
+        self,
+        model: str | None = None,
+        chunk: int | None = None,
+        language: str | None = None,
+        precision: str | None = None,
+    ) -> None:
+        """Raise InvalidRequestError where what `swap` would begin with the same words cannot go through `batch`."""
+        service, words = self._service, lifecycle.Words(model, chunk, language, precision)
+        lifecycle.swap_batch_check(service.store, service.embedders, self.source, words)
 
     def batches(self) -> tuple[ProviderBatch, ...]:
         """Return the batches of the generations there are, oldest first."""

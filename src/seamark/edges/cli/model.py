@@ -93,14 +93,14 @@ def swap(
     with session.service() as service:
         tracked = service.source(table)
         plan = tracked.swap_plan(model, chunk, language, precision)
+        if batch_api:
+            tracked.batch_check(model, chunk, language, precision)
         cost = _estimated(tracked, plan, model, chunk, precision, calibrate=price is not None)
         _told(session, tracked, plan, cost, price)
         made: tuple[Generation, ...] = ()
         withdrawn: list[ProviderBatch] = []
         if plan.steps and not dry_run:
             _confirm(session, f"Index {line(table)} so?", yes=yes)
-            if batch_api:
-                tracked.batch_check(model)
             ended = _ended(tracked)
             made = tracked.swap(model, chunk, language, precision, manual=manual)
             withdrawn = _withdrawn(tracked, ended)
