@@ -122,6 +122,7 @@ def test_retire_is_undone_by_a_swap_to_the_same(seamark, model):
         (("retire", "notes", "2"), 1, "GenerationInUseError"),
         (("drop", "notes", "2"), 1, "GenerationInUseError"),
         (("drop", "notes", "9"), 2, "UnknownGenerationError"),
+        (("accept", "notes", "1"), 2, "InvalidRequestError"),
         (("rollback", "notes"), 1, "NoRollbackError"),
         (("activate", "notes"), 2, "InvalidRequestError"),
         (("list", "letters"), 1, "UnknownSourceError"),

@@ -18,6 +18,7 @@ from seamark.embed.validation import embedder_errors, stored_vectors
 from seamark.errors import (
     EmbedderError,
     EmbedderInputError,
+    InvalidRequestError,
     ModelDriftError,
     StorePermissionError,
     StoreUnavailableError,
@@ -177,7 +178,10 @@ class Registry:
 
     def accept(self, generation: Generation) -> None:
         """Take the model as it is for what was registered: its vectors are mixed with those that are there."""
-        assert generation.model is not None
+        if generation.model is None:
+            raise InvalidRequestError(
+                f"generation {generation.id} is an index of words, which calls no model: there is nothing to accept"
+            )
         embedder = self._embedders.of(generation.model, generation.locator)
         self._store.model_probe(generation.model, self._embedded(embedder, PROBES), replace=True)
         self._store.model_drift(generation.model, None)
