@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 
@@ -193,13 +192,45 @@ def test_a_provider_that_changed_its_model_is_reported_and_held(seamark, cli, ba
     assert [one["coverage"]["missing"] for one in source["generations"] if one["kind"] == "vector"] == [1]
     assert "cosine" in source["generations"][1]["model_drift"]
     assert "model_drift" in cli("status", db=backend.url).out
-    assert "model_drift" in json.dumps(seamark("doctor", code=1))
+    [check] = [one for one in seamark("doctor", code=1)["checks"] if not one["ok"]]
+    assert "model_drift" in check["detail"]
+    assert "`seamark model accept notes 3`" in check["remedy"]
+    assert "`seamark model swap notes --model" in check["remedy"]
     found = seamark("search", "notes", "keys")
     assert any("model_drift" in reason for reason in found["degraded"])
 
     monkeypatch.undo()
     assert seamark("work", "--until", "current")["missing"] == 0
     assert seamark("search", "notes", "keys")["degraded"] == []
+
+
+@pytest.mark.parametrize("noticed", [False, True])
+def test_no_index_is_begun_that_a_changed_model_would_have_to_fill(noticed, seamark, attached, server, model, monkeypatch):
+    """Before anything is spent or begun, with what to do; a version of its own, and words, are begun."""
+    seamark("reembed", "notes", "--model", model)
+    vectors = server.vector
+    monkeypatch.setattr(server, "vector", lambda text, *rest: vectors(text + " otherwise", *rest))
+    if noticed:
+        attached.run("INSERT INTO notes VALUES (50, 7, 'Later', 'A note that comes later.', NULL)")
+        seamark("work", "--until", "current", code=1)
+    for words in (("model", "swap", "notes", "--dry-run"), ("model", "swap", "notes"), ("reembed", "notes")):
+        refused = seamark(*words, "--chunk", "300", code=1)["error"]
+        assert refused["type"] == "ModelDriftError"
+        assert "`seamark model accept`" in refused["message"]
+    assert states(seamark("model", "list", "notes")) == ["retired", "active"]
+    assert seamark("model", "swap", "notes", "--language", "german")["generations"][0]["kind"] == "lexical"
+    assert seamark("model", "swap", "notes", "--model", f"{model}&version=2")["generations"][0]["state"] == "building"
+    seamark("model", "accept", "notes", "3")
+    assert seamark("model", "swap", "notes", "--chunk", "300")["generations"][0]["state"] == "building"
+
+
+def test_a_swap_to_a_model_that_is_out_is_begun(seamark, server, model):
+    """Nobody knows better than when it was asked last: workers find out."""
+    seamark("reembed", "notes", "--model", model)
+    server.fail(Fault("status", times=None, status=503))
+    known = model.replace("?", "?dimensions=48&")  # else its dimension is asked for
+    [begun] = seamark("model", "swap", "notes", "--model", known, "--chunk", "300")["generations"]
+    assert begun["state"] == "building"
 
 
 def test_a_changed_model_can_be_accepted(seamark, attached, server, model, monkeypatch):

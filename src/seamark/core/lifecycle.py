@@ -93,9 +93,12 @@ class Words:
         return embedder.identity, locator
 
 
-def swap_plan(store: Store, embedders: Embedders, source: Source, words: Words) -> SwapPlan:
+def swap_plan(store: Store, embedders: Embedders, registry: Registry, source: Source, words: Words) -> SwapPlan:
     """Say what a swap would begin; see `Tracked.swap_plan`."""
     meant = _meant(store, embedders, source, words)
+    for spec, _ in meant:
+        if spec.model is not None:
+            registry.check(spec.model, spec.locator, recording=False)
     read = generation_read(store.generations(source.id), "vector")
     asked = {found.id for found in (read, *(held for _, held in meant)) if found is not None}
     counts = store.coverage(source, sorted(asked))
@@ -135,6 +138,9 @@ def swap(
     if source.state != "ready":
         raise InvalidRequestError(f"{source.name!r} is still being attached; swap when that is done")
     meant = _meant(store, embedders, source, words)
+    for spec, _ in meant:
+        if spec.model is not None:
+            registry.check(spec.model, spec.locator, recording=True)  # nothing could be written
     made = tuple(store.generation_create(source, spec, manual=manual) for spec, _ in meant)
     for generation in made:
         if generation.model is not None:

@@ -140,11 +140,31 @@ class Registry:
         Without `recording` nothing is written: for whoever only looks. `anew` one is always due.
         """
         assert generation.model is not None
-        due = anew or generation.drift is not None or not self._done(generation.model)
-        with self._recorded(generation.model, recording=recording):
-            embedder = self._embedders.of(generation.model, generation.locator, anew=due)
+        anew = anew or generation.drift is not None
+        return self._opened(generation.model, generation.locator, recording=recording, anew=anew)
+
+    def check(self, model: ModelIdentity, locator: str | None, *, recording: bool) -> None:
+        """Raise ModelDriftError where a model that is registered is another one by now; compared if that is due, as above.
+
+        One that cannot be asked is what it was when it was asked last, and one that is not registered yet cannot have drifted.
+        """
+        known = self._known(model)
+        if known is None:
+            return
+        try:
+            self._opened(model, locator, recording=recording, anew=known.drift is not None)
+        except ModelDriftError:
+            raise
+        except EmbedderError as error:
+            if known.drift is not None:
+                raise ModelDriftError(f"{model.name}@{model.version}", known.drift) from error
+
+    def _opened(self, model: ModelIdentity, locator: str | None, *, recording: bool, anew: bool) -> Embedder:
+        due = anew or not self._done(model)
+        with self._recorded(model, recording=recording):
+            embedder = self._embedders.of(model, locator, anew=due)
             if due:
-                self._compare(generation.model, embedder, recording=recording)
+                self._compare(model, embedder, recording=recording)
         return embedder
 
     def query_vector(self, generation: Generation, query: str) -> tuple[NDArray[np.float32], float]:

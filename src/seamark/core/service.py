@@ -55,6 +55,10 @@ UNSEARCHED = (
     "if an adoption was cut short, run it again; else `seamark model swap {0}` builds one, and `seamark model activate {0} ID` "
     "takes one back"
 )
+DRIFTED = (
+    'bring the old model back, swap to the new one under a version of its own, `seamark model swap {0} --model "…?version=…"`, '
+    "or, if its vectors are the same to you, `seamark model accept {0} {1}`"
+)
 
 
 class Runner(Protocol):
@@ -456,6 +460,9 @@ class Seamark:
         name = f"generation {generation.id} ({generation.kind})"
         try:
             self.indexer(generation, recording=False)
+        except ModelDriftError as error:
+            table = next((source.name for source in self.store.sources() if source.id == generation.source_id), "TABLE")
+            return Check(name, ok=False, detail=str(error), remedy=DRIFTED.format(table, generation.id))
         except SeamarkError as error:
             return Check(name, ok=False, detail=str(error), remedy="install or configure the model, then run doctor again")
         if generation.backoff_error is not None:

@@ -187,6 +187,9 @@ class Tracked:
             language: of the index of words; as it is otherwise.
             precision: how a vector's numbers are stored; as it is otherwise.
             manual: to be activated by `activate` only.
+
+        Raises:
+            ModelDriftError: the model that is meant is another one than was registered; nothing is begun.
         """
         service, words = self._service, lifecycle.Words(model, chunk, language, precision)
         return lifecycle.swap(service.store, service.embedders, service.registry, self.source, words, manual=manual)
@@ -198,9 +201,9 @@ class Tracked:
         language: str | None = None,
         precision: str | None = None,
     ) -> SwapPlan:
-        """Say what `swap` would begin with the same words; nothing is changed."""
+        """Say what `swap` would begin with the same words, or raise what it would; nothing is changed."""
         service, words = self._service, lifecycle.Words(model, chunk, language, precision)
-        return lifecycle.swap_plan(service.store, service.embedders, self.source, words)
+        return lifecycle.swap_plan(service.store, service.embedders, service.registry, self.source, words)
 
     def activate(self, generation: int | None = None, *, force: bool = False) -> Activated:
         """Make a generation, or the only one that is being built, the one that search reads, in one transaction.
