@@ -39,6 +39,7 @@ class SourceConflictError(SeamarkError):
     """The table is attached already, with other words."""
 
 
+FORCE = "`--force` (`force=True` in Python)"
 MEND = "`seamark verify {} --repair` mends what can be mended; otherwise detach it, then attach it again"
 
 
@@ -76,10 +77,10 @@ class GenerationIncompleteError(SeamarkError):
         self.name, self.generation_id, self.missing, self.failed = name, generation_id, missing, failed
         finish = (
             "It is retired, so that no worker is at it: have it finished first (`seamark model swap` to the same), or activate "
-            "it as it is, with force: workers then bring what is missing"
+            f"it as it is, with {FORCE}: workers then bring what is missing"
             if retired
             else "Let a worker finish it (`seamark work`; `seamark failures` for what failed), or activate it as it is, with "
-            "force"
+            f"{FORCE}"
         )
         super().__init__(
             f"generation {generation_id} of {name!r} is not whole: {missing:,} rows are not indexed yet, {failed:,} failed. "
@@ -94,7 +95,7 @@ class GenerationInUseError(SeamarkError):
         self.name, self.generation_id = name, generation_id
         super().__init__(
             f"generation {generation_id} of {name!r} is the active one, which search reads: activate another one first, "
-            f"or retire it with force, which leaves search without it"
+            f"or retire it with {FORCE}, which leaves search without it"
         )
 
 

@@ -76,6 +76,9 @@ def test_what_is_missing_in_what_is_activated_is_told(seamark, cli, backend, mod
     seamark("model", "swap", "notes", "--chunk", "300")
     refused = seamark("model", "activate", "notes", "3", code=1)["error"]
     assert (refused["type"], "3 rows are not indexed yet" in refused["message"]) == ("GenerationIncompleteError", True)
+    assert refused["message"].endswith("or activate it as it is, with `--force` (`force=True` in Python)")
+    in_use = seamark("model", "retire", "notes", "2", code=1)["error"]["message"]
+    assert "or retire it with `--force` (`force=True` in Python), which leaves search without it" in in_use
     done = seamark("model", "activate", "notes", "3", "--force")
     assert (done["generation"]["state"], done["missing"], done["failed"], done["precedes"]) == ("active", 3, 0, [4])
     seamark("model", "rollback", "notes")
