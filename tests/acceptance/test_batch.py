@@ -413,6 +413,31 @@ def test_status_and_the_list_show_the_batch_that_a_backfill_waits_for(service, s
     assert [one.batch for one in tracked.generations()] == [None, None]
 
 
+def test_who_waits_for_a_batch_is_told_so(service, server):
+    """Until it has ended."""
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    service.batches_advance("w1")
+    told, stop = [], threading.Event()
+
+    def tell(progress):
+        told.append(progress)
+        if progress.rows == 0 or progress.problem is not None:
+            server.finish()
+            service.batches_advance("w1")
+
+    ending = threading.Timer(30, stop.set)
+    ending.start()
+    service.work(until="current", progress=tell, stop=stop)
+    ending.cancel()
+    problems = [progress.problem for progress in told]
+    assert (
+        f"40 rows of 'notes' wait for batch 1 at the provider (submitted, {server.batches[0].id}), which may take a day"
+        in problems
+    )
+    assert problems[-1] is None
+
+
 def test_a_batch_that_would_pass_the_budget_is_not_sent(service, server):
     """Half of what its passages cost in ordinary calls; nothing is paid, and it is sent once the budget suffices."""
     tracked = service.attach("notes", text="body")

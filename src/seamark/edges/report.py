@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from seamark.core.service import Seamark
-    from seamark.model import SourceStatus
+    from seamark.model import GenerationStatus, SourceStatus
 
 REPORT_SECONDS = 1.0
 RATE_COUNTS = 10
@@ -81,5 +81,16 @@ def _problem(status: SourceStatus) -> str | None:
         return f"{status.source.name!r}: {status.problems[0]}"
     if status.unfinished:
         return f"{status.source.name!r} is still being attached; if nobody is at it, attach it again with the same words"
-    waiting = (each.generation.drift or each.generation.backoff_error for each in status.generations)
-    return next((problem for problem in waiting if problem), None)
+    embedders = (each.generation.drift or each.generation.backoff_error for each in status.generations)
+    batches = (_batch(status.source.name, each) for each in status.generations)
+    return next((problem for problem in (*embedders, *batches) if problem), None)
+
+
+def _batch(name: str, status: GenerationStatus) -> str | None:
+    """Return how many rows of an index wait for a batch."""
+    batch, missing = status.batch, status.coverage.missing
+    if batch is None or not missing:
+        return None
+    there = f", {batch.provider_id}" if batch.provider_id is not None else ""
+    rows = f"1 row of {name!r} waits" if missing == 1 else f"{missing:,} rows of {name!r} wait"
+    return f"{rows} for batch {batch.id} at the provider ({batch.state}{there}), which may take a day"
