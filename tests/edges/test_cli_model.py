@@ -262,6 +262,8 @@ def test_two_models_are_compared_before_one_is_chosen(seamark, cli, backend, mod
     assert shown.out.startswith("generations 2 and 3, 3 queries\n")
     assert "nDCG" not in shown.out
     assert seamark("compare", "notes", "2", "2", "--queries", queries)["rbo"] == pytest.approx(1.0)
+    alike = cli("compare", "notes", "2", "2", "--queries", queries, db=backend.url).out.splitlines()
+    assert alike[-1] == "  they answer all of them alike"
     assert seamark("compare", "notes", "1", "2", "--queries", queries, code=2)["error"]["type"] == "InvalidRequestError"
     assert (
         seamark("compare", "notes", "2", "3", "--queries", tmp_path / "none", code=2)["error"]["type"] == "InvalidRequestError"

@@ -15,6 +15,8 @@ from seamark.errors import InvalidRequestError
 SHOWN = 5
 """Queries on which the two differ most are shown, so many of them; `--json` has all."""
 QUERY_CHARACTERS = 80
+ALIKE = 1 - 1e-9
+"""The sum that RBO is may be a rounding below 1."""
 
 
 def register(app: typer.Typer) -> None:
@@ -73,8 +75,9 @@ def _lines(found: Comparison, *, judged: bool) -> list[Text]:
         if values is not None:
             better = "equal" if values[0] == values[1] else f"{first if values[0] > values[1] else second} is better"
             lines.append(Text(f"  {name:<10}  {first}: {values[0]:.3f}   {second}: {values[1]:.3f}   {better}"))
-    most = sorted(found.queries, key=_likeness)[:SHOWN]
-    return [*lines, Text("  they differ most on"), *(Text(f"    {_told(one)}") for one in most if one.rbo < 1)]
+    most = [one for one in sorted(found.queries, key=_likeness)[:SHOWN] if one.rbo < ALIKE]
+    said = "they differ most on" if most else "they answer all of them alike"
+    return [*lines, Text(f"  {said}"), *(Text(f"    {_told(one)}") for one in most)]
 
 
 def _likeness(one: QueryComparison) -> tuple[float, float]:
