@@ -375,6 +375,28 @@ def test_a_batch_is_not_put_by_while_the_model_is_another_one(backend, notes, se
     assert (asked(server), tracked.coverage().embedded) == ([], ROWS)
 
 
+@pytest.mark.parametrize("noticed", [False, True])
+def test_what_another_model_has_answered_in_between_is_not_used(noticed, backend, notes, service, server):
+    """The old one was there when the batch was sent, and is back when it is looked at: what it cost is counted."""
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    service.batches_advance("w1")
+    server.behind = "another"
+    server.finish()
+    if noticed:
+        with pytest.raises(ModelDriftError):
+            service.batches_advance("w1")
+    server.behind = None
+    [failed] = service.batches_advance("w1")
+    assert (failed.state, failed.answered) == ("failed", 0)
+    assert failed.error.startswith(f"batch {server.batches[0].id} was answered by another model: what it makes of the sentence")
+    generation = service.store.generations(tracked.source.id)[-1]
+    assert service.store.spends(tracked.source.id)[generation.id].tokens > 0
+    service.work(until="current")
+    assert len(asked(server)) == ROWS
+    proven(backend, service, tracked, notes)
+
+
 def test_the_batch_of_a_model_that_is_another_one_stops_no_worker_and_no_other_batch(notes, service, server, monkeypatch):
     monkeypatch.setattr(worker, "TRIM_SECONDS", 0.0)
     service.attach("notes", text="body").batch()
@@ -488,7 +510,7 @@ def test_the_batch_of_a_table_that_is_no_longer_as_it_was_stops_no_worker_and_no
     finally:
         stop.set()
         working.join()
-    assert [line["body"]["input"] for batch in server.batches for line in batch.lines] == ["a paper"]
+    assert [line["body"]["input"] for batch in server.batches for line in batch.lines] == ["a paper", *PROBES]
 
 
 def test_a_model_without_a_batch_interface_is_refused(backend, notes):

@@ -7,7 +7,8 @@ its tag, and the provider is asked whether it has that already.
 
 A batch may be as much as the whole index, and is answered much later. So the model is compared with what is registered right
 before a batch is sent, and before it is put by, however short a time ago that was done. The batch of a model that has changed
-stays as it is, to be gone on with when the old model is back or the new one is accepted, or to be given up.
+stays as it is, to be gone on with when the old model is back or the new one is accepted, or to be given up. The registry's
+sentences go along in each, and tell which model has answered it, whatever was there meanwhile: another's answers are not used.
 
 So a passage is sent twice only where that cannot be known: by one who sleeps between the last look at whether the batch is
 still theirs and the arrival of the request, for longer than it is theirs (`TAKE_SECONDS`); or where a provider makes a batch of
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seamark.core.chunking import render
+from seamark.core.registry import PROBES
 from seamark.embed.batches import Batched
 from seamark.embed.tokens import tokens_count
 from seamark.embed.validation import embedder_errors, stored_vectors
@@ -42,12 +44,14 @@ from seamark.model import precision
 from seamark.model.cost import BATCH_ENDED, NOTHING_SPENT, Spent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
 
     from seamark.core.budget import Budget
     from seamark.core.chunking import Chunker
     from seamark.core.registry import Registry
-    from seamark.embed.batches import BatchAnswer
+    from seamark.embed.batches import BatchAnswer, BatchLook
     from seamark.embed.contract import Embedder
     from seamark.model import Generation, Source, StoredVectors
     from seamark.model.cost import ProviderBatch
@@ -66,6 +70,7 @@ READ_ROWS = 500
 READ_CHARACTERS = 4_000_000
 ANSWERS_AT_ONCE = 256
 _digest_named = re.compile("[0-9a-f]{32}").fullmatch
+_PROBE_PLACES = {f"probe-{place}": place for place in range(len(PROBES))}
 
 
 def batch_begin(store: Store, generation: Generation, embedder: Embedder) -> ProviderBatch | None:
@@ -218,7 +223,8 @@ class _Step:
         billed = 0
         try:
             sending = self._written(replace(batch, state="sending", upto=upto, requests=len(passages)))
-            file = self._provider.batch_upload(batch.tag, ((digest.hex(), text) for digest, text in passages.items()))
+            named = ((digest.hex(), text) for digest, text in passages.items())
+            file = self._provider.batch_upload(batch.tag, named, zip(_PROBE_PLACES, PROBES, strict=True))
             if self._store.batch_take(self._generation.id, self._owner, TAKE_SECONDS) is None:  # an upload may take long
                 raise self._lost(batch)
             billed = expected  # whatever is heard of it, it may have arrived
@@ -267,17 +273,32 @@ class _Step:
         self._registry.embedder(self._generation, recording=True, anew=True)
         answered = tokens = 0
         self._complaint = ""
-        results = iter(()) if look.results is None else self._provider.batch_results(look.results)
+        strange = self._strange(look)
+        results = self._results(look)
         while answers := list(islice(results, ANSWERS_AT_ONCE)):
-            answered += self._put(answers)
-            tokens += sum(answer.tokens for answer in answers)
+            answered += self._put(answers) if strange is None else 0
+            tokens += sum(answer.tokens for answer in answers if answer.name not in _PROBE_PLACES)
             if self._store.batch_take(self._generation.id, self._owner, TAKE_SECONDS) is None:
                 return batch  # somebody else is at it, and does all of this again
-        error = look.error
+        error = look.error if strange is None else f"batch {batch.provider_id} was answered by another model: {strange}"
         if error is None and batch.requests and not answered:
             error = f"batch {batch.provider_id} has answered none of {batch.requests:,} requests{self._complaint}"
         ended = replace(batch, state="done" if error is None else "failed", answered=answered, error=error)
         return self.ended(ended, Spent(1, answered, tokens))
+
+    def _results(self, look: BatchLook) -> Iterator[BatchAnswer]:
+        return iter(()) if look.results is None else self._provider.batch_results(look.results)
+
+    def _strange(self, look: BatchLook) -> str | None:
+        """Say in what the model that has answered is not the one that is registered."""
+        probes: dict[int, NDArray[np.float32]] = {}
+        for answer in self._results(look):
+            place = _PROBE_PLACES.get(answer.name)
+            if place is not None and answer.vector is not None and len(answer.vector) == self._model.dimension:
+                probes[place] = answer.vector
+            if len(probes) == len(PROBES):
+                break
+        return self._registry.drift(self._model, probes)
 
     def _put(self, answers: Sequence[BatchAnswer]) -> int:
         """Put the vectors by, checked as those of a call are; return how many."""

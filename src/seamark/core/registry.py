@@ -26,7 +26,7 @@ from seamark.errors import (
 from seamark.model import precision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
@@ -196,6 +196,19 @@ class Registry:
         with self._lock:
             self._doubted[model] = self._now()
 
+    def drift(self, model: ModelIdentity, probes: Mapping[int, NDArray[np.float32]]) -> str | None:
+        """Say in what some of the sentences, by their places, were made otherwise by who made these than is registered.
+
+        None where they are the same, or where there is nothing to compare.
+        """
+        known = self._known(model)
+        places = [
+            place for place in sorted(probes) if known is not None and known.probe is not None and place < len(known.probe)
+        ]
+        if known is None or known.probe is None or not places:
+            return None
+        return _drift(known.probe[places], np.stack([probes[place] for place in places]), [PROBES[place] for place in places])
+
     def accept(self, generation: Generation) -> None:
         """Take the model as it is for what was registered: its vectors are mixed with those that are there."""
         if generation.model is None:
@@ -297,7 +310,7 @@ def _since(compared: _Compared | None) -> str:
     return f" (the last comparison here that was clean began at {clean}: what was embedded after it may be of either)"
 
 
-def _drift(known: NDArray[np.float32], found: NDArray[np.float32]) -> str | None:
+def _drift(known: NDArray[np.float32], found: NDArray[np.float32], sentences: Sequence[str] = PROBES) -> str | None:
     """Say which probe is farthest from what it was; None when all are near enough."""
     count = min(len(known), len(found))
     before, now = known[:count], found[:count]
@@ -305,4 +318,6 @@ def _drift(known: NDArray[np.float32], found: NDArray[np.float32]) -> str | None
     worst = int(cosines.argmin())
     if cosines[worst] >= COSINE_MIN:
         return None
-    return f"what it makes of the sentence {PROBES[worst]!r} has a cosine of {cosines[worst]:.4f} with what it made of it then"
+    return (
+        f"what it makes of the sentence {sentences[worst]!r} has a cosine of {cosines[worst]:.4f} with what it made of it then"
+    )

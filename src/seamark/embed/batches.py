@@ -57,8 +57,11 @@ class Batched(Protocol):
         """Return the provider's id of the batch with that tag, None when it has none."""
         ...
 
-    def batch_upload(self, tag: str, passages: Iterable[tuple[str, str]]) -> str:
-        """Send passages, each with a name of its own; return the provider's id of the file. Nothing is billed for it."""
+    def batch_upload(self, tag: str, passages: Iterable[tuple[str, str]], questions: Iterable[tuple[str, str]]) -> str:
+        """Send passages, and questions after them, each with a name of its own; return the provider's id of the file.
+
+        Nothing is billed for that.
+        """
         ...
 
     def batch_start(self, tag: str, file: str) -> str:
@@ -102,10 +105,10 @@ def batch_find(opened: Opened, tag: str) -> str | None:
     return None
 
 
-def batch_upload(opened: Opened, tag: str, body: dict[str, object], passages: Iterable[tuple[str, str]]) -> str:
+def batch_upload(opened: Opened, tag: str, body: dict[str, object], texts: Iterable[tuple[str, str]]) -> str:
     """Upload the requests."""
     with tempfile.TemporaryFile() as file:
-        for name, text in passages:
+        for name, text in texts:
             request = {"custom_id": name, "method": "POST", "url": ENDPOINT, "body": {**body, "input": text}}
             file.write(json.dumps(request).encode("ascii") + b"\n")
         file.seek(0)

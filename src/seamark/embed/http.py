@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from http import HTTPStatus
 from importlib.metadata import version
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
@@ -291,14 +292,16 @@ class OpenAIEmbedder(_HttpEmbedder):
         """Return the provider's id of the batch with that tag, None when it has none."""
         return batches.batch_find(self._opened, tag)
 
-    def batch_upload(self, tag: str, passages: Iterable[tuple[str, str]]) -> str:
-        """Send passages, each with a name of its own; return the provider's id of the file."""
+    def batch_upload(self, tag: str, passages: Iterable[tuple[str, str]], questions: Iterable[tuple[str, str]]) -> str:
+        """Send passages, and questions after them, each with a name of its own; return the provider's id of the file."""
         body: dict[str, object] = {"model": self._model, "encoding_format": "base64"}  # a quarter of the length
         if self._settings.dimensions is not None:
             body["dimensions"] = self._settings.dimensions
-        prefix = self._settings.document_prefix
-        prefixed = ((name, encodable_texts([prefix + text])[0]) for name, text in passages)
-        return batches.batch_upload(self._opened, tag, body, prefixed)
+        prefixed = chain(
+            ((name, self._settings.document_prefix + text) for name, text in passages),
+            ((name, self._settings.query_prefix + text) for name, text in questions),
+        )
+        return batches.batch_upload(self._opened, tag, body, ((name, encodable_texts([text])[0]) for name, text in prefixed))
 
     def batch_start(self, tag: str, file: str) -> str:
         """Have a file answered as a batch with that tag; return the provider's id of the batch."""
