@@ -18,6 +18,7 @@ from seamark.edges import worker
 from seamark.embed.http import OpenAIEmbedder
 from seamark.embed.tokens import tokens_estimate
 from seamark.errors import BudgetSpentError, EmbedderUnavailableError, InvalidRequestError, ModelDriftError, StoreError
+from seamark.testing import batch_server
 from seamark.testing.batch_server import BillingServer, ServedBatch, billed
 from seamark.testing.oracle import OracleEmbedder, oracle_proves
 from seamark.testing.waiting import until
@@ -231,6 +232,22 @@ def test_what_is_no_fault_of_the_providers_ends_a_batch_and_is_kept(step, told, 
     service.work(until="current")
     [status] = service.status()
     assert [one.batch_failed for one in status.generations] == [None, None], "nothing is missing"
+    proven(backend, service, tracked, notes)
+
+
+def test_a_server_that_answers_anything_with_200_has_no_batch_interface(backend, notes, service, server, monkeypatch):
+    """As some do: the passages go back to ordinary work."""
+
+    def answered(handler, *_):
+        handler.send_json(200, {"error": "Unexpected endpoint or method"})
+
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    monkeypatch.setattr(batch_server._Handler, "_done", answered)
+    [failed] = service.batches_advance("w1")
+    assert (failed.state, "Unexpected endpoint" in failed.error) == ("failed", True)
+    service.work(until="current")
+    assert len(asked(server)) == ROWS
     proven(backend, service, tracked, notes)
 
 

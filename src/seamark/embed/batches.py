@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from seamark.embed.replies import openai_reply
 from seamark.embed.validation import embedder_errors
-from seamark.errors import EmbedderError, EmbedderTransientError
+from seamark.errors import EmbedderConfigurationError, EmbedderError, EmbedderTransientError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -114,7 +114,7 @@ def batch_upload(opened: Opened, tag: str, body: dict[str, object], texts: Itera
         file.seek(0)
         files = {"file": (f"{tag}.jsonl", file, "application/jsonl")}
         with opened("POST", "/files", data={"purpose": "batch"}, files=files) as reply:
-            return str(_object(reply.read())["id"])
+            return _id(reply.read())
 
 
 def batch_start(opened: Opened, tag: str, file: str) -> str:
@@ -126,7 +126,7 @@ def batch_start(opened: Opened, tag: str, file: str) -> str:
         "metadata": {TAG: tag},
     }
     with opened("POST", "/batches", json=asked) as reply:
-        return str(_object(reply.read())["id"])
+        return _id(reply.read())
 
 
 def batch_look(opened: Opened, batch: str) -> BatchLook:
@@ -184,6 +184,15 @@ def _answer(line: str, name: str) -> BatchAnswer:
             return BatchAnswer(asked, None, 0)
         case _:
             return BatchAnswer("", None, 0)
+
+
+def _id(body: bytes) -> str:
+    """Return the id of what was made; a server that answers whatever it is asked with 200 makes nothing."""
+    match _object(body):
+        case {"id": str(name)}:
+            return name
+        case _:
+            raise EmbedderConfigurationError(f"the batch interface answered without an id, if there is one: {body[:300]!r}")
 
 
 def _object(body: bytes) -> dict[str, Any]:
