@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from importlib import import_module
 
+import apsw
 import pytest
+from psycopg import errors
+
+from seamark.errors import SourceDriftError
 
 ROWS = 300
 
@@ -116,3 +120,51 @@ def test_a_row_that_is_settled_while_stamps_are_cleared_keeps_its_stamp(bench, m
     assert [True] == settled
     assert [(1,), (2,)] == bench.app.run("SELECT id FROM notes WHERE has_embedding ORDER BY id")
     assert bench.store.stamps_owed(source) == 0
+
+
+def test_a_stamp_column_cannot_be_dropped_by_mistake(notes, opened, old):
+    """Every later write would fail on SQLite: the database itself refuses, for the triggers look at the column."""
+    service = opened(old)
+    service.attach("notes", text="body", stamp=["has_embedding", "embed_gen"])
+    service.work(until="current")
+    for name in ("has_embedding", "embed_gen"):
+        with pytest.raises((apsw.SQLError, errors.DependentObjectsStillExist), match=name):
+            notes.run(f"ALTER TABLE notes DROP COLUMN {name}")
+    notes.run("INSERT INTO notes (id, body) VALUES (1000, 'one more')")
+    assert () == service.status()[0].problems
+    service.work(until="current")
+    assert {2: ROWS + 1} == stamps(notes)
+    service.detach("notes", drop_stamps=True)
+
+
+@pytest.mark.parametrize("name", ["has_embedding", "embed_gen"])
+def test_a_stamp_column_that_is_gone_all_the_same_is_made_again(notes, opened, old, backend, name):
+    """Others go on meanwhile."""
+    service = opened(old)
+    tracked = service.attach("notes", text="body", stamp=["has_embedding", "embed_gen"])
+    notes.run("CREATE TABLE others(id INTEGER PRIMARY KEY, body TEXT)")
+    others = service.attach("others", text="body")
+    service.work(until="current")
+    if backend.name == "sqlite":
+        notes.run("PRAGMA legacy_alter_table = ON")
+        notes.run(f"ALTER TABLE notes DROP COLUMN {name}")
+        with pytest.raises(apsw.SQLError, match="no such column"):
+            notes.run("INSERT INTO notes (id, body) VALUES (1000, 'one more')")
+    else:
+        notes.run(f"ALTER TABLE notes DROP COLUMN {name} CASCADE")
+    notes.run("INSERT INTO others VALUES (1, 'goes on')")
+    assert (f"stamp columns are gone: {name}",) == service.status()[0].problems[:1]
+    with pytest.raises(SourceDriftError, match=name):
+        service.work(until="current")
+    assert (1, 0) == (others.coverage().embedded, others.coverage().missing)
+    findings = tracked.verify(repair=True)
+    assert f"stamp columns made anew, empty: {name}" in findings.mended
+    assert () == findings.unmended
+    assert ROWS == len(notes.run("SELECT id FROM notes")), "SQLite reads a schema anew for a statement that it can begin"
+    notes.run("INSERT INTO notes (id, body) VALUES (1000, 'one more')")
+    service.work(until="current")
+    assert {2: ROWS + 1} == stamps(notes)
+    assert tracked.verify().clean
+    assert sorted(service.store.stamps_made(tracked.source)) == ["embed_gen", "has_embedding"]
+    service.detach("notes", drop_stamps=True)
+    assert 2 == len(notes.run("SELECT * FROM notes")[0])

@@ -205,7 +205,7 @@ def attached(source: Source, generations: Iterable[Generation]) -> bool:
 def source_drift(source: Source, inspect: Callable[[str], Table]) -> tuple[str, ...]:
     """Say what of the tables that a source is read from is no longer as it was when the source was attached."""
     touched = {related.table: related.columns for related in source.spec.touch}
-    read: dict[str, list[str]] = {source.name: [*source.table.key, *filter_columns(source.spec.where), *source.spec.stamp]}
+    read: dict[str, list[str]] = {source.name: [*source.table.key, *filter_columns(source.spec.where)]}
     for name, columns in touched.items():
         read[name] = list(columns)
     for text in source.spec.text:

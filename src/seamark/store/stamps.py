@@ -17,6 +17,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from seamark.model import StampName
 
 STAMP_MARK = "made by seamark attach --stamp"
@@ -32,3 +34,19 @@ PASS_SECONDS = 86_400.0
 def stamps_empty(names: tuple[StampName, ...]) -> dict[StampName, bool | None]:
     """Return what stands in a row that is not embedded."""
     return {name: False if name == "has_embedding" else None for name in names}
+
+
+def stamps_gone(names: Sequence[StampName], columns: Iterable[str]) -> list[StampName]:
+    """Return those stamps that a table with these columns has none for."""
+    there = {column.lower() for column in columns}
+    return [name for name in names if name not in there]
+
+
+def gone_told(names: Sequence[StampName]) -> str:
+    """Say that stamps are gone."""
+    return f"stamp columns are gone: {', '.join(names)}"
+
+
+def made_told(names: Sequence[StampName]) -> str:
+    """Say that stamps have been made again."""
+    return f"stamp columns made anew, empty: {', '.join(names)}"

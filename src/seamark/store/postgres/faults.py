@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from seamark.store.postgres.generations import generations
 from seamark.store.postgres.names import generation_words, identifier, qualified
+from seamark.store.postgres.stamps import stamps_lost
+from seamark.store.stamps import gone_told
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +33,8 @@ def source_faults(database: Database, catalog: Catalog, source: Source) -> Seque
     with database.connection() as connection:
         if gone := tables_gone(database, connection, source):
             return [f"tables of ours are gone: {', '.join(gone)}"]
+        if lost := stamps_lost(database, connection, source):
+            return [gone_told(lost)]
         if source.spec.track == "triggers" and (unfed := _triggers(database, connection, catalog, source, values)):
             return unfed
         [(missed, behind)] = database.run(connection, "journal_state", words, values).fetchall()

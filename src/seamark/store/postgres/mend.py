@@ -12,8 +12,9 @@ from seamark.store.postgres.faults import source_faults, tables_gone
 from seamark.store.postgres.generations import generations
 from seamark.store.postgres.names import generation_words, stored_type
 from seamark.store.postgres.source import locking, triggers_create, triggers_drop
-from seamark.store.postgres.stamps import owed_words, stamps_follow
+from seamark.store.postgres.stamps import owed_words, stamps_follow, stamps_restore
 from seamark.store.postgres.views import views_refresh
+from seamark.store.stamps import made_told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,6 +81,8 @@ def source_mend(database: Database, catalog: Catalog, source: Source) -> list[st
         if gone:
             views_refresh(database, connection)  # they went with what they look into
         done = [f"made anew, empty: {', '.join(gone)}"] if gone else []
+        if lost := stamps_restore(database, connection, source, words) if source.spec.stamp else []:
+            done.append(made_told(lost))
         if _sequence_forward(database, connection, source, words):
             done.append("the journal's sequence was set forward")
         return done

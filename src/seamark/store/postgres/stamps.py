@@ -14,7 +14,7 @@ from seamark.store.activation import Standing
 from seamark.store.postgres import codec
 from seamark.store.postgres.names import identifier, key_columns, literal, qualified
 from seamark.store.postgres.triggers import edited
-from seamark.store.stamps import OWED_ROWS, PASS_ROWS, PASS_SECONDS, STAMP_MARK, stamps_empty
+from seamark.store.stamps import OWED_ROWS, PASS_ROWS, PASS_SECONDS, STAMP_MARK, stamps_empty, stamps_gone
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,14 +43,8 @@ _TRIGGER = """CREATE TRIGGER {name} BEFORE {event} ON {source} FOR EACH ROW WHEN
 def stamps_create(database: Database, connection: Connection, tracked: Tracked, words: Words) -> None:
     """Make the columns that are not there, the triggers that empty them, and the table of what is owed."""
     source = tracked.source
-    names = source.spec.stamp
-    made: list[StampName] = [name for name in names if source.table.column(name) is None]
-    for name in made:
-        column = {"column": f"{identifier(name)} {_TYPES[name]}", "name": identifier(name), "mark": literal(STAMP_MARK)}
-        database.run(connection, "stamp_add", words | column)
-    asked = {"table": qualified(source.table).replace("%%", "%"), "columns": list(names), "mark": STAMP_MARK}
-    marked = [name for (name,) in database.run(connection, "stamps_marked", {}, asked)]
-    database.run(connection, "stamps_made_write", {}, {"source": source.id, "columns": marked})
+    stamps_restore(database, connection, source, words)
+    asked = _asked(source)
     if unfit := [name for (name,) in database.run(connection, "stamp_unfit", {}, asked)]:
         raise TableUnusableError(
             f"table {source.table.name!r}: the stamp column {unfit[0]!r} is generated, or NOT NULL; let it be empty"
@@ -58,6 +52,30 @@ def stamps_create(database: Database, connection: Connection, tracked: Tracked, 
     database.run(connection, "owed_create", words | owed_words(source))
     stamps_follow(connection, tracked)
     _types_check(database, connection, source, words)
+
+
+def stamps_restore(database: Database, connection: Connection, source: Source, words: Words) -> list[StampName]:
+    """Make the columns that are not there, and return them; remember which are ours."""
+    lost = stamps_lost(database, connection, source)
+    for name in lost:
+        column = {"column": f"{identifier(name)} {_TYPES[name]}", "name": identifier(name), "mark": literal(STAMP_MARK)}
+        database.run(connection, "stamp_add", words | column)
+    marked = [name for (name,) in database.run(connection, "stamps_marked", {}, _asked(source))]
+    database.run(connection, "stamps_made_write", {}, {"source": source.id, "columns": marked})
+    return lost
+
+
+def stamps_lost(database: Database, connection: Connection, source: Source) -> list[StampName]:
+    """Return the columns that the user's table does not have."""
+    if not source.spec.stamp:
+        return []
+    values = {"schema": source.table.schema, "table": source.table.name}
+    return stamps_gone(source.spec.stamp, [name for name, _ in database.run(connection, "table_types", {}, values)])
+
+
+def _asked(source: Source) -> dict[str, object]:
+    """Return the values of the statements that look at the columns."""
+    return {"table": qualified(source.table).replace("%%", "%"), "columns": list(source.spec.stamp), "mark": STAMP_MARK}
 
 
 def stamps_follow(connection: Connection, tracked: Tracked) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from seamark.store.sqlite.catalog import generations_list
 from seamark.store.sqlite.source import journal_transaction, source_restore, tables_gone
-from seamark.store.sqlite.stamps import owed_create, owed_name
+from seamark.store.sqlite.stamps import owed_create, owed_name, stamps_lost, stamps_remade
 from seamark.store.sqlite.words import STATEMENTS
+from seamark.store.stamps import made_told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,14 +45,18 @@ def source_mend(connections: Connections, words: Words, words_of: Callable[[Conn
     """Make good what can be; return what was done."""
     source = words.source
     with connections.use() as connection:
-        gone = tables_gone(connection, source)
+        gone, lost = tables_gone(connection, source), stamps_lost(connection, source)
     done = [f"made anew, empty: {', '.join(gone)}"] if gone else []
     with connections.transaction() as connection:
         for generation in generations_list(connection, source.id):
             _tables_mend(connection, generation, words_of(connection, source, generation.id), gone)
         if owed_name(source) in gone:
             owed_create(connection, source)
+        if lost:
+            stamps_remade(connection, source, lost)
     restored = source_restore(connections, source)
+    if lost:
+        done.append(made_told(lost))
     if restored:
         done.append(f"triggers made anew: {', '.join(restored)}")
     if _lift(connections, words):

@@ -17,9 +17,10 @@ from seamark.store.conflict import conflict_check
 from seamark.store.sqlite.catalog import columns_dump, generations_list, journal_exists, source_load, spec_dump
 from seamark.store.sqlite.filters import filter_literal
 from seamark.store.sqlite.keys import key_dump, key_marks, key_read
-from seamark.store.sqlite.stamps import owed_name, stamp_empty, stamps_drop, stamps_made, stamps_make, stamps_plan
+from seamark.store.sqlite.stamps import owed_name, stamp_empty, stamps_drop, stamps_lost, stamps_made, stamps_make, stamps_plan
 from seamark.store.sqlite.tables import columns_generated, key_collations
 from seamark.store.sqlite.words import STATEMENTS, generation_words, journal_name, quoted, source_words, table_words
+from seamark.store.stamps import gone_told
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -115,7 +116,7 @@ def collection_put(connections: Connections, name: str, documents: Sequence[tupl
 
 
 def source_restore(connections: Connections, source: Source) -> list[str]:
-    """Make the journal, if it is gone, and triggers that are not as they were made; return the triggers' names.
+    """Make stamps and the journal, if they are gone, and triggers that are not as they were made; return the triggers' names.
 
     The journal of a table that was dropped and made again is kept: an audit finds what is not true of it any more.
     """
@@ -124,6 +125,7 @@ def source_restore(connections: Connections, source: Source) -> list[str]:
         wanted = _triggers(source, shape)
         standing = _standing(connection, wanted, "app")
     with journal_transaction(connections, source) as connection:
+        stamps_make(connection, source)
         _follow(connection, source, shape, keep=True)
     return sorted(name for name in wanted if standing.get(name) != wanted[name])
 
@@ -171,6 +173,8 @@ def source_faults(connection: Connection, source: Source) -> list[str]:
     """Say which tables or triggers are not as they were made, and whether the file is older than what was indexed of it."""
     gone = tables_gone(connection, source)
     faults = [f"tables of ours are gone: {', '.join(gone)}"] if gone else []
+    if lost := stamps_lost(connection, source):
+        faults.append(gone_told(lost))
     wanted = _triggers(source, _shape(connection, source))
     standing = _standing(connection, wanted, "app")
     missing = sorted(name for name in wanted if standing.get(name) != wanted[name])

@@ -18,7 +18,7 @@ from seamark.store.sqlite.claims import MICROSECONDS, clock
 from seamark.store.sqlite.filters import literal
 from seamark.store.sqlite.keys import key_dump, key_load, key_marks, key_read, key_sound
 from seamark.store.sqlite.words import STATEMENTS, quoted, table_words
-from seamark.store.stamps import OWED_ROWS, PASS_ROWS, PASS_SECONDS, STAMP_MARK, stamps_empty
+from seamark.store.stamps import OWED_ROWS, PASS_ROWS, PASS_SECONDS, STAMP_MARK, stamps_empty, stamps_gone
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,11 +72,22 @@ def owed_name(source: Source) -> str:
 
 def stamps_make(connection: Connection, source: Source) -> None:
     """Make the columns that are not there, in the transaction on the user's file that is open."""
-    there = {name.lower() for (name,) in connection.rows(STATEMENTS["stamp_columns"], (source.table.name,))}
-    for name in source.spec.stamp:
-        if name not in there:
-            words = table_words(source.table) | {"column": f"{_marked(name)} {_TYPES[name]}"}
-            connection.run(STATEMENTS["stamp_add"].format_map(words))
+    there = [name for (name,) in connection.rows(STATEMENTS["stamp_columns"], (source.table.name,))]
+    for name in stamps_gone(source.spec.stamp, there):
+        words = table_words(source.table) | {"column": f"{_marked(name)} {_TYPES[name]}"}
+        connection.run(STATEMENTS["stamp_add"].format_map(words))
+
+
+def stamps_lost(connection: Connection, source: Source) -> list[StampName]:
+    """Return the columns that the user's table has lost."""
+    columns = connection.rows(STATEMENTS["table_columns"], (source.table.name,))
+    return stamps_gone(source.spec.stamp, [column for column, *_ in columns])
+
+
+def stamps_remade(connection: Connection, source: Source, names: Sequence[StampName]) -> None:
+    """Remember that these columns are about to be made, too."""
+    made = [name for name in source.spec.stamp if name in {*stamps_made(connection, source), *names}]
+    connection.run(STATEMENTS["stamps_made_write"], (json.dumps(made), source.id))
 
 
 def _marked(name: StampName) -> str:
@@ -118,10 +129,13 @@ def stamp_empty(table: Table, names: tuple[StampName, ...], row_is: str) -> str:
     if not names:
         return ""
     empty = {quoted(name): literal(value) for name, value in stamps_empty(names).items()}
+    here = quoted(
+        table.name
+    )  # without it a name that is quoted is a string where there is no such column, and could be dropped
     words = table_words(table) | {
         "row_is": row_is,
         "empty": ", ".join(f"{name} = {value}" for name, value in empty.items()),
-        "stamped": " OR ".join(f"{name} IS NOT {value}" for name, value in empty.items()),
+        "stamped": " OR ".join(f"{here}.{name} IS NOT {value}" for name, value in empty.items()),
     }
     return "\n" + STATEMENTS["stamp_empty"].format_map(words) + ";"
 
