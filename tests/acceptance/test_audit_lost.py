@@ -118,6 +118,20 @@ def test_a_journal_that_was_dropped(database):
     assert Counter(one.reason for one in mended.findings)[Reason.UNENTERED] == len(TEXTS)
 
 
+def test_a_journal_entry_of_a_number_that_is_never_given_out(database):
+    """No lane comes by it, and nobody waits for it."""
+    name = f"seamark.journal_{database.tracked.source.id}" if database.backend.name == "postgres" else "seamark_journal_notes"
+    database.update(3, "another text")
+    database.delete(8)
+    for key in (3, 8, 9):
+        database.application.run(f"UPDATE {name} SET seq = ? WHERE k1 = ?", -key, key)
+    database.service.work(until="current")
+    missing = both(3, Reason.MISSING) | both(8, Reason.MISSING) | both(9, Reason.MISSING)
+    assert database.found() == missing
+    assert 3 == database.mend().repaired
+    assert database.hits("another text") == {3}
+
+
 def test_orphan_chunks(database):
     """Of a row that is not held, and beyond those of one that is."""
     columns = "start, stop, digest, embedding"

@@ -47,6 +47,8 @@ PAGE_ROWS = 2_000
 PAGE_CHARACTERS = 4_000_000
 ENTRIES = 10_000
 """Entries of the journal, rows or chunks that are looked at in one statement, which returns only what is wrong."""
+JOURNAL_BEGIN = -(2**63)
+"""Below every `seq`, also one that the journal has never given out: those are above 0."""
 SUSPECTS = 10_000
 """Documents that do not fit their sums are looked at again together."""
 PAGES_AGAIN = 3
@@ -286,7 +288,9 @@ class _Audit:
             self._mend()
 
         look = partial(self._store.audit_journal, self._source)
-        return self._walk(lambda after: look(after or 0, ENTRIES), lambda entries: entries.upto, report)
+        return self._walk(
+            lambda after: look(JOURNAL_BEGIN if after is None else after, ENTRIES), lambda entries: entries.upto, report
+        )
 
     def _missing(self, number: int, keys: Sequence[Key]) -> list[Finding]:
         """Return those of the keys that a generation does not hold as they are, and that no lane will come by."""

@@ -1061,7 +1061,7 @@ SELECT greatest(0, (SELECT max(seq) FROM {journal}) - fresh) + backfill FROM sea
 -- again, and what a sweep would find.
 SELECT EXISTS (SELECT FROM seamark.lease l WHERE l.generation_id = g.id AND l.lo < %(upto)s)
     OR EXISTS (SELECT FROM {journal} j WHERE j.seq > g.fresh AND j.seq <= %(upto)s AND NOT j.deleted)
-    OR EXISTS (SELECT FROM {journal} j WHERE j.seq <= least(g.backfill, %(upto)s) AND NOT j.deleted)
+    OR EXISTS (SELECT FROM {journal} j WHERE j.seq > 0 AND j.seq <= least(g.backfill, %(upto)s) AND NOT j.deleted)
     OR EXISTS (
         SELECT FROM {failures} f JOIN {journal} j ON {j_is_f} AND j.seq = f.seq
         WHERE f.retry_at IS NOT NULL AND f.seq <= %(upto)s AND NOT j.deleted
@@ -1558,10 +1558,11 @@ WHERE j.seq > %(lo)s AND j.seq <= %(hi)s AND NOT j.deleted
 SELECT {k_j} FROM {journal} j WHERE j.seq > %(lo)s AND j.seq <= %(hi)s AND j.deleted ORDER BY j.seq;
 
 -- name: audit_missing
--- Give entries that are neither done nor failed in a generation, behind its cursors and sweeps, and under no lease.
+-- Give entries that are neither done nor failed in a generation, behind its cursors and sweeps, and under no lease; or of a
+-- number below the first, which no lane goes to.
 SELECT {k_j} FROM seamark.generation g CROSS JOIN unnest({key_arrays}) AS b ({k}) JOIN {journal} j ON {j_is_b}
 WHERE g.id = %(generation)s
-  AND CASE WHEN j.seq > g.origin THEN j.seq <= g.confirmed ELSE j.seq > g.backfill AND j.seq <= g.swept END
+  AND CASE WHEN j.seq < 1 THEN true WHEN j.seq > g.origin THEN j.seq <= g.confirmed ELSE j.seq > g.backfill AND j.seq <= g.swept END
   AND NOT EXISTS (SELECT FROM {rows} r WHERE {j_is_r} AND r.seq = j.seq)
   AND NOT EXISTS (SELECT FROM {failures} f WHERE {j_is_f} AND f.seq = j.seq)
   AND NOT EXISTS (SELECT FROM seamark.lease l WHERE l.generation_id = g.id AND j.seq > l.lo AND j.seq <= l.hi);

@@ -1345,12 +1345,13 @@ WHERE j.seq > ? AND j.seq <= ? AND NOT j.deleted AND NOT ({t_found}) ORDER BY j.
 SELECT {jkeys_raw} FROM {journal} j INDEXED BY {journal_deleted} WHERE j.seq > ? AND j.seq <= ? AND j.deleted ORDER BY j.seq
 
 -- name: audit_missing
--- Whether an entry is neither done nor failed in a generation, behind its cursors and sweeps, and under no lease.
+-- Whether an entry is neither done nor failed in a generation, behind its cursors and sweeps, and under no lease; or of a
+-- number below the first, which no lane goes to.
 SELECT {jkeys} FROM generation g CROSS JOIN {journal} j ON {j_is_asked}
 LEFT JOIN {rows} r ON {r_is_j}
 LEFT JOIN {failures} f ON {f_is_j}
 WHERE g.id = {generation} AND r.seq IS NOT j.seq AND f.seq IS NOT j.seq
-  AND CASE WHEN j.seq > g.origin THEN j.seq <= g.confirmed ELSE j.seq > g.backfill AND j.seq <= g.swept END
+  AND CASE WHEN j.seq < 1 THEN 1 WHEN j.seq > g.origin THEN j.seq <= g.confirmed ELSE j.seq > g.backfill AND j.seq <= g.swept END
   AND NOT EXISTS (SELECT 1 FROM lease l WHERE l.generation_id = g.id AND j.seq > l.lo AND j.seq <= l.hi)
 
 -- name: rows_outdate
