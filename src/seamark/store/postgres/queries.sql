@@ -30,6 +30,8 @@
 
 -- Differs by necessity: stamp_hold, stamp_mend, stamp_rows_none, stamp_there: writers at the same time, each row's lock its own.
 
+-- Differs by necessity: views_hidden, view_show: SQLite's views are of the connection, and found first.
+
 -- Differs by necessity: sql_begin, sql_settings: a transaction reads only because it is told to; SQLite's file is opened so.
 
 -- Differs by necessity: horizon_now, horizon_next: writers commit out of the order of their `seq`.
@@ -1473,6 +1475,15 @@ l.expires_at > (extract(epoch FROM statement_timestamp()) * 1000000)::bigint
 -- Part of the view of jobs: when the row was changed last.
 timestamptz 'epoch' + j.changed_at * interval '1 microsecond'
 
+-- name: views_hidden
+-- Give the names of views of ours that mean another table on the search path.
+SELECT v.relname FROM pg_catalog.pg_class v
+WHERE v.relnamespace = to_regnamespace('seamark') AND v.relkind = 'v' AND to_regclass(quote_ident(v.relname)) <> v.oid;
+
+-- name: view_show
+-- Let a view of ours be found before all other tables, in this session.
+CREATE TEMP VIEW {view} AS SELECT * FROM seamark.{view};
+
 -- name: sql_begin
 -- Let a user's query read, for so long at most, the views found after the tables of the role's own search path.
 SET TRANSACTION READ ONLY;
@@ -1480,7 +1491,7 @@ SET TRANSACTION READ ONLY;
 -- name: sql_settings
 -- The same.
 SELECT set_config('statement_timeout', %(milliseconds)s, true),
-    set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), 'seamark'), true);
+    set_config('search_path', concat_ws(', ', 'pg_temp', nullif(current_setting('search_path'), ''), 'seamark'), true);
 
 -- ===== audit ======================================================================================================
 

@@ -48,7 +48,13 @@ def view_drop(database: Database, connection: Connection, source_name: str) -> N
 
 def views_names(sources: list[Source]) -> tuple[str, ...]:
     """Return the names of all views."""
-    return tuple(f"seamark.{identifier(name)}" for name in (JOBS, *(view_name(source.name) for source in sources)))
+    names = [JOBS, *(view_name(source.name) for source in sources)]
+    return tuple(f"seamark.{identifier(name)}".replace("%%", "%") for name in names)  # it is not run from here
+
+
+def views_hidden(database: Database, connection: Connection) -> list[str]:
+    """Return the names of views of ours that mean another table on this connection's search path."""
+    return [name for (name,) in database.run(connection, "views_hidden", {})]
 
 
 def _view_write(database: Database, connection: Connection, name: str, parts: list[str]) -> None:

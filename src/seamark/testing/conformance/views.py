@@ -264,6 +264,28 @@ class Sql:
         empty = bench.store.sql("SELECT id, body AS text FROM notes WHERE id < 0", (), SECONDS)
         assert (empty.columns, empty.rows) == (("id", "text"), ())
 
+    def test_a_name_is_told_as_it_is_written_in_a_query(self, bench: Workbench) -> None:
+        """A percent sign among them."""
+        bench.app.run(f"CREATE TABLE {quoted('50% off')} (id {bench.backend.type('integer')} PRIMARY KEY, body TEXT)")
+        bench.attach("50% off", ("body",))
+        [view] = [name for name in bench.store.views().names if "embedding_jobs" not in name]
+        assert view.removeprefix("seamark.") == '"50% off_embeddings"'
+        assert asked(bench, f"SELECT count(*) FROM {view}") == [(0,)]
+
+    def test_our_view_is_found_before_a_table_of_the_users_of_that_name(self, bench: Workbench) -> None:
+        """Whose table has its schema's name before it."""
+        bench.notes_table("a")
+        for name in ("embedding_jobs", "notes_embeddings"):
+            bench.app.run(f"CREATE TABLE {name} (source TEXT, state TEXT)")
+            bench.app.run(f"INSERT INTO {name} VALUES ('theirs', 'theirs')")
+        source = bench.attach("notes", ("body",))
+        bench.drain(source, bench.vector(source))
+        assert asked(bench, "SELECT DISTINCT source FROM embedding_jobs") == [("notes",)]
+        assert asked(bench, "SELECT DISTINCT state FROM notes_embeddings") == [("building",)]
+        schema = "main" if bench.backend.name == "sqlite" else "public"
+        assert asked(bench, f"SELECT source FROM {schema}.embedding_jobs") == [("theirs",)]
+        assert asked(bench, "SELECT body FROM notes") == [("a",)]
+
     def test_values_are_bound_and_percent_signs_are_plain(self, bench: Workbench) -> None:
         """With the database's own placeholders."""
         bench.notes("a", "b%s")
