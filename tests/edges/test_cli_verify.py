@@ -124,6 +124,7 @@ def test_what_is_beyond_repair_is_said(cli, backend, attached):
         shown = cli("verify", *word, db=backend.url)
         assert shown.code == 1
         assert "cannot be mended here: table 'notes' has no column 'body' any more" in shown.out
+        assert "Next:" not in shown.out
     status = cli("status", db=backend.url)
     assert "broken: table 'notes' has no column 'body' any more" in status.out
     [source] = cli("status", "--json", db=backend.url).json()["sources"]

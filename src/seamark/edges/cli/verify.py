@@ -92,5 +92,5 @@ def _told(findings: Findings, *, repair: bool) -> Iterator[Text]:
         yield Text(f"  cannot be mended here: {line(problem)}; detach it, then attach it again", "red")
     if repair and not findings.unmended:
         yield Text(f"  {counted(findings.repaired, 'row')} to be indexed anew. Next: seamark work")
-    elif not repair:
+    elif not repair and (findings.total or set(findings.problems) - set(findings.unmended)):
         yield Text(f"  Next: seamark verify {line(findings.source)} --repair")
