@@ -3,6 +3,7 @@
 import pytest
 
 import seamark
+from seamark.errors import InvalidRequestError
 from seamark.testing.oracle import OracleEmbedder
 from seamark.testing.workbench import Workbench
 
@@ -107,3 +108,18 @@ def test_one_of_several_columns_is_enough(bench):
             (1, "\ufffdA"),
             (2, "\ufffdA"),
         ]
+
+
+def test_it_hides_no_other_row_from_a_query(bench, table):
+    """In the views and in the table; U+FFFD stands for what is no text."""
+    with seamark.open(bench.backend.url, embedder=OracleEmbedder()) as service:
+        service.attach("t", text="body")
+        service.work(until="current")
+        query = "SELECT key, status AS s FROM embedding_jobs WHERE kind = ? ORDER BY key DESC;"
+        found = service.sql(query, ["vector"])
+        assert ("key", "s") == found.columns
+        assert [('"\ufffdA"', "failed"), ('"é"', "done"), ('"b"', "done"), ('"a"', "done")] == list(found.rows)
+        rows = service.sql("WITH x AS (SELECT id, length(body), x'ff' FROM t) SELECT * FROM x -- all of them").rows
+        assert {("a", 9, b"\xff"), ("b", 10, b"\xff"), ("é", 9, b"\xff"), ("\ufffdA", 4, b"\xff")} == set(rows)
+        with pytest.raises(InvalidRequestError, match="only what reads"):
+            service.sql("DELETE FROM t RETURNING id")

@@ -36,6 +36,8 @@
 -- Differs by necessity: views_attach, journal_there, view_none, view_group: a view cannot look into another file unless it is the connection's
 -- own, without types; and a statement has 500 parts at most.
 
+-- Differs by necessity: sql_columns, sql_raw: PostgreSQL has no text that is not well-formed.
+
 -- Differs by necessity: journal_floor, journal_lift, journal_lift_empty, shards_forget: `seq` is the journal's row id, and the
 -- HNSW index is files.
 
@@ -1118,6 +1120,16 @@ SELECT EXISTS (SELECT 1 FROM app.sqlite_schema WHERE type = 'table' AND name = ?
 -- name: views_generations
 -- What the views have to know of the generations.
 SELECT g.source_id, g.id, g.kind, m.name, m.version FROM generation g LEFT JOIN model m ON m.id = g.model_id ORDER BY g.id
+
+-- name: sql_columns
+-- The columns of a user's query.
+SELECT * FROM ({query}
+) LIMIT 0
+
+-- name: sql_raw
+-- What a user's query finds: of each value whether it is text, and the value, text as bytes.
+WITH found ({columns}) AS ({query}
+) SELECT {columns_raw} FROM found
 
 -- name: view_write
 -- A view of that connection alone: one that is kept cannot look into another file.

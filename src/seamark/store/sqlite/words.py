@@ -93,11 +93,11 @@ def table_words(table: Table) -> dict[str, str]:
         "jkeys": _members("j", keys),
         "rkeys": _members("r", keys),
         "fkeys": _members("f", keys),
-        "jkeys_raw": _raw([f"j.{key}" for key in keys]),
-        "fkeys_raw": _raw([f"f.{key}" for key in keys]),
-        "rkeys_raw": _raw([f"r.{key}" for key in keys]),
-        "ckeys_raw": _raw([f"c.{key}" for key in keys]),
-        "table_keys_raw": _raw(columns),
+        "jkeys_raw": raw([f"j.{key}" for key in keys]),
+        "fkeys_raw": raw([f"f.{key}" for key in keys]),
+        "rkeys_raw": raw([f"r.{key}" for key in keys]),
+        "ckeys_raw": raw([f"c.{key}" for key in keys]),
+        "table_keys_raw": raw(columns),
         "ckeys": _members("c", keys),
         "r_is_j": _equal("r", "j", keys),
         "j_is_r": _equal("j", "r", keys),
@@ -173,7 +173,7 @@ def _members(alias: str, keys: Sequence[str]) -> str:
     return ", ".join(f"{alias}.{key}" for key in keys)
 
 
-def _raw(columns: Sequence[str]) -> str:
+def raw(columns: Sequence[str]) -> str:
     """Read columns that may be text which is not well-formed: whether each is text, and its value, text as bytes."""
     return ", ".join(
         f"typeof({one}) = 'text', CASE typeof({one}) WHEN 'text' THEN CAST({one} AS BLOB) ELSE {one} END" for one in columns
