@@ -434,6 +434,8 @@ def test_what_pgvector_and_postgres_keep(postgres_backend):
             assert all(oracle_proves(chunk.vector, text(chunk.key[0]), "oracle-a") for chunk in chunks), column
             with pytest.raises((InvalidRequestError, StoreError, TableUnusableError)):
                 tracked.adopt(column="id", trust_text=True, chunk=500)
+            with pytest.raises(TableUnusableError, match=r"'body' of table 'notes' holds what is no vector: .*note 1"):
+                tracked.adopt(column="body", trust_text=True, chunk=500)
             service.detach("notes", drop_vectors=True)
         assert 0 == oracle.calls
 

@@ -8,7 +8,8 @@ import apsw
 import pytest
 from psycopg import errors
 
-from seamark.errors import SourceDriftError
+import seamark
+from seamark.errors import SourceDriftError, TableUnusableError
 
 ROWS = 300
 
@@ -168,3 +169,13 @@ def test_a_stamp_column_that_is_gone_all_the_same_is_made_again(notes, opened, o
     assert sorted(service.store.stamps_made(tracked.source)) == ["embed_gen", "has_embedding"]
     service.detach("notes", drop_stamps=True)
     assert 2 == len(notes.run("SELECT * FROM notes")[0])
+
+
+def test_a_table_whose_text_is_generated_cannot_be_stamped_on_postgres(postgres_backend, old):
+    application = postgres_backend.application()
+    application.run("CREATE TABLE notes(id integer PRIMARY KEY, a text, body text GENERATED ALWAYS AS (a || '!') STORED)")
+    with seamark.open(postgres_backend.url, embedder=old) as service:
+        with pytest.raises(TableUnusableError, match=r"'notes' cannot be stamped: .* is generated"):
+            service.attach("notes", text="body", stamp="has_embedding")
+        assert (0, ()) == (len(application.run("SELECT * FROM notes")), service.sources())
+        service.attach("notes", text="body")

@@ -137,7 +137,13 @@ def adopt_read(
         words["after"] = f"({words['k_s']}) > ({words['key_values']})"
         values |= {f"k{position}": value for position, value in enumerate(after, start=1)}
     with database.keyed() as connection:
-        found = database.run(connection, "adopt_read", words, values, binary=True).fetchall()
+        try:
+            found = database.run(connection, "adopt_read", words, values, binary=True).fetchall()
+        except errors.DataError as exc:  # text, which is cast: of each type else a vector can be wrong, and is told as unusable
+            raise TableUnusableError(
+                f"column {place.vector!r} of table {place.table or source.table.name!r} holds what is no vector: "
+                f"{exc.diag.message_primary}; text like [1,2,3] can be adopted"
+            ) from exc
     width = len(source.table.key)
     rows = AdoptableRows(_keys(found, source), [row[width] for row in found], columns(found, width + 3))
     vectors, sized = vectors_decode([row[width + 1] for row in found], dimension, form)

@@ -30,6 +30,8 @@
 
 -- Differs by necessity: stamp_hold, stamp_mend, stamp_rows_none, stamp_there: writers at the same time, each row's lock its own.
 
+-- Differs by necessity: stamp_used: SQLite drops no index with a column; it refuses.
+
 -- Differs by necessity: views_hidden, view_show: SQLite's views are of the connection, and found first.
 
 -- Differs by necessity: sql_begin, sql_settings: a transaction reads only because it is told to; SQLite's file is opened so.
@@ -1266,6 +1268,16 @@ ALTER TABLE {source} ADD COLUMN {column}; COMMENT ON COLUMN {source}.{name} IS {
 -- name: stamp_remove
 -- Take it away again.
 ALTER TABLE {source} DROP COLUMN IF EXISTS {column};
+
+-- name: stamp_used
+-- Give the indexes and constraints of the user's that a column takes with it, but for its own NOT NULL.
+SELECT pg_describe_object(d.classid, d.objid, d.objsubid) FROM pg_catalog.pg_depend d
+JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+LEFT JOIN pg_catalog.pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid AND c.relkind IN ('i', 'I')
+LEFT JOIN pg_catalog.pg_constraint n ON d.classid = 'pg_constraint'::regclass AND n.oid = d.objid AND n.contype <> 'n'
+WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = to_regclass(%(table)s) AND a.attname = %(column)s
+  AND (c.oid IS NOT NULL OR n.oid IS NOT NULL)
+ORDER BY 1;
 
 -- name: stamps_marked
 -- Give those of the columns that were added by any attach.

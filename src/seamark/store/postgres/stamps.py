@@ -50,7 +50,13 @@ def stamps_create(database: Database, connection: Connection, tracked: Tracked, 
             f"table {source.table.name!r}: the stamp column {unfit[0]!r} is generated, or NOT NULL; let it be empty"
         )
     database.run(connection, "owed_create", words | owed_words(source))
-    stamps_follow(connection, tracked)
+    try:
+        stamps_follow(connection, tracked)
+    except errors.InvalidObjectDefinition as exc:  # a trigger that comes before the write cannot look at a generated column
+        raise TableUnusableError(
+            f"table {source.table.name!r} cannot be stamped: a column of its text or `where` is generated, and PostgreSQL "
+            f"computes it only after the trigger that would empty the stamp ({exc.diag.message_primary})"
+        ) from exc
     _types_check(database, connection, source, words)
 
 
@@ -92,8 +98,22 @@ def stamps_made(database: Database, connection: Connection, source: Source) -> l
 
 def stamps_drop(database: Database, connection: Connection, source: Source) -> None:
     """Take the columns away again that were made."""
+    asked = _asked(source)
     for name in stamps_made(database, connection, source):
-        database.run(connection, "stamp_remove", {"source": qualified(source.table), "column": identifier(name)})
+        used = [told for (told,) in database.run(connection, "stamp_used", {}, asked | {"column": name})]
+        if used:  # PostgreSQL would drop an index and a constraint with the column
+            raise _undroppable(source, name, f"{', '.join(used)} would go with it")
+        try:
+            database.run(connection, "stamp_remove", {"source": qualified(source.table), "column": identifier(name)})
+        except errors.DependentObjectsStillExist as exc:
+            raise _undroppable(source, name, exc.diag.message_detail or exc.diag.message_primary or str(exc)) from exc
+
+
+def _undroppable(source: Source, name: str, why: str) -> TableUnusableError:
+    told = "; ".join(why.splitlines())
+    return TableUnusableError(
+        f"column {name!r} of table {source.table.name!r} cannot be dropped: {told}; drop what uses it first"
+    )
 
 
 def stamps_owed(database: Database, source: Source) -> int:

@@ -367,6 +367,26 @@ class Stamps:
             bench.store.source_create("notes", spec, bench.store.table_inspect("notes"))
         assert (list(bench.store.sources()), bench.backend.schema()) == ([], before)
 
+    @pytest.mark.parametrize(
+        ("used", "by"),
+        [
+            ("CREATE INDEX those ON notes (body) WHERE has_embedding", "those"),
+            ("CREATE VIEW those AS SELECT id, has_embedding FROM notes", "those"),
+        ],
+    )
+    def test_a_column_that_is_used_is_not_dropped(self, bench: Workbench, used: str, by: str) -> None:
+        """Nor what uses it: that is for its owner to do."""
+        bench.notes_table("a")
+        source = bench.attach("notes", ("body",), stamp=("has_embedding", "embed_gen"))
+        bench.app.run(used)
+        before = bench.backend.schema()
+        with pytest.raises(TableUnusableError, match=f"'has_embedding' of table 'notes' cannot be dropped: .*{by}"):
+            bench.store.source_drop(source.id, stamps=True)
+        assert ([source.id], before) == ([one.id for one in bench.store.sources()], bench.backend.schema())
+        bench.app.run(used.partition(" ON ")[0].partition(" AS ")[0].replace("CREATE", "DROP"))
+        bench.store.source_drop(source.id, stamps=True)
+        assert bench.app.run("SELECT * FROM notes") == [(1, "a", 1)]
+
     @pytest.mark.parametrize("seed", range(3))
     def test_no_stamp_is_untrue_in_a_random_history(self, bench: Workbench, seed: int) -> None:
         """And in the end none is missing."""
