@@ -393,6 +393,62 @@ def test_it_takes_the_place_of_an_index_of_another_model(backend, notes, opened)
     assert (0, 0, found.generation.id) == (once_more.rows, once_more.missing, once_more.generation.id)
 
 
+def test_the_newest_word_counts(backend, notes, opened):
+    """A swap that was begun before is given up, and one adoption for the next."""
+    models = {name: OracleEmbedder(f"oracle-{name}") for name in "abcd"}
+
+    def asked(name):
+        return opened([models[name], *(other for other in models.values() if other is not models[name])])
+
+    first, service = asked("b"), asked("a")
+    attached(first)
+    first.work(until="current")
+    tracked = service.source("notes")
+    swapped = asked("c").source("notes").swap()
+    found = tracked.adopt(column="embedding", trust_text=True)
+    assert "active" == found.generation.state
+    service.work(until="current")
+    assert found.generation.id == generation_of(service, tracked).id
+    notes.run("UPDATE notes SET embedding = NULL WHERE id = 1")
+    earlier, last = (asked(name).source("notes").adopt(column="embedding", trust_text=True) for name in "bd")
+    assert "building" == last.generation.state
+    service.work(until="current")
+    assert last.generation.id == generation_of(service, tracked).id
+    states = {one.id: one.state for one in service.store.generations(tracked.source.id)}
+    assert {"retired"} == {states[one.id] for one in (*swapped, earlier.generation)}
+
+
+def test_where_not_one_vector_can_be_adopted_nothing_changes(backend, notes, opened):
+    """Or everything would be embedded, in passages as long as a row."""
+    service = opened(OracleEmbedder())
+    tracked = attached(service)
+    service.work(until="current")
+    before = service.store.generations(tracked.source.id)
+    other = opened(OracleEmbedder("oracle-b"))
+    table = other.source("notes")
+    with pytest.raises(InvalidRequestError, match=f"{ROWS} with another text by now"):
+        table.adopt(column="embedding", text_hash="body")
+    with pytest.raises(InvalidRequestError, match="2 of no row"):
+        table.adopt(batches=[([1000, 1001], np.ones((2, DIMENSION)), None)], trust_text=True)
+    wide = opened(OracleEmbedder("oracle-w", dimension=3 * DIMENSION))
+    with pytest.raises(InvalidRequestError, match=f"no vectors of {3 * DIMENSION} dimensions"):
+        wide.source("notes").adopt(column="embedding", trust_text=True)
+    assert before == service.store.generations(tracked.source.id)
+    assert tracked.verify().clean
+
+
+def test_bytes_of_another_precision_are_not_taken_for_vectors(backend, notes, opened):
+    """A vector in single precision is as long as one of twice the dimension in half precision."""
+    if backend.name == "postgres":
+        notes.run("ALTER TABLE notes DROP COLUMN embedding")
+        notes.run("ALTER TABLE notes ADD COLUMN embedding bytea")
+        for n in range(1, ROWS + 1):
+            notes.run("UPDATE notes SET embedding = ? WHERE id = ?", stored(backend, vector(text(n)), "bytea"), n)
+    tracked = attached(opened(OracleEmbedder("oracle-w", dimension=2 * DIMENSION)))
+    with pytest.raises(InvalidRequestError, match="not finite"):
+        tracked.adopt(column="embedding", trust_text=True)
+
+
 def test_a_request_that_cannot_be_meant_changes_nothing(backend, notes, opened):
     service = opened(OracleEmbedder())
     tracked = attached(service)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from seamark.store.columns import digests_cut, texts_cut
+from seamark.store.columns import digests_cut, rows_fitting, texts_cut
 
 TEXTS = ("", "plain", None, "é", "naïve café", None, "日本語", "🌊 sea", "end")
 
@@ -41,6 +41,14 @@ def test_bytes_that_are_no_text_harm_no_neighbour():
 def test_a_character_is_not_made_of_two_texts():
     lengths = np.array([2, 1, 1], np.int64)
     assert list(texts_cut(b"a\xc3\xa9b", lengths, "utf-8")) == ["a\ufffd", "\ufffd", "b"]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "budget", "rows"),
+    [([], 10, 1), ([5], 10, 1), ([50], 10, 1), ([50, 1], 10, 1), ([5, 5, 5], 10, 3), ([5, 6, 5], 10, 2), ([0, 0, 0], 0, 3)],
+)
+def test_rows_fit_until_their_text_passes_the_budget(sizes, budget, rows):
+    assert rows_fitting(sizes, budget) == rows
 
 
 def test_digests_are_rows():

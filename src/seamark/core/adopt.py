@@ -57,6 +57,14 @@ _UNTOLD = (
     "that they are (trust_text)"
 )
 _NONE = AdoptableRows((), (), ())
+_OTHERS = {
+    "edited": "with another text by now",
+    "divided": "with none or several passages",
+    "unusable": "unusable",
+    "unknown": "of no row",
+}
+_NONSENSE = 1.5
+"""Where more than a third of the vectors are not finite, they are none."""
 _DIGESTS: dict[int, tuple[str, ...]] = {
     16: ("md5",),
     20: ("sha1",),
@@ -78,10 +86,13 @@ class Adopting:
         spec: GenerationSpec,
         embedder: Embedder,
         chunker: Chunker,
+        supersede: Callable[[Sequence[Generation]], None],
         ahead: Ahead = when_asked,
     ) -> None:
+        """Take what is needed; `supersede` gives up what would be activated after this generation."""
         self._store, self._source, self._spec = store, source, spec
-        self._embedder, self._chunker, self._ahead = embedder, chunker, ahead
+        self._embedder, self._chunker = embedder, chunker
+        self._supersede, self._ahead = supersede, ahead
         self._writing: Callable[[], int] | None = None
         self._under_way: frozenset[Key] = frozenset()
         self._retired: list[Generation] = []
@@ -105,6 +116,7 @@ class Adopting:
             return self._adopted(generation.id)  # it was done before, and may not have been seen to end
         try:
             self._read(generation, vectors, trusted=trusted)
+            self._any(generation)
         except StoreUnavailableError:
             raise  # nothing can be given back now; run again, it goes on
         except Exception:
@@ -116,7 +128,20 @@ class Adopting:
             else:
                 self._end(generation, manual=generation.manual)
             raise
+        if not manual:
+            self._supersede((generation,))
         return self._end(generation, manual=manual)
+
+    def _any(self, generation: Generation) -> None:
+        """Raise where no vector has been adopted, now or earlier, though there are rows: all of them would be embedded."""
+        if not self._counts["rows"]:
+            held = self._store.coverage(self._source, [generation.id])[generation.id]
+            if held.missing and not held.embedded:
+                others = ", ".join(f"{self._counts[name]:,} {words}" for name, words in _OTHERS.items())
+                raise InvalidRequestError(
+                    f"not one vector could be adopted ({others}): nothing has changed; to have the rows of "
+                    f"{self._source.name!r} embedded with {self._embedder.identity.name}, swap to it"
+                )
 
     def _read(self, generation: Generation, vectors: VectorPlace | Iterable[Batch], *, trusted: bool) -> None:
         """Read the vectors, wherever they are; what is read is written while the next are read."""
@@ -144,12 +169,27 @@ class Adopting:
         while True:
             found = self._store.adopt_read(self._source, generation.id, place, after, limit)
             if after is None:
+                self._plausible(place, found)
                 self._others_retire(generation)
             keys = found.rows.keys
             self._adopt(generation, found, trusted=trusted)
             if len(keys) < limit:
                 return
             after = keys[-1]
+
+    def _plausible(self, place: VectorPlace, found: ForeignBatch) -> None:
+        """Raise where what is in the column is none of the model's vectors, as the first of them show."""
+        dimension, name = self._embedder.identity.dimension, self._embedder.identity.name
+        if len(found.sized) and not found.sized.any():
+            raise InvalidRequestError(
+                f"column {place.vector!r} has no vectors of {dimension} dimensions, as {name} makes: they are of another model"
+            )
+        finite = int((np.isfinite(found.vectors).all(axis=1) & found.sized).sum())
+        if finite * _NONSENSE < int(found.sized.sum()):
+            raise InvalidRequestError(
+                f"column {place.vector!r} has as many bytes as vectors of {dimension} dimensions, as {name} makes them; but "
+                "read as that, most are not finite: they are of another dimension and precision, and of another model"
+            )
 
     def _batches(self, generation: Generation, batches: Iterable[Batch], *, trusted: bool) -> None:
         for number, (keys, vectors, digests) in enumerate(_pieces(batches)):
@@ -171,7 +211,7 @@ class Adopting:
             places = dict(zip(reversed(whole), range(len(whole) - 1, -1, -1), strict=True))  # of several of one key, the first
             asked = [key for key in places if key not in self._under_way]
             rows, live = self._store.adopt_look(self._source, generation.id, asked) if asked else (_NONE, 0)
-            self._counts["unknown"] += len(whole) - len(places) + len(asked) - live
+            self._counts["unknown"] += len(asked) - live
             at = [places[key] for key in rows.keys]
             told = [None] * len(at) if digests is None else [digests[place] for place in at]
             found = ForeignBatch(rows, matrix[at], np.ones(len(at), np.bool_), told)

@@ -23,6 +23,7 @@ from seamark.model.cost import NOTHING_SPENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from collections.abc import Set as AbstractSet
 
     from seamark.core.registry import Embedders, Registry
     from seamark.model import Coverage, Generation, GenerationKind, ModelIdentity, Source, SourceSpec
@@ -146,13 +147,16 @@ def swap(
         if generation.model is not None:
             registry.register(embedders.of(generation.model, generation.locator))
     if not manual:
-        _superseded(store, embedders, source, words, made)
+        about = words.about(given=embedders.given() is not None)
+        about.update(generation.kind for generation in made)
+        supersede(store, embedders, source, about, made)
     return made
 
 
-def _superseded(store: Store, embedders: Embedders, source: Source, words: Words, made: Sequence[Generation]) -> None:
-    """Retire what an earlier swap has begun of the kinds that this one is about: it would be activated after this one."""
-    about = {generation.kind for generation in made} | words.about(given=embedders.given() is not None)
+def supersede(
+    store: Store, embedders: Embedders, source: Source, about: AbstractSet[GenerationKind], made: Sequence[Generation]
+) -> None:
+    """Retire what has been begun earlier of the kinds that this is about: it would be activated after what is made now."""
     kept = {generation.id for generation in made}
     for known in store.generations(source.id):
         if known.state == "building" and not known.manual and known.kind in about and known.id not in kept:

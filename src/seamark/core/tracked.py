@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from seamark.core import catalog, lifecycle
@@ -305,6 +306,7 @@ class Tracked:
         An index of this model and these passages that is searched already is left as it is, and nothing is read. Each vector
         stands for the whole text of its row. Rows whose text has changed since are left to the workers, like those
         that have no vector. Killed and called again, it goes on where it was; meanwhile no worker embeds a row of this index.
+        Unless it is `manual`, an earlier swap or adoption that is not whole yet is given up for it.
 
         Args:
             model: whose vectors they are; the default one otherwise.
@@ -319,7 +321,8 @@ class Tracked:
             progress: called with the rows adopted so far.
 
         Raises:
-            InvalidRequestError: neither digests nor `trust_text`, another dimension than the model's, no such column.
+            InvalidRequestError: neither digests nor `trust_text`, another dimension than the model's, no such column, not one
+                vector that could be adopted. Nothing has changed then.
         """
         place = None
         if column is not None and batches is None:
@@ -331,7 +334,9 @@ class Tracked:
         embedder, locator = (embedders.named(model), model) if model else embedders.default()
         chunker = Chunker(chunk)
         spec = catalog.vector_spec(self.source.spec, embedder.identity, locator, chunker.identity())
-        adopting = Adopting(self._service.store, self.source, spec, embedder, chunker, self._service.ahead)
+        about: set[GenerationKind] = {"vector"}
+        supersede = partial(lifecycle.supersede, self._service.store, embedders, self.source, about)
+        adopting = Adopting(self._service.store, self.source, spec, embedder, chunker, supersede, self._service.ahead)
         found = adopting.adopt(place or batches or (), trusted=trust_text, manual=manual, progress=progress)
         self._service.registry.register(embedder)
         return found

@@ -23,9 +23,9 @@ class Auditing(Protocol):
         """Read the next rows of the user's table in key order, after `after` (None: the first), in one snapshot.
 
         Those outside the source's `where` are among them, with `live` false. The page is narrower than `limit` when the sum of
-        the rows' text passes `characters`, and has one row at least, if there are any. Rows whose key has a null, or is text
-        that is not well-formed, are left out. Of vectors it is said here whether each is one: finite, not zero, and of the
-        generation's dimension. A text that is not well-formed has U+FFFD where it is not.
+        the rows' text passes `characters` (in bytes), and has one row at least, if there are any. Rows whose key has a null, or
+        is text that is not well-formed, are left out. Of vectors it is said here whether each is one: finite, not zero, and of
+        the generation's dimension. A text that is not well-formed has U+FFFD where it is not.
         """
         ...
 

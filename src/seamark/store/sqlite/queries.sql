@@ -1313,7 +1313,8 @@ FROM {table} t LEFT JOIN {journal} j ON {j_is_t}
 WHERE {after} AND {keys_present} ORDER BY {table_keys} LIMIT ?
 
 -- name: audit_texts
--- The texts of the rows of a page, column by column: how long each is, and all of them together.
+-- The texts of the rows of a page, column by column: how long each is, and all of them together. Here and below they are joined in
+-- the order of the subquery: SQLite merges no subquery that has one into a query with an aggregate, nor leaves its order out.
 SELECT {texts_joined} FROM (
     SELECT {texts_named} FROM {table} t WHERE {after} AND {until} AND {keys_present} ORDER BY {table_keys}
 )

@@ -134,12 +134,13 @@ def generation_words(generation: int) -> dict[str, str]:
 
 def _spec_words(source: Source, related: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
     spec = source.spec
-    texts = [_text(column, source, related) for column in spec.text]
+    expressions = [_text(column, source, related) for column in spec.text]
+    texts = [f"CAST({text} AS BLOB)" for text in expressions]  # SQLite does not check that text is well-formed
     live = "1" if spec.where is None else filter_literal(spec.where, "t")
     return {
         "texts": ", ".join(texts),
         "texts_named": ", ".join(f"{text} AS {name}" for text, name in zip(texts, text_names(source), strict=True)),
-        "size": " + ".join(f"coalesce(octet_length({text}), 0)" for text in texts),
+        "size": " + ".join(f"coalesce(octet_length({text}), 0)" for text in expressions),
         "live": live,
     }
 
@@ -150,17 +151,17 @@ def text_names(source: Source) -> list[str]:
 
 
 def _text(text: TextColumn, source: Source, related: Mapping[str, tuple[str, ...]]) -> str:
-    """Return the expression for a text column, as bytes: SQLite does not check that text is well-formed."""
+    """Return the expression for a text column."""
     if text.table is None:
-        return f"CAST(t.{quoted(text.column)} AS BLOB)"
+        return f"t.{quoted(text.column)}"
     references = next(touch.columns for touch in source.spec.touch if touch.table == text.table)
     joined = " AND ".join(
         f"x.{quoted(reference)} = t.{quoted(key)}" for reference, key in zip(references, source.table.key, strict=True)
     )
     order = ", ".join(f"x.{quoted(column)}" for column in related[text.table])
     return (
-        f"CAST((SELECT group_concat(x.{quoted(text.column)}, char(10) ORDER BY {order}) "
-        f"FROM app.{quoted(text.table)} x WHERE {joined}) AS BLOB)"
+        f"(SELECT group_concat(x.{quoted(text.column)}, char(10) ORDER BY {order}) "
+        f"FROM app.{quoted(text.table)} x WHERE {joined})"
     )
 
 
