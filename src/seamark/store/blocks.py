@@ -7,6 +7,8 @@ and leaves out the postings of versions that are no longer current.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
+from operator import not_
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +17,7 @@ from seamark.model import POSTING
 from seamark.model.findings import AuditPostings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -25,8 +27,8 @@ BLOCKS_LOOSE = 4
 """So many blocks may a term have beyond the full ones before a merge is worth its writes."""
 WEIGHT_MASK = 2**64 - 1
 """Weights of terms, and sums of them, are numbers of 64 bits."""
-SUM_BYTES = 2**20
-"""Blobs are summed up together until there are so many bytes of them: most have a posting or two."""
+SUM_BLOCKS = 512
+"""Blocks that are summed up together, in 32 MiB at most: most have a posting or two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,31 +95,26 @@ def term_weight(term: str) -> int:
 def postings_sum(blocks: Iterable[tuple[str, bytes]], first: int, documents: int) -> AuditPostings:
     """Sum up the postings of a range of documents, given all blocks (term, data) of the index."""
     weights, counts, lengths = np.zeros(documents, np.uint64), np.zeros(documents, np.uint32), np.zeros(documents, np.uint32)
-    for terms, sizes, postings in _gathered(blocks):
+    blocks = iter(blocks)
+    while found := list(islice(blocks, SUM_BLOCKS)):
+        terms, sizes, postings = _together(found)
         places = postings["doc"].astype(np.int64) - first
         within = (places >= 0) & (places < documents)
-        empty = np.repeat(np.fromiter((not term for term in terms), np.bool_, len(terms)), sizes)
+        empty = np.repeat(np.fromiter(map(not_, terms), np.bool_, len(terms)), sizes)
         named = within & ~empty
-        frequencies = postings["frequency"][named]
-        of_terms = np.repeat(np.fromiter(map(term_weight, terms), np.uint64, len(terms)), sizes)[named]
+        frequencies = postings["frequency"][named].astype(np.uint32)  # of the type that it is added to, or it takes long
+        of_terms = np.repeat(np.fromiter(map(hash, terms), np.int64, len(terms)).view(np.uint64), sizes)[named]
         np.add.at(weights, places[named], of_terms * frequencies.astype(np.uint64))
         np.add.at(counts, places[named], frequencies)
-        np.add.at(lengths, places[within & empty], postings["length"][within & empty])
+        np.add.at(lengths, places[within & empty], postings["length"][within & empty].astype(np.uint32))
     return AuditPostings(first, weights, counts, lengths)
 
 
-def _gathered(blocks: Iterable[tuple[str, bytes]]) -> Iterator[tuple[list[str], list[int], NDArray[np.void]]]:
-    """Put small blocks together: their terms, how many postings each has, and the postings. Half a posting is none."""
+def _together(blocks: Sequence[tuple[str, bytes]]) -> tuple[Sequence[str], NDArray[np.int64], NDArray[np.void]]:
+    """Return the terms of blocks, how many postings each has, and the postings. Half a posting is none."""
     size = np.dtype(POSTING).itemsize
-    terms: list[str] = []
-    blobs: list[bytes] = []
-    total = 0
-    for term, data in blocks:
-        terms.append(term)
-        blobs.append(data if len(data) % size == 0 else data[: len(data) // size * size])
-        total += len(data)
-        if total >= SUM_BYTES:
-            yield terms, [len(blob) // size for blob in blobs], postings_load(blobs)
-            terms, blobs, total = [], [], 0
-    if blobs:
-        yield terms, [len(blob) // size for blob in blobs], postings_load(blobs)
+    terms, blobs = zip(*blocks, strict=True)
+    sizes, over = np.divmod(np.fromiter(map(len, blobs), np.int64, len(blobs)), size)
+    if over.any():
+        blobs = [blob[: len(blob) // size * size] for blob in blobs]
+    return terms, sizes, postings_load(blobs)
