@@ -397,6 +397,28 @@ def test_a_model_that_somebody_has_to_mend_is_raised_once_all_else_is_indexed(ba
         assert 0 == service.source("notes").coverage().missing
 
 
+@pytest.mark.parametrize(("concurrency", "threads"), [(1, None), (4, None), (16, None), (4, 2)])
+def test_a_model_that_does_not_answer_leaves_a_thread_for_the_others(backend, working, concurrency, threads):
+    """Both have more to do than there are threads; words do not wait either."""
+    application, gate = with_tables(backend), threading.Event()
+    rows = [(n, f"text {n}") for n in range(1000, 2400)]
+    for table in ("notes", "tasks"):
+        application.many(f"INSERT INTO {table} VALUES (?, ?)", rows)
+    deaf, other = OracleEmbedder(gate=gate, concurrency=concurrency, batch_items=64), OracleEmbedder("oracle-b", batch_items=64)
+    with seamark.open(backend.url, embedder=deaf) as service:
+        service.attach("notes", text="body")
+    with seamark.open(backend.url, embedder=[other, deaf]) as service:
+        tasks = service.attach("tasks", text="body")
+        end = working(service, threading.Event(), threads)
+        try:
+            until(lambda: all(one.missing == 0 for one in tasks.coverage().generations.values()))
+            missing = {one.generation.kind: one.coverage.missing for one in service.source("notes").generations()}
+            assert {"lexical": 0, "vector": ROWS + len(rows)} == missing
+        finally:
+            gate.set()
+        end()
+
+
 # --- tables that go, and do not come ------------------------------------------------------------------------------
 
 

@@ -11,13 +11,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from seamark.core.sync import Indexer
-    from seamark.model import Generation, Lane, Source
+    from seamark.model import Generation, Lane, ModelIdentity, Source
 
     Work = tuple[Source, Generation, Indexer]
 
 _FRESH: tuple[Lane, ...] = ("fresh",) * 3
 TURNS: tuple[Lane, ...] = (*_FRESH, "backfill", *_FRESH, "retry", *_FRESH, "sweep")
 """Which lane a turn looks into first. Not always the fresh one, or an endless stream of writes would stop all the others."""
+SLOW_SECONDS = 2.0
+"""Who waits for a model for so long is not counted among the threads that work."""
 
 
 class Rates:
@@ -66,3 +68,48 @@ class Turns:
     def first(self, generation_id: int) -> Lane:
         """Return the lane to look into first this time."""
         return next(self._lanes.setdefault(generation_id, cycle(TURNS)))
+
+
+class Underway:
+    """The leases that are being worked at, by model: however long one takes to answer, a thread is left for the others."""
+
+    def __init__(self, threads: int) -> None:
+        self._lock = threading.Lock()
+        self._threads = threads
+        self._begun: dict[ModelIdentity, list[float]] = {}
+
+    def begin(self, generation: Generation) -> float:
+        """Count one more; return what ends it."""
+        begun = time.monotonic()
+        if generation.model is not None:  # words are indexed here, and in no time
+            with self._lock:
+                self._begun.setdefault(generation.model, []).append(begun)
+        return begun
+
+    def end(self, generation: Generation, begun: float) -> None:
+        """Count one less."""
+        if generation.model is not None:
+            with self._lock:
+                self._begun[generation.model].remove(begun)
+
+    def full(self, generation: Generation, concurrency: int) -> bool:
+        """Say whether to leave a generation alone: its model has as many as it can work at, or slow ones have all but one."""
+        if generation.model is None or self._threads == 1:
+            return False
+        with self._lock:
+            begun = self._begun.get(generation.model, [])
+            most = min(concurrency + 1, self._threads - 1)
+            return len(begun) >= most or (bool(_slow(begun)) and self._slow() >= self._threads - 1)
+
+    def slow(self) -> int:
+        """Return how many have been under way for long, each of which keeps a thread."""
+        with self._lock:
+            return self._slow()
+
+    def _slow(self) -> int:
+        return sum(map(_slow, self._begun.values()))
+
+
+def _slow(begun: Sequence[float]) -> int:
+    since = time.monotonic() - SLOW_SECONDS
+    return sum(moment < since for moment in begun)

@@ -23,7 +23,7 @@ from seamark.edges.auditor import Auditor
 from seamark.edges.indexed import Indexed
 from seamark.edges.keeper import Keeper
 from seamark.edges.report import Report
-from seamark.edges.turns import Rates, Turns
+from seamark.edges.turns import Rates, Turns, Underway
 from seamark.edges.worklist import CATALOG_SECONDS, THREADS_MAX, WorkList
 from seamark.errors import (
     BudgetSpentError,
@@ -102,13 +102,14 @@ class Worker:
         self._failure: BaseException | None = None
         self._outages: dict[int, int] = {}
         self._looking, self._upkeep = threading.Lock(), threading.Lock()
-        self._turns = Turns()
+        self._turns, self._underway = Turns(), Underway(THREADS_MAX)
         self._indexed = Indexed(service)
         self._worked_at, self._trims = time.monotonic(), count(1)
         self._looked_at = self._look_at = -math.inf
 
     def run(self, threads: int | None, progress: Callable[[Progress], None] | None) -> int:
         """Start the threads, wait for the end, and return the rows settled."""
+        self._underway = Underway(threads or THREADS_MAX)
         working = [partial(self._work, number, threads) for number in range(threads or THREADS_MAX)]
         with (
             self._registered(),
@@ -188,14 +189,18 @@ class Worker:
     def _work(self, number: int, threads: int | None) -> None:
         """Take one step after another; idle while there are threads enough without this one."""
         while not self._finished():
-            if number >= (threads or self._catalog.threads()):
+            if number >= (threads or self._catalog.threads() + self._underway.slow()):
                 self._done.wait(CATALOG_SECONDS)
             elif (claimed := self._claimed()) is not None:
-                with self._unless_detached([claimed[0][1].id]):
-                    self._step(*claimed)
+                work, lease, begun = claimed
+                try:
+                    with self._unless_detached([work[1].id]):
+                        self._step(work, lease)
+                finally:
+                    self._underway.end(work[1], begun)
                 self._worked_at = time.monotonic()
 
-    def _claimed(self) -> tuple[Work, Lease] | None:
+    def _claimed(self) -> tuple[Work, Lease, float] | None:
         """Return the next lease of whichever generation has one; None at the end.
 
         One thread looks for work at a time, and looks on while there is none: the others wait for it to find some, so that an
@@ -206,10 +211,12 @@ class Worker:
             while not self._finished():
                 again = False
                 for work in self._turns.of(self._catalog.current()):
+                    if self._underway.full(work[1], work[2].concurrency):
+                        continue
                     claim = self._claim(work)
                     if claim.lease is not None:
                         self._worked_at = time.monotonic()
-                        return work, claim.lease
+                        return work, claim.lease, self._underway.begin(work[1])
                     again = again or claim.again
                 if not again:
                     self._done.wait(idle)
