@@ -346,13 +346,13 @@ def step(
         store.lease_release(lease)
         return Step(spent=error)
     except EmbedderUnavailableError as error:
-        store.lease_release(lease)
         delay = outage_delay(outages + 1, error.retry_after_seconds)
         store.generation_backoff(generation.id, delay, str(error))
+        store.lease_release(lease)  # not before: another thread would take it up, and embed with who may be another by now
         return Step(outage=error, doubtful=True)
     except EmbedderConfigurationError as error:
-        store.lease_release(lease)
         store.generation_backoff(generation.id, CONFIGURATION_DELAY_SECONDS, str(error))
+        store.lease_release(lease)
         return Step(outage=error, doubtful=True)
     finally:
         keeper.drop(lease)

@@ -214,6 +214,9 @@ class Worker:
                     if self._underway.full(work[1], work[2].concurrency):
                         continue
                     claim = self._claim(work)
+                    if claim.lease is not None and self._catalog.doubts(work[1]):
+                        self._service.store.lease_release(claim.lease)
+                        continue
                     if claim.lease is not None:
                         self._worked_at = time.monotonic()
                         return work, claim.lease, self._underway.begin(work[1])

@@ -86,6 +86,11 @@ class WorkList:
             self._work = self._sure(self._work)
             self._look_anew()
 
+    def doubts(self, generation: Generation) -> bool:
+        """Say whether the generation's model is in doubt by now: work may have been looked up before it was."""
+        with self._lock:
+            return generation.id in self._doubted
+
     def _sure(self, found: Iterable[Work]) -> tuple[Work, ...]:
         return tuple(work for work in found if work[1].id not in self._doubted)
 
