@@ -468,8 +468,7 @@ class SqliteStore(SqliteAuditing):
             return self._words_of(connection, source, generation_id)
 
     def _words_of(self, connection: Connection, source: Source, generation_id: int) -> Words:
-        words = self._words.get((source.id, generation_id))
-        if words is None or not words.serves(source):
+        if (words := self._words.get((source.id, generation_id))) is None or not words.serves(source):
             orders = {touch.table: tables.table_order(connection, touch.table) for touch in source.spec.touch}
             words = Words(source, {table: order or ("rowid",) for table, order in orders.items()}, generation_id)
             if all(orders.values()):  # else its text cannot be read, and everything else can
