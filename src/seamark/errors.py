@@ -151,6 +151,10 @@ class EmbedderConfigurationError(EmbedderError):
     """The embedder can never work as configured: a bad key, an unknown model, another dimension. No row is to blame."""
 
 
+class EmbedderDimensionError(EmbedderConfigurationError):
+    """The vectors are of another length than those that the model is registered with."""
+
+
 class ModelDriftError(EmbedderConfigurationError):
     """The model behind a name is another one than was registered: its vectors cannot be mixed with those in the index."""
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import math
+import tempfile
 import threading
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 
@@ -17,7 +20,14 @@ from seamark.core.registry import PROBES
 from seamark.edges import worker
 from seamark.embed.http import OpenAIEmbedder
 from seamark.embed.tokens import tokens_estimate
-from seamark.errors import BudgetSpentError, EmbedderUnavailableError, InvalidRequestError, ModelDriftError, StoreError
+from seamark.errors import (
+    BudgetSpentError,
+    EmbedderConfigurationError,
+    EmbedderUnavailableError,
+    InvalidRequestError,
+    ModelDriftError,
+    StoreError,
+)
 from seamark.testing import batch_server
 from seamark.testing.batch_server import BillingServer, ServedBatch, billed
 from seamark.testing.oracle import OracleEmbedder, oracle_proves
@@ -212,7 +222,13 @@ def test_a_batch_without_a_vector_of_use_says_what_is_wrong_with_them(service, s
     assert "has answered none of 40 requests: openai:oracle returned vectors of 31 dimensions" in failed.error
 
 
-@pytest.mark.parametrize(("step", "told"), [("batch_start", "it may be at the provider, with seamark="), ("batch_look", "")])
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [
+        ("batch_start", "it may be at the provider, with seamark="),
+        ("batch_look", "given up here; batch_0 goes on at the provider, which could not be asked to cancel it"),
+    ],
+)
 def test_what_is_no_fault_of_the_providers_ends_a_batch_and_is_kept(step, told, backend, notes, service, server, monkeypatch):
     """It would be there again at the next look; the passages go back to ordinary work, and `status` says why."""
 
@@ -226,12 +242,80 @@ def test_what_is_no_fault_of_the_providers_ends_a_batch_and_is_kept(step, told, 
         service.batches_advance("w1")
     [failed] = tracked.batches()
     assert failed.state == "failed"
-    assert failed.error.startswith(f"openai:oracle raised TypeError: a mistake of ours{'; ' if told else ''}{told}")
+    assert failed.error.startswith(f"openai:oracle raised TypeError: a mistake of ours; {told}")
     [status] = service.status()
     assert [one.batch_failed for one in status.generations] == [None, failed]
     service.work(until="current")
     [status] = service.status()
     assert [one.batch_failed for one in status.generations] == [None, None], "nothing is missing"
+    proven(backend, service, tracked, notes)
+
+
+def test_a_batch_that_an_error_of_ours_ends_is_cancelled_at_the_provider(service, server, monkeypatch):
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    service.batches_advance("w1")
+    whole, broken = OpenAIEmbedder.batch_look, [TypeError("a mistake of ours")]
+
+    def look(embedder, batch):
+        if broken:
+            raise broken.pop()
+        return whole(embedder, batch)
+
+    monkeypatch.setattr(OpenAIEmbedder, "batch_look", look)
+    [failed] = service.batches_advance("w1")
+    assert failed.error.endswith("a mistake of ours; given up, and batch_0 is cancelled at the provider")
+    assert [one.status for one in server.batches] == ["cancelled"]
+
+
+def test_what_a_batch_has_answered_before_an_error_of_ours_is_kept_and_counted(backend, notes, service, server, monkeypatch):
+    """It is billed, and the workers ask only for the rest."""
+    monkeypatch.setattr(batches, "ANSWERS_AT_ONCE", 10)
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    service.batches_advance("w1")
+    server.finish()
+    whole = OpenAIEmbedder.batch_results
+
+    def results(embedder, name):
+        yield from islice(whole(embedder, name), len(PROBES) + 24)
+        raise TypeError("a mistake of ours")
+
+    monkeypatch.setattr(OpenAIEmbedder, "batch_results", results)
+    [failed] = service.batches_advance("w1")
+    assert (failed.state, failed.answered) == ("failed", 24)
+    assert failed.error.endswith("a mistake of ours; given up; batch_0 had ended at the provider already")
+    generation = service.store.generations(tracked.source.id)[-1]
+    spent = service.store.spends(tracked.source.id)[generation.id]
+    assert (spent.texts, spent.tokens) == (24, sum(billed(f"the body of note {n}") for n in range(ROWS - 23, ROWS + 1)))
+    service.work(until="current")
+    assert len(asked(server)) == ROWS - 24
+    proven(backend, service, tracked, notes)
+
+
+@pytest.mark.parametrize("step", ["send", "collect"])
+def test_a_machine_that_is_short_of_something_fails_no_batch(step, backend, notes, service, server, monkeypatch):
+    """A full disk, or too little memory, passes: the step is taken again."""
+
+    def short_of(*_):
+        raise (OSError(errno.ENOSPC, "no space left on device") if step == "send" else MemoryError)
+
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    if step == "collect":
+        service.batches_advance("w1")
+        server.finish()
+    with monkeypatch.context() as poor:
+        poor.setattr(tempfile, "TemporaryFile", short_of)
+        poor.setattr(OpenAIEmbedder, "batch_results", short_of)
+        service.batches_advance("w1")
+    assert state(tracked) == ["sending" if step == "send" else "submitted"]
+    service.batches_advance("w1")
+    server.finish()
+    service.batches_advance("w1")
+    assert state(tracked) == ["done"]
+    service.work(until="current")
+    assert asked(server) == []
     proven(backend, service, tracked, notes)
 
 
@@ -249,6 +333,121 @@ def test_a_server_that_answers_anything_with_200_has_no_batch_interface(backend,
     service.work(until="current")
     assert len(asked(server)) == ROWS
     proven(backend, service, tracked, notes)
+
+
+ODD = {
+    "a batch without an id": ("/batches", lambda content: {key: value for key, value in content.items() if key != "id"}),
+    "a batch that is no object": ("/batches", lambda _: ["made"]),
+}
+
+
+@pytest.mark.parametrize("how", ODD)
+def test_a_batch_whose_reply_is_odd_is_found_by_its_tag(how, backend, notes, service, server, monkeypatch):
+    """The provider has it, and bills it."""
+    path, odd = ODD[how]
+    whole = batch_server._Handler._done
+    monkeypatch.setattr(
+        batch_server._Handler,
+        "_done",
+        lambda handler, at, content: whole(handler, at, odd(content) if at == path else content),
+    )
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    for expected in ("sending", "submitted"):
+        service.batches_advance("w1")
+        assert state(tracked) == [expected]
+    assert len(server.batches) == 1
+    server.finish()
+    service.batches_advance("w1")
+    service.work(until="current")
+    assert asked(server) == []
+    proven(backend, service, tracked, notes)
+
+
+LISTS = {
+    "data that is text": lambda page: {**page, "data": "none"},
+    "a batch that is text": lambda page: {**page, "data": ["batch_0"]},
+    "metadata that is text": lambda page: {**page, "data": [{**one, "metadata": "seamark"} for one in page["data"]]},
+    "a batch without an id": lambda page: {**page, "data": [{"metadata": one["metadata"]} for one in page["data"]]},
+}
+
+
+@pytest.mark.parametrize("how", LISTS)
+def test_a_batch_is_not_sent_again_while_the_list_of_them_cannot_be_read(how, service, server, monkeypatch):
+    whole = batch_server._Handler.send_json
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    server.dropped.add("/batches")
+    service.batches_advance("w1")
+    with monkeypatch.context() as odd:
+        odd.setattr(
+            batch_server._Handler,
+            "send_json",
+            lambda handler, status, content: whole(handler, status, LISTS[how](content) if "has_more" in content else content),
+        )
+        service.batches_advance("w1")
+        assert (state(tracked), len(server.batches)) == (["sending"], 1)
+    service.batches_advance("w1")
+    assert (state(tracked), len(server.batches)) == (["submitted"], 1)
+
+
+def test_a_batch_that_is_paid_for_waits_for_a_key_that_is_taken(backend, notes, service, server, monkeypatch):
+    """And says so, to whoever looks after it and to whoever asks how it stands."""
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    service.batches_advance("w1")
+    server.finish()
+    whole = batch_server._Handler.post
+    with monkeypatch.context() as refused:
+        refused.setattr(
+            batch_server._Handler,
+            "post",
+            lambda handler: (handler.body(), handler.send_json(401, {"error": {"message": "a key that is no more"}})),
+        )
+        for _ in range(2):
+            with pytest.raises(EmbedderConfigurationError, match="401"):
+                service.batches_advance("w1")
+    assert batch_server._Handler.post is whole
+    [waiting] = tracked.batches()
+    assert (waiting.state, "a key that is no more" in waiting.error) == ("submitted", True)
+    [done] = service.batches_advance("w2")
+    assert (done.state, done.answered, done.error) == ("done", ROWS, None)
+    service.work(until="current")
+    assert asked(server) == []
+    proven(backend, service, tracked, notes)
+
+
+def test_what_a_batch_waits_for_prolongs_no_hold(service, server, monkeypatch):
+    """A backfill is never stopped for good: also where nobody mends the key."""
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    monkeypatch.setattr(batches, "HOLD_SECONDS", -1.0)
+    service.batches_advance("w1")
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        batch_server._Handler, "get", lambda handler: handler.send_json(401, {"error": {"message": "a key that is no more"}})
+    )
+    with pytest.raises(EmbedderConfigurationError, match="401"):
+        service.batches_advance("w1")
+    service.work(until="current")
+    assert (state(tracked), tracked.coverage().embedded) == (["submitted"], ROWS)
+
+
+def test_a_batch_waits_while_the_model_makes_vectors_of_another_length(notes, service, server, monkeypatch):
+    """Where the length is told, so that nothing is asked at the start."""
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    service.batches_advance("w1")
+    server.finish()
+    embed = server.embed
+    monkeypatch.setattr(server, "embed", lambda texts, model, _dimension, **more: embed(texts, model, 16, **more))
+    with pytest.raises(ModelDriftError, match="16 dimensions instead of 32"):
+        service.batches_advance("w1")
+    assert state(tracked) == ["submitted"]
+    assert "16 dimensions" in service.store.generations(tracked.source.id)[-1].drift
+    monkeypatch.undo()
+    assert [(batch.state, batch.answered) for batch in service.batches_advance("w2")] == [("done", ROWS)]
+    assert service.store.generations(tracked.source.id)[-1].drift is None
 
 
 def test_a_large_table_is_sent_in_parts(backend, notes, service, server, monkeypatch):

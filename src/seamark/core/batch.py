@@ -103,23 +103,29 @@ def batch_advance(
 ) -> ProviderBatch | None:
     """Take one step of the open batch; return how it stands, None where there is none, or somebody else is at it.
 
-    Between steps nobody is at it, and whoever comes next may take the next one; but for after an outage.
+    Between steps nobody is at it, and whoever comes next may take the next one. After an outage, or where this machine is short
+    of something, it stays with its owner for a while: what was asked for may have arrived, and is not seen there yet. What can
+    not work, and an error of ours, which would be there again, fail it.
 
-    Raises nothing that an embedder raises: an outage leaves the batch as it is, to be looked at later; what cannot work fails
-    it, and so does what is no fault of the provider's, for it would be there again. But for ModelDriftError, and
-    BudgetSpentError where it would cost more than is left: it stays as it is.
+    Raises:
+        BudgetSpentError: it would cost more than is left; it is not sent.
+        ModelDriftError: the model is another one than was registered; it is neither sent nor put by.
+        EmbedderConfigurationError: the provider has it, and cannot be asked as things are (a key that is refused): it waits
+            until that is mended, and its `error` says so.
     """
     batch = store.batch_take(generation.id, owner, TAKE_SECONDS) if isinstance(embedder, Batched) else None
     if batch is None or not isinstance(embedder, Batched):
         return None
-    step = _Step(store, source, generation, embedder, embedder, registry, chunker, owner, budget)
+    step = _Step(batch, store, source, generation, embedder, embedder, registry, chunker, owner, budget)
     try:
-        after = step.take(batch)
-    except (BudgetSpentError, ModelDriftError):
-        store.batch_take(generation.id, owner, 0.0)  # whoever has more to spend, or finds the old model, may go on with it
+        after = step.take()
+    except (BudgetSpentError, EmbedderConfigurationError):
+        store.batch_take(
+            generation.id, owner, 0.0
+        )  # whoever has more to spend, the old model, or another key may go on with it
         raise
     except EmbedderError:
-        return batch  # and keep it: what was asked for may have arrived, and is not seen there yet
+        return batch
     store.batch_take(generation.id, owner, 0.0)
     return after
 
@@ -175,6 +181,7 @@ def _cancelled(batch: ProviderBatch, name: str, opened: Callable[[], Embedder]) 
 class _Step:
     def __init__(
         self,
+        batch: ProviderBatch,
         store: Store,
         source: Source,
         generation: Generation,
@@ -189,26 +196,49 @@ class _Step:
         self._store, self._source, self._generation, self._model = store, source, generation, generation.model
         self._embedder, self._provider, self._chunker, self._owner = embedder, provider, chunker, owner
         self._registry, self._budget = registry, budget
+        self._batch = batch
+        """As it is written down."""
+        self._answered = self._tokens = 0
         self._complaint = ""
 
-    def take(self, batch: ProviderBatch) -> ProviderBatch:
+    def take(self) -> ProviderBatch:
         """Take the step that is next; what cannot work fails the batch."""
-        self._batch = batch
+        batch = self._batch
         try:
             return self.collect(batch) if batch.state == "submitted" else self.send(batch)
         except (BudgetSpentError, ModelDriftError, StoreError):
             raise
-        except (EmbedderConfigurationError, EmbedderInputError) as error:
+        except EmbedderConfigurationError as error:
+            if self._batch.state == "submitted":
+                self._told(str(error))
+                raise
+            return self._failed(str(error))
+        except EmbedderInputError as error:
             return self._failed(str(error))
         except EmbedderError:
             raise
+        except (OSError, MemoryError) as error:  # a full disk, no more descriptors: that passes
+            raise EmbedderTransientError(f"{self._model.name} raised {type(error).__name__}: {error}") from error
         except Exception as error:  # noqa: BLE001 kept with the batch: its passages go back to ordinary work, and others go on
             return self._failed(f"{self._model.name} raised {type(error).__name__}: {error}")
 
     def _failed(self, error: str) -> ProviderBatch:
-        batch = self._batch
-        there = f"; it may be at the provider, with seamark={batch.tag} in its metadata" if batch.state == "sending" else ""
-        return self.ended(replace(batch, state="failed", error=error + there))
+        """End the batch, with what it has answered so far, which is put by, and with what becomes of it at the provider."""
+        batch, there = self._batch, ""
+        if batch.state == "sending":
+            there = f"; it may be at the provider, with seamark={batch.tag} in its metadata"
+        elif batch.state == "submitted":
+            there = f"; {_cancelled(batch, self._model.name, lambda: self._embedder).error}"
+        return self.ended(replace(batch, state="failed", answered=self._answered, error=error + there), self._spent())
+
+    def _spent(self) -> Spent:
+        return Spent(1, self._answered, self._tokens) if self._answered or self._tokens else NOTHING_SPENT
+
+    def _told(self, error: str | None) -> None:
+        """Write down what the batch waits for; the lane is held no longer for that."""
+        if self._batch.error != error and not self._store.batch_write(replace(self._batch, error=error), self._owner, None):
+            raise self._lost(self._batch)
+        self._batch = replace(self._batch, error=error)
 
     def send(self, batch: ProviderBatch) -> ProviderBatch:
         """Send the next passages, unless the provider has them already."""
@@ -269,22 +299,21 @@ class _Step:
         assert batch.provider_id is not None
         look = self._provider.batch_look(batch.provider_id)
         if not look.ended:
-            return batch
+            self._told(None)
+            return self._batch
         self._registry.embedder(self._generation, recording=True, anew=True)
-        answered = tokens = 0
-        self._complaint = ""
         strange = self._strange(look)
         results = self._results(look)
         while answers := list(islice(results, ANSWERS_AT_ONCE)):
-            answered += self._put(answers) if strange is None else 0
-            tokens += sum(answer.tokens for answer in answers if answer.name not in _PROBE_PLACES)
+            self._tokens += sum(answer.tokens for answer in answers if answer.name not in _PROBE_PLACES)
+            self._answered += self._put(answers) if strange is None else 0
             if self._store.batch_take(self._generation.id, self._owner, TAKE_SECONDS) is None:
                 return batch  # somebody else is at it, and does all of this again
         error = look.error if strange is None else f"batch {batch.provider_id} was answered by another model: {strange}"
-        if error is None and batch.requests and not answered:
+        if error is None and batch.requests and not self._answered:
             error = f"batch {batch.provider_id} has answered none of {batch.requests:,} requests{self._complaint}"
-        ended = replace(batch, state="done" if error is None else "failed", answered=answered, error=error)
-        return self.ended(ended, Spent(1, answered, tokens))
+        ended = replace(batch, state="done" if error is None else "failed", answered=self._answered, error=error)
+        return self.ended(ended, Spent(1, self._answered, self._tokens))
 
     def _results(self, look: BatchLook) -> Iterator[BatchAnswer]:
         return iter(()) if look.results is None else self._provider.batch_results(look.results)

@@ -16,6 +16,7 @@ import numpy as np
 
 from seamark.embed.validation import embedder_errors, stored_vectors
 from seamark.errors import (
+    EmbedderDimensionError,
     EmbedderError,
     EmbedderInputError,
     InvalidRequestError,
@@ -264,6 +265,8 @@ class Registry:
         clean_at = self._store.clock()
         try:
             found = self._embedded(embedder, (*PROBES, *queries))
+        except EmbedderDimensionError as error:  # of a server that is asked for a length, nothing else tells that
+            raise ModelDriftError(f"{model.name}@{model.version}", f"{error}{_since(before)}") from error
         except EmbedderInputError:
             # A server that takes no such text has never been asked; where it is the query that it refuses, that is said here.
             found = self._embedded(embedder, queries)

@@ -341,9 +341,10 @@ class Seamark:
             BudgetSpentError: a batch would cost more than is left of the budget; it is not sent.
             ModelDriftError: a model is another one than was registered, which is recorded, and its batch is neither sent nor
                 put by; raised when all the others have had their step.
+            EmbedderConfigurationError: likewise, where a provider that has a batch cannot be asked about it as things are.
         """
         found: list[ProviderBatch | None] = []
-        drifted: ModelDriftError | None = None
+        waiting: EmbedderConfigurationError | None = None
         for source in (source for source in self.store.sources() if only in (None, source.name)):
             for generation in self.store.generations(source.id):
                 if generation.model is None or batch_open(self.store, generation.id) is None:
@@ -359,10 +360,10 @@ class Seamark:
                 try:
                     step = batch_advance(self.store, source, generation, embedder, self.registry, chunker, owner, budget)
                     found.append(step)
-                except ModelDriftError as error:
-                    drifted = error
-        if drifted is not None:
-            raise drifted
+                except EmbedderConfigurationError as error:
+                    waiting = error
+        if waiting is not None:
+            raise waiting
         return tuple(batch for batch in found if batch is not None)
 
     def generations_expire(self) -> tuple[int, ...]:

@@ -28,7 +28,6 @@ from seamark.edges.worklist import CATALOG_SECONDS, THREADS_MAX, WorkList
 from seamark.errors import (
     BudgetSpentError,
     EmbedderConfigurationError,
-    ModelDriftError,
     StoreError,
     StoreIncompatibleError,
     StorePermissionError,
@@ -347,7 +346,7 @@ class Worker:
         self._service.generations_expire()
         for source in self._service.store.sources():
             with self._unless_detached([known.id for known in self._service.store.generations(source.id)]):
-                with suppress(ModelDriftError):  # which is recorded, and shown
+                with suppress(EmbedderConfigurationError):  # kept with the batch or the model, and shown
                     self._service.batches_advance(self.id, self._budget, only=source.name)
                 self._service.store.journal_trim(source.id)
                 if whole:

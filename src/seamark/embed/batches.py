@@ -95,14 +95,29 @@ def batch_find(opened: Opened, tag: str) -> str | None:
     for _ in range(PAGES_MAX):
         with opened("GET", "/batches", params={"limit": "100", **after}) as reply:
             page = _object(reply.read())
-        batches = cast("list[dict[str, Any]]", page.get("data") or [])
+        batches = _members(page)
         for batch in batches:
-            if cast("dict[str, str]", batch.get("metadata") or {}).get(TAG) == tag:
-                return str(batch["id"])
+            if _tag(batch) == tag:
+                return _id(batch)
         if not page.get("has_more") or not batches:
             return None
-        after = {"after": str(batches[-1]["id"])}
+        after = {"after": _id(batches[-1])}
     return None
+
+
+def _members(page: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what a page lists; what is on one that cannot be read nobody knows, and it would be paid for twice."""
+    listed: Any = page.get("data") or []
+    if isinstance(listed, list) and all(isinstance(one, dict) for one in cast("list[object]", listed)):
+        return cast("list[dict[str, Any]]", listed)
+    raise EmbedderTransientError(f"the batch interface answered with a list that holds something else: {str(page)[:300]}")
+
+
+def _tag(batch: dict[str, Any]) -> object:
+    metadata: Any = batch.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        raise EmbedderTransientError(f"the batch interface answered with metadata that is no object: {str(batch)[:300]}")
+    return cast("dict[str, object]", metadata).get(TAG)
 
 
 def batch_upload(opened: Opened, tag: str, body: dict[str, object], texts: Iterable[tuple[str, str]]) -> str:
@@ -114,11 +129,16 @@ def batch_upload(opened: Opened, tag: str, body: dict[str, object], texts: Itera
         file.seek(0)
         files = {"file": (f"{tag}.jsonl", file, "application/jsonl")}
         with opened("POST", "/files", data={"purpose": "batch"}, files=files) as reply:
-            return _id(reply.read())
+            made = _object(reply.read())
+    try:
+        return _id(made)
+    except EmbedderTransientError as error:
+        # A server that answers whatever it is asked with 200 makes nothing, and nothing is paid yet.
+        raise EmbedderConfigurationError(f"{error}: there may be no batch interface") from error
 
 
 def batch_start(opened: Opened, tag: str, file: str) -> str:
-    """Make a batch of a file."""
+    """Make a batch of a file; whatever cannot be read of the reply, it may be there, and is found by its tag."""
     asked = {
         "input_file_id": file,
         "endpoint": ENDPOINT,
@@ -126,7 +146,7 @@ def batch_start(opened: Opened, tag: str, file: str) -> str:
         "metadata": {TAG: tag},
     }
     with opened("POST", "/batches", json=asked) as reply:
-        return _id(reply.read())
+        return _id(_object(reply.read()))
 
 
 def batch_look(opened: Opened, batch: str) -> BatchLook:
@@ -136,7 +156,9 @@ def batch_look(opened: Opened, batch: str) -> BatchLook:
     status = str(found.get("status"))
     if status not in _ENDED:
         return BatchLook(ended=False)
-    results = cast("str | None", found.get("output_file_id"))
+    results = found.get("output_file_id") or None
+    if not isinstance(results, str | None):
+        raise EmbedderTransientError(f"the batch interface answered with a file that has no name: {str(found)[:300]}")
     if status == "completed":
         return BatchLook(ended=True, results=results)
     said = "; ".join(_messages(found)[:3])
@@ -186,13 +208,12 @@ def _answer(line: str, name: str) -> BatchAnswer:
             return BatchAnswer("", None, 0)
 
 
-def _id(body: bytes) -> str:
-    """Return the id of what was made; a server that answers whatever it is asked with 200 makes nothing."""
-    match _object(body):
+def _id(found: dict[str, Any]) -> str:
+    match found:
         case {"id": str(name)}:
             return name
         case _:
-            raise EmbedderConfigurationError(f"the batch interface answered without an id, if there is one: {body[:300]!r}")
+            raise EmbedderTransientError(f"the batch interface answered without an id: {str(found)[:300]}")
 
 
 def _object(body: bytes) -> dict[str, Any]:

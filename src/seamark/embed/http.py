@@ -31,6 +31,7 @@ from seamark.embed.tokens import tokens_estimate
 from seamark.embed.validation import encodable_texts
 from seamark.errors import (
     EmbedderConfigurationError,
+    EmbedderDimensionError,
     EmbedderInputError,
     EmbedderTransientError,
     EmbedderUnavailableError,
@@ -157,7 +158,7 @@ class _HttpEmbedder:
             vectors, tokens = self._vectors_proved(batch)
             billed = None if tokens is None or billed is None else billed + tokens
             if vectors.shape[1] != dimension:
-                raise EmbedderConfigurationError(
+                raise EmbedderDimensionError(
                     f"{self._name} returned vectors of {vectors.shape[1]} dimensions instead of {dimension}: "
                     f"the model behind that name has changed, or does not heed `dimensions`"
                 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seamark.errors import BudgetSpentError, EmbedderConfigurationError, EmbedderError, EmbedderTransientError, StoreError
+from seamark.errors import BudgetSpentError, EmbedderDimensionError, EmbedderError, EmbedderTransientError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -51,12 +51,12 @@ def stored_vectors(vectors: ArrayLike, count: int, identity: ModelIdentity, prec
     vector to zero.
 
     Raises:
-        EmbedderConfigurationError: the vectors have another dimension than the model is registered with.
+        EmbedderDimensionError: the vectors have another dimension than the model is registered with.
         EmbedderTransientError: not numbers, not `count` vectors, or one of them is not finite or zero.
     """
     found = checked_vectors(vectors, count, identity.name)
     if found.shape[1] != identity.dimension:
-        raise EmbedderConfigurationError(
+        raise EmbedderDimensionError(
             f"{identity.name} returned vectors of {found.shape[1]} dimensions and is registered with {identity.dimension}: "
             f"the model behind that name has changed, or `dimensions` is not what it was"
         )

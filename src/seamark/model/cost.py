@@ -52,7 +52,8 @@ class ProviderBatch:
     """Passages of a generation's rows `after < seq <= upto` that are given to a provider's batch interface under a `tag`.
 
     `planned`: it is not known yet which; `sending`: it may or may not be there; `submitted`: it is, as `provider_id`; `done`;
-    or `failed`, with an `error`. `requests` are the passages, `answered` those of them that came back as vectors.
+    or `failed`, with an `error`; that of one which is `submitted` says what keeps it waiting. `requests` are the passages,
+    `answered` those of them that came back as vectors.
     """
 
     id: int

@@ -47,10 +47,10 @@ def batch_begin(work: Batching, generation_id: int, after: int, seconds: float) 
     return next((batch for batch in work.batches(generation_id) if batch.state not in BATCH_ENDED), None)
 
 
-def batch_write(work: Batching, batch: ProviderBatch, owner: str, seconds: float) -> bool:
-    """Write what has become of a batch, and go on holding the lane."""
+def batch_write(work: Batching, batch: ProviderBatch, owner: str, seconds: float | None) -> bool:
+    """Write what has become of a batch, and go on holding the lane; with None no longer than it is held anyway."""
     written = work.write(batch, owner)
-    if written:
+    if written and seconds is not None:
         work.hold(batch.generation_id, seconds)
     return written
 

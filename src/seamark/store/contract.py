@@ -387,8 +387,8 @@ class Store(Auditing, Protocol):
         """
         ...
 
-    def batch_write(self, batch: ProviderBatch, owner: str, seconds: float) -> bool:
-        """Write what has become of a batch, and hold the generation's backfill lane for so long from now.
+    def batch_write(self, batch: ProviderBatch, owner: str, seconds: float | None) -> bool:
+        """Write what has become of a batch, and hold the generation's backfill lane for so long from now; None: as it is held.
 
         False, and nothing written, where the owner has lost the batch.
         """

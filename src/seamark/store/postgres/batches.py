@@ -48,7 +48,7 @@ def batch_take(database: Database, generation_id: int, owner: str, seconds: floa
     return None if row is None else ProviderBatch(*row)
 
 
-def batch_write(database: Database, batch: ProviderBatch, owner: str, seconds: float) -> bool:
+def batch_write(database: Database, batch: ProviderBatch, owner: str, seconds: float | None) -> bool:
     """Write what has become of a batch."""
     with database.transaction() as connection:
         return batching.batch_write(_Batches(database, connection), batch, owner, seconds)

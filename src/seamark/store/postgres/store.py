@@ -360,7 +360,7 @@ class PostgresStore(PostgresAuditing):
         """See the contract."""
         return batches.batch_take(self._database, generation_id, owner, seconds, force=force)
 
-    def batch_write(self, batch: ProviderBatch, owner: str, seconds: float) -> bool:
+    def batch_write(self, batch: ProviderBatch, owner: str, seconds: float | None) -> bool:
         """See the contract."""
         return batches.batch_write(self._database, batch, owner, seconds)
 

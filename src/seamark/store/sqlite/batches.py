@@ -47,7 +47,7 @@ def batch_take(connections: Connections, generation: int, owner: str, seconds: f
     return None if row is None else ProviderBatch(*row)
 
 
-def batch_write(connections: Connections, batch: ProviderBatch, owner: str, seconds: float) -> bool:
+def batch_write(connections: Connections, batch: ProviderBatch, owner: str, seconds: float | None) -> bool:
     """Write what has become of a batch."""
     with connections.transaction() as connection:
         return batching.batch_write(_Batches(connection), batch, owner, seconds)

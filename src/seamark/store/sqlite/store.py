@@ -400,7 +400,7 @@ class SqliteStore(SqliteAuditing):
         """Take the open batch of a generation on for so long."""
         return batches.batch_take(self._connections, generation_id, owner, seconds, force=force)
 
-    def batch_write(self, batch: ProviderBatch, owner: str, seconds: float) -> bool:
+    def batch_write(self, batch: ProviderBatch, owner: str, seconds: float | None) -> bool:
         """Write what has become of a batch, and hold the backfill lane for so long."""
         return batches.batch_write(self._connections, batch, owner, seconds)
 
