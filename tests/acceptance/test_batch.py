@@ -520,6 +520,21 @@ def test_a_worker_cancels_what_a_retired_index_still_has_there(service, server):
     assert len(given_up(tracked, server, generation, by=lambda: service.batches_advance("w1"))) == 1
 
 
+def test_a_batch_that_was_given_up_is_no_failure_of_the_index_that_is_taken_up_again(service, server):
+    """Nothing was wrong with it."""
+    model = f"{server.locator}&version=next"
+    tracked = service.attach("notes", text="body")
+    service.work(until="current")
+    generation = next(one for one in tracked.swap(model=model) if one.kind == "vector")
+    tracked.batch()
+    service.batches_advance("w1")
+    assert given_up(tracked, server, generation, by=lambda: [tracked.retire(generation.id), tracked.batches()][-1])
+    assert [one.id for one in tracked.swap(model=model)] == [generation.id]
+    [status] = service.status()
+    shown = next(one for one in status.generations if one.generation.id == generation.id)
+    assert (shown.coverage.missing, shown.batch, shown.batch_failed) == (ROWS, None, None)
+
+
 def test_the_batch_of_a_model_whose_weights_have_changed_is_cancelled(service, server):
     tracked = service.attach("notes", text="body")
     tracked.batch()
@@ -669,10 +684,8 @@ def test_who_waits_for_a_batch_is_told_so(service, server):
     service.work(until="current", progress=tell, stop=stop)
     ending.cancel()
     problems = [progress.problem for progress in told]
-    assert (
-        f"40 rows of 'notes' wait for batch 1 at the provider (submitted, {server.batches[0].id}), which may take a day"
-        in problems
-    )
+    waits = "the backfill waits for batch 1 at the provider (submitted, batch_0), which may take a day"
+    assert f"40 rows of 'notes' are missing; {waits}" in problems
     assert problems[-1] is None
 
 

@@ -66,6 +66,8 @@ TAKE_SECONDS = 600.0
 PASSAGES_MAX = 20_000
 """OpenAI takes 50,000 in a batch, and a file of 200 MB."""
 CHARACTERS_MAX = 60_000_000
+GIVEN_UP = "given up"
+"""What the error of a batch begins with that nothing was wrong with, but that nobody wants any more."""
 READ_ROWS = 500
 READ_CHARACTERS = 4_000_000
 ANSWERS_AT_ONCE = 256
@@ -130,15 +132,16 @@ def batch_advance(
     return after
 
 
-def batch_open(store: Store, generation_id: int) -> ProviderBatch | None:
-    """Return the batch that a generation's backfill waits for."""
-    return next((batch for batch in store.batches(generation_id) if batch.state not in BATCH_ENDED), None)
+def batch_open(batches: Sequence[ProviderBatch]) -> ProviderBatch | None:
+    """Return the one of a generation's batches that its backfill waits for."""
+    return next((batch for batch in batches if batch.state not in BATCH_ENDED), None)
 
 
-def batch_failed(store: Store, generation_id: int) -> ProviderBatch | None:
-    """Return the latest batch of a generation, if it has failed."""
-    latest = max(store.batches(generation_id), key=lambda batch: batch.id, default=None)
-    return latest if latest is not None and latest.state == "failed" else None
+def batch_failed(batches: Sequence[ProviderBatch]) -> ProviderBatch | None:
+    """Return the latest of a generation's batches, if it has failed; one that somebody has given up has not."""
+    latest = max(batches, key=lambda batch: batch.id, default=None)
+    failed = latest is not None and latest.state == "failed" and not (latest.error or "").startswith(GIVEN_UP)
+    return latest if failed else None
 
 
 def batch_withdraw(store: Store, generation: Generation, opened: Callable[[], Embedder]) -> ProviderBatch | None:
@@ -165,16 +168,16 @@ def _cancelled(batch: ProviderBatch, name: str, opened: Callable[[], Embedder]) 
             there = there or embedder.batch_find(batch.tag)
             if there is None:
                 sent = "" if batch.state == "planned" else ", unless it was just being sent"
-                return replace(batch, error=f"given up before it was sent{sent}")
+                return replace(batch, error=f"{GIVEN_UP} before it was sent{sent}")
             if embedder.batch_look(there).ended:
-                return replace(batch, provider_id=there, error=f"given up; {there} had ended at the provider already")
+                return replace(batch, provider_id=there, error=f"{GIVEN_UP}; {there} had ended at the provider already")
             embedder.batch_cancel(there)
-            return replace(batch, provider_id=there, error=f"given up, and {there} is cancelled at the provider")
+            return replace(batch, provider_id=there, error=f"{GIVEN_UP}, and {there} is cancelled at the provider")
     except EmbedderError as error:
         if batch.state == "planned":
-            return replace(batch, error="given up before it was sent")
+            return replace(batch, error=f"{GIVEN_UP} before it was sent")
         name = there or f"the one with seamark={batch.tag} in its metadata, if it has arrived,"
-        said = f"given up here; {name} goes on at the provider, which could not be asked to cancel it: {error}"
+        said = f"{GIVEN_UP} here; {name} goes on at the provider, which could not be asked to cancel it: {error}"
         return replace(batch, provider_id=there, error=said)
 
 

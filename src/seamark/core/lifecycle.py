@@ -97,9 +97,8 @@ class Words:
 def swap_plan(store: Store, embedders: Embedders, registry: Registry, source: Source, words: Words) -> SwapPlan:
     """Say what a swap would begin; see `Tracked.swap_plan`."""
     meant = _meant(store, embedders, source, words)
-    for spec, _ in meant:
-        if spec.model is not None:
-            registry.check(spec.model, spec.locator, recording=False)
+    for model, locator in _models(meant):
+        registry.check(model, locator, recording=False)
     read = generation_read(store.generations(source.id), "vector")
     asked = {found.id for found in (read, *(held for _, held in meant)) if found is not None}
     counts = store.coverage(source, sorted(asked))
@@ -112,11 +111,11 @@ def swap_plan(store: Store, embedders: Embedders, registry: Registry, source: So
 
 def swap_batch_check(store: Store, embedders: Embedders, source: Source, words: Words) -> None:
     """Raise InvalidRequestError where nothing that a swap would begin can go through a batch; see `Tracked.batch_check`."""
-    meant = [spec for spec, _ in _meant(store, embedders, source, words)]
-    for spec in meant:
-        if spec.model is not None:
-            batch_check(embedders.provider(spec.model, spec.locator))
-    if meant and all(spec.model is None for spec in meant):
+    meant = _meant(store, embedders, source, words)
+    models = _models(meant)
+    for model, locator in models:
+        batch_check(embedders.provider(model, locator))
+    if meant and not models:
         raise InvalidRequestError("only an index of words would be begun, which calls no model: there is nothing to batch")
 
 
@@ -132,6 +131,11 @@ def _meant(
     return tuple((spec, held.get(spec.fingerprint)) for spec in specs if spec.fingerprint not in read)
 
 
+def _models(meant: Sequence[tuple[GenerationSpec, Generation | None]]) -> list[tuple[ModelIdentity, str | None]]:
+    """Return the models of what a swap would begin, with their locators."""
+    return [(spec.model, spec.locator) for spec, _ in meant if spec.model is not None]
+
+
 def swap(
     store: Store, embedders: Embedders, registry: Registry, source: Source, words: Words, *, manual: bool
 ) -> tuple[Generation, ...]:
@@ -139,9 +143,8 @@ def swap(
     if source.state != "ready":
         raise InvalidRequestError(f"{source.name!r} is still being attached; swap when that is done")
     meant = _meant(store, embedders, source, words)
-    for spec, _ in meant:
-        if spec.model is not None:
-            registry.check(spec.model, spec.locator, recording=True)  # nothing could be written
+    for model, locator in _models(meant):
+        registry.check(model, locator, recording=True)  # nothing could be written
     made = tuple(store.generation_create(source, spec, manual=manual) for spec, _ in meant)
     for generation in made:
         if generation.model is not None:
@@ -279,7 +282,7 @@ def withdraw(
     for one in store.generations(source.id):
         if one.model is None or generation_id not in (None, one.id):
             continue
-        batch = batch_open(store, one.id)
+        batch = batch_open(store.batches(one.id))
         if batch is not None and (batch.state == "planned" or not planned):
             withdrawn.append(batch_withdraw(store, one, partial(embedders.provider, one.model, one.locator)))
     return tuple(batch for batch in withdrawn if batch is not None)
@@ -298,7 +301,7 @@ def listing(store: Store, source: Source) -> tuple[GenerationListing, ...]:
             counts[found.id],
             sizes.get(found.id, 0),
             max(0.0, (now - found.created_at) / 1e6),
-            batch_open(store, found.id),
+            batch_open(store.batches(found.id)),
             spends.get(found.id, NOTHING_SPENT),
         )
         for found in generations

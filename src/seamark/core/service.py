@@ -347,7 +347,7 @@ class Seamark:
         waiting: EmbedderConfigurationError | None = None
         for source in (source for source in self.store.sources() if only in (None, source.name)):
             for generation in self.store.generations(source.id):
-                if generation.model is None or batch_open(self.store, generation.id) is None:
+                if generation.model is None or batch_open(self.store.batches(generation.id)) is None:
                     continue
                 try:
                     embedder = self.embedders.provider(generation.model, generation.locator)
@@ -422,8 +422,9 @@ class Seamark:
         rate = sum(worker.rates.get(generation.id, 0.0) for worker in workers)
         eta = 0.0 if coverage.missing == 0 else coverage.missing / rate if rate > 0 else None
         failures = self.store.failures(source, generation.id, STATUS_FAILURES) if coverage.failed else ()
-        failed = batch_failed(self.store, generation.id) if coverage.missing else None
-        under_way = batch_open(self.store, generation.id)
+        batches = self.store.batches(generation.id)
+        failed = batch_failed(batches) if coverage.missing else None
+        under_way = batch_open(batches)
         return GenerationStatus(generation, coverage, rate, eta, tuple(failures), spent, audit, under_way, failed)
 
     def doctor(self) -> tuple[Check, ...]:

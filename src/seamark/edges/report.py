@@ -87,10 +87,10 @@ def _problem(status: SourceStatus) -> str | None:
 
 
 def _batch(name: str, status: GenerationStatus) -> str | None:
-    """Return how many rows of an index wait for a batch."""
+    """Return how many rows of an index are missing while its backfill waits for a batch; those of the fresh lane do not."""
     batch, missing = status.batch, status.coverage.missing
     if batch is None or not missing:
         return None
     there = f", {batch.provider_id}" if batch.provider_id is not None else ""
-    rows = f"1 row of {name!r} waits" if missing == 1 else f"{missing:,} rows of {name!r} wait"
-    return f"{rows} for batch {batch.id} at the provider ({batch.state}{there}), which may take a day"
+    rows = f"1 row of {name!r} is missing" if missing == 1 else f"{missing:,} rows of {name!r} are missing"
+    return f"{rows}; the backfill waits for batch {batch.id} at the provider ({batch.state}{there}), which may take a day"

@@ -48,7 +48,7 @@ class GenerationStatus:
     """How a generation stands. `rows_per_second` is what all workers together settle; `eta_seconds` is None when unknown.
 
     `batch` is the one that is under way with a provider, for which the backfill waits; `batch_failed` the latest one, where it
-    has failed and rows are still missing.
+    has failed, was not given up, and rows are still missing.
     """
 
     generation: Generation
