@@ -138,6 +138,31 @@ def test_a_stamp_column_cannot_be_dropped_by_mistake(notes, opened, old):
     service.detach("notes", drop_stamps=True)
 
 
+def test_triggers_that_were_made_before_columns_were_named_with_their_table_go_on(sqlite_backend, old):
+    application = sqlite_backend.application()
+    application.run("CREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT)")
+    application.run("INSERT INTO notes VALUES (1, 'a'), (2, 'b')")
+    with seamark.open(sqlite_backend.url, embedder=old) as service:
+        tracked = service.attach("notes", text="body", stamp=["has_embedding"])
+        triggers = application.run("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'")
+        former = {name: sql.replace('"notes"."has_embedding" IS NOT', '"has_embedding" IS NOT') for name, sql in triggers}
+        changed = [name for name, sql in triggers if former[name] != sql]
+        assert len(changed) == 3
+        for name in changed:
+            application.run(f'DROP TRIGGER "{name}"')
+            application.run(former[name])
+        assert () == service.status()[0].problems
+        service.work(until="current")
+        assert [(1, 1), (2, 1)] == application.run("SELECT id, has_embedding FROM notes")
+        application.run("UPDATE notes SET body = 'c' WHERE id = 1")
+        assert [(1, 0), (2, 1)] == application.run("SELECT id, has_embedding FROM notes")
+        service.work(until="current")
+        assert tracked.verify().clean
+        service.detach("notes")
+        service.attach("notes", text="body", stamp=["has_embedding"])
+        assert dict(triggers) == dict(application.run("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'"))
+
+
 @pytest.mark.parametrize("name", ["has_embedding", "embed_gen"])
 def test_a_stamp_column_that_is_gone_all_the_same_is_made_again(notes, opened, old, backend, name):
     """Others go on meanwhile."""

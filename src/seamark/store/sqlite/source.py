@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from seamark.model import Enrolment, filter_columns
@@ -17,7 +18,16 @@ from seamark.store.conflict import conflict_check
 from seamark.store.sqlite.catalog import columns_dump, generations_list, journal_exists, source_load, spec_dump
 from seamark.store.sqlite.filters import filter_literal
 from seamark.store.sqlite.keys import key_dump, key_marks, key_read
-from seamark.store.sqlite.stamps import owed_name, stamp_empty, stamps_drop, stamps_lost, stamps_made, stamps_make, stamps_plan
+from seamark.store.sqlite.stamps import (
+    owed_name,
+    stamp_empty,
+    stamp_empty_before,
+    stamps_drop,
+    stamps_lost,
+    stamps_made,
+    stamps_make,
+    stamps_plan,
+)
 from seamark.store.sqlite.tables import columns_generated, key_collations
 from seamark.store.sqlite.words import STATEMENTS, generation_words, journal_name, quoted, source_words, table_words
 from seamark.store.stamps import gone_told
@@ -177,7 +187,8 @@ def source_faults(connection: Connection, source: Source) -> list[str]:
         faults.append(gone_told(lost))
     wanted = _triggers(source, _shape(connection, source))
     standing = _standing(connection, wanted, "app")
-    missing = sorted(name for name in wanted if standing.get(name) != wanted[name])
+    before = partial(stamp_empty_before, source.table, source.spec.stamp)
+    missing = sorted(name for name, sql in wanted.items() if standing.get(name) not in (sql, before(sql)))
     if missing:
         faults.append(f"triggers are gone or changed: {', '.join(missing)}")
     if faults:

@@ -129,15 +129,24 @@ def stamp_empty(table: Table, names: tuple[StampName, ...], row_is: str) -> str:
     if not names:
         return ""
     empty = {quoted(name): literal(value) for name, value in stamps_empty(names).items()}
-    here = quoted(
-        table.name
-    )  # without it a name that is quoted is a string where there is no such column, and could be dropped
     words = table_words(table) | {
         "row_is": row_is,
         "empty": ", ".join(f"{name} = {value}" for name, value in empty.items()),
-        "stamped": " OR ".join(f"{here}.{name} IS NOT {value}" for name, value in empty.items()),
+        "stamped": " OR ".join(f"{_there(table, name)} IS NOT {value}" for name, value in empty.items()),
     }
     return "\n" + STATEMENTS["stamp_empty"].format_map(words) + ";"
+
+
+def _there(table: Table, name: str) -> str:
+    """Name a column with its table: alone, a quoted name that is no column is a string, so that the column could be dropped."""
+    return f"{quoted(table.name)}.{name}"
+
+
+def stamp_empty_before(table: Table, names: tuple[StampName, ...], trigger: str) -> str:
+    """Return a trigger as it was made when it named the columns alone: it does what it did."""
+    for name in map(quoted, names):
+        trigger = trigger.replace(f"{_there(table, name)} IS NOT ", f"{name} IS NOT ")
+    return trigger
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
