@@ -113,7 +113,8 @@ class Worker:
         with (
             self._registered(),
             self._running([self._keep], self._left),
-            self._running([*working, self._maintain, self._poll, self._audit, self._compare], self._done),
+            self._models_awaited(),
+            self._running([*working, self._maintain, self._poll, self._audit, self._open_models], self._done),
         ):
             self._watch(progress)
         if self._budget is not None and isinstance(self._failure, BudgetSpentError):
@@ -315,22 +316,24 @@ class Worker:
                 with self._unless_detached([known.id for known in self._service.store.generations(source.id)]):
                     auditor.audit(source)
 
-    def _compare(self) -> None:
-        """Have models opened, and all compared when that is due: in a thread of its own, for a server may take its time."""
-        registry = self._service.registry
-        every = min(registry.interval_seconds, PROBE_LOOK_SECONDS)
+    def _open_models(self) -> None:
+        """Have models opened, and compared when that is due; a server's answer is waited for in threads of the work list."""
+        every = min(self._service.registry.interval_seconds, PROBE_LOOK_SECONDS)
         due, look = time.monotonic() + every, 0.0
+        while not self._waited(look):
+            self._catalog.open()
+            look = min(every, LOOK_SECONDS) if every else LOOK_SECONDS
+            if every and time.monotonic() >= due:
+                due = time.monotonic() + every
+                self._catalog.compare()
+
+    @contextmanager
+    def _models_awaited(self) -> Generator[None]:
+        """Wait for models that are being opened once no thread is left that begins with one."""
         try:
-            while not self._waited(look):
-                self._catalog.open()
-                look = min(every, LOOK_SECONDS) if every else LOOK_SECONDS
-                if every and time.monotonic() >= due:
-                    due = time.monotonic() + every
-                    for work in self._catalog.current():
-                        if not registry.holds(work[1]):
-                            self._catalog.doubt(work[1])
+            yield
         finally:
-            self._catalog.close()
+            self._guarded(self._catalog.close, self._left)
 
     def _waited(self, seconds: float) -> bool:
         """Wait so long; say whether it is time to end."""

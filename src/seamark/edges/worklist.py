@@ -6,14 +6,22 @@ import math
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 from seamark.core.retry import CONFIGURATION_DELAY_SECONDS, outage_delay
 from seamark.edges.drift import Drift
-from seamark.errors import EmbedderConfigurationError, EmbedderError, EmbedderUnavailableError, ModelDriftError
+from seamark.errors import (
+    EmbedderConfigurationError,
+    EmbedderError,
+    EmbedderUnavailableError,
+    ModelDriftError,
+    StoreUnavailableError,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from seamark.core.budget import Budget
     from seamark.core.service import Seamark
@@ -57,10 +65,11 @@ class WorkList:
         self._drift = Drift(service)
         self._indexers: dict[int, Indexer] = {}
         self._lacking: tuple[_Lacking, ...] | None = None
-        self._opening: dict[ModelIdentity, threading.Thread] = {}
-        self._opened: dict[int, Indexer] = {}
+        self._asking: dict[ModelIdentity, threading.Thread] = {}
+        self._opened: dict[int, Indexer] = {}  # and not yet found by a look
         self._shut: dict[int, _Shut] = {}
-        self._doubted: set[int] = set()
+        self._doubts = count(1)
+        self._doubted: dict[int, int] = {}  # each with its doubt's number: a comparison settles those from before it began
         self._refused: dict[int, EmbedderConfigurationError] = {}
         self._failure: BaseException | None = None
 
@@ -79,8 +88,10 @@ class WorkList:
         assert generation.model is not None
         with self._lock:
             self._service.registry.doubt(generation.model)
-            self._doubted |= {generation.id} | {one.id for _, one, _ in self._work if one.model == generation.model}
-            for number in self._doubted:
+            known = (generation, *(one for _, one, _ in self._work), *(one for one, _ in self._lacking or ()))
+            doubt = next(self._doubts)
+            for number in {one.id for one in known if one.model == generation.model}:
+                self._doubted[number] = doubt
                 self._indexers.pop(number, None)
                 self._opened.pop(number, None)
             self._work = self._sure(self._work)
@@ -124,13 +135,18 @@ class WorkList:
             return known
         try:
             with self._lock:
-                looked, forgotten = self._looked, self._forgotten
+                looked, forgotten, opened = self._looked, self._forgotten, dict(self._opened)
+                indexers = self._indexers | opened
             if time.monotonic() - looked >= CATALOG_SECONDS:
                 lacking: list[_Lacking] = []
-                found = tuple(self._look(lacking))
+                found = tuple(self._look(indexers, lacking))
                 with self._lock:
                     self._work, self._lacking = self._sure(found), tuple(lacking)  # some may be doubted since
                     self._indexers = {generation.id: indexer for _, generation, indexer in self._work}
+                    # What was opened since is in `lacking`, too, and stays here so that it is not opened once more.
+                    self._opened = {
+                        number: indexer for number, indexer in self._opened.items() if opened.get(number) is not indexer
+                    }
                     if self._forgotten == forgotten:
                         self._looked = time.monotonic()
             with self._lock:
@@ -138,13 +154,13 @@ class WorkList:
         finally:
             self._looking.release()
 
-    def _look(self, lacking: list[_Lacking]) -> Iterator[Work]:
+    def _look(self, indexers: Mapping[int, Indexer], lacking: list[_Lacking]) -> Iterator[Work]:
         for source in self._service.store.sources():
             if self._drift.problems(source):
                 continue
             generations = [one for one in self._service.store.generations(source.id) if one.state != "retired"]
             for generation in generations:
-                indexer = self._indexers.get(generation.id) or self._opened.pop(generation.id, None)
+                indexer = indexers.get(generation.id)
                 replaced = _replaced(generation, generations)
                 if generation.model is None:
                     indexer = indexer or self._open(generation, replaced=replaced)
@@ -162,22 +178,29 @@ class WorkList:
         clock = self._clock()
         with self._lock:
             for model, lacking in self._due(clock).items():
-                if model not in self._opening:
-                    thread = threading.Thread(target=self._open_model, args=(model, lacking), name="seamark-open")
-                    self._opening[model] = thread
-                    thread.start()
+                self._ask(model, partial(self._open_each, lacking))
+
+    def compare(self) -> None:
+        """Begin to compare the models that are worked with, where that is due; the work goes on meanwhile."""
+        models: dict[ModelIdentity, list[Generation]] = {}
+        for _, generation, _ in self.current():
+            if generation.model is not None:
+                models.setdefault(generation.model, []).append(generation)
+        with self._lock:
+            for model, generations in models.items():
+                self._ask(model, partial(self._compare_each, generations))
 
     def opened(self) -> bool:
         """Say whether all of them are, but for those that are not to be had for now."""
         clock = self._clock()
         with self._lock:
-            return self._lacking is not None and not self._opening and not self._due(clock)
+            return self._lacking is not None and not self._asking and not self._due(clock)
 
     def close(self) -> None:
-        """Wait for those that are being opened; raises as `current` does."""
+        """Wait for those that are being asked; raises as `current` does."""
         with self._lock:
-            opening = tuple(self._opening.values())
-        for thread in opening:
+            asking = tuple(self._asking.values())
+        for thread in asking:
             thread.join()
         with self._lock:
             failure, self._failure = self._failure, None
@@ -203,21 +226,41 @@ class WorkList:
         shut = self._shut.get(generation.id)
         return shut is not None and time.monotonic() < shut.until
 
-    def _open_model(self, model: ModelIdentity, lacking: Sequence[_Lacking]) -> None:
+    def _ask(self, model: ModelIdentity, task: Callable[[], None]) -> None:
+        """Do what may wait for a model's server in a thread of its own, unless the model has one; called with the lock."""
+        if model not in self._asking:
+            thread = threading.Thread(target=self._asked, args=(model, task), name="seamark-model")
+            self._asking[model] = thread
+            thread.start()
+
+    def _asked(self, model: ModelIdentity, task: Callable[[], None]) -> None:
         try:
-            for generation, replaced in lacking:
-                indexer = self._open(generation, replaced=replaced)
-                if indexer is not None:
-                    with self._lock:
-                        self._doubted.discard(generation.id)
-                        self._opened[generation.id] = indexer
-                        self._look_anew()
+            task()
+        except StoreUnavailableError:
+            pass  # what was not opened, or compared, is due still, and begun again
         except BaseException as error:  # noqa: BLE001 raised to whoever asks for work next
             with self._lock:
                 self._failure = error
         finally:
             with self._lock:
-                self._opening.pop(model)
+                self._asking.pop(model)
+
+    def _open_each(self, lacking: Sequence[_Lacking]) -> None:
+        for generation, replaced in lacking:
+            with self._lock:
+                doubt = self._doubted.get(generation.id)
+            indexer = self._open(generation, replaced=replaced)
+            with self._lock:
+                if indexer is not None and self._doubted.get(generation.id) == doubt:
+                    self._doubted.pop(generation.id, None)
+                    self._opened[generation.id] = indexer
+                    self._look_anew()
+
+    def _compare_each(self, generations: Sequence[Generation]) -> None:
+        for generation in generations:
+            if not self._service.registry.holds(generation):
+                return self.doubt(generation)  # and with it all others of the model
+        return None
 
     def _open(self, generation: Generation, *, replaced: bool) -> Indexer | None:
         """Return the generation's indexer; None, with the reason where `status` shows it, when it is not to be had here."""
