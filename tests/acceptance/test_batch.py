@@ -689,6 +689,31 @@ def test_who_waits_for_a_batch_is_told_so(service, server):
     assert problems[-1] is None
 
 
+def test_who_waits_for_a_batch_is_told_what_keeps_it_waiting(service, server, monkeypatch):
+    """A key that is refused, here: somebody has to mend that."""
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    service.batches_advance("w1")
+    monkeypatch.setattr(
+        batch_server._Handler, "get", lambda handler: handler.send_json(401, {"error": {"message": "a key that is no more"}})
+    )
+    with pytest.raises(EmbedderConfigurationError, match="401"):
+        service.batches_advance("w1")
+    told, stop = [], threading.Event()
+
+    def tell(progress):
+        told.append(progress.problem or "")
+        if "a key that is no more" in told[-1]:
+            stop.set()
+
+    ending = threading.Timer(30, stop.set)
+    ending.start()
+    service.work(until="current", progress=tell, stop=stop)
+    ending.cancel()
+    assert "the backfill waits for batch 1 at the provider (submitted, batch_0): " in told[-1]
+    assert "a key that is no more" in told[-1]
+
+
 def test_a_batch_that_would_pass_the_budget_is_not_sent(service, server):
     """Half of what its passages cost in ordinary calls; nothing is paid, and it is sent once the budget suffices."""
     tracked = service.attach("notes", text="body")

@@ -93,4 +93,5 @@ def _batch(name: str, status: GenerationStatus) -> str | None:
         return None
     there = f", {batch.provider_id}" if batch.provider_id is not None else ""
     rows = f"1 row of {name!r} is missing" if missing == 1 else f"{missing:,} rows of {name!r} are missing"
-    return f"{rows}; the backfill waits for batch {batch.id} at the provider ({batch.state}{there}), which may take a day"
+    told = f": {batch.error}" if batch.error is not None else ", which may take a day"
+    return f"{rows}; the backfill waits for batch {batch.id} at the provider ({batch.state}{there}){told}"
