@@ -353,7 +353,9 @@ class History(Writers):
         else:
             raise WrongError("the work does not end")
         for generation in self._now():
-            if generation.state == "building" and not self.bench.store.generation_activate(generation.id):
+            # A rollback leaves what is being built then to whoever asks for it.
+            asked = generation.manual
+            if generation.state == "building" and not self.bench.store.generation_activate(generation.id, asked=asked):
                 raise WrongError(f"generation {generation.id} has all that it needs, and is not activated")
         self._known()
 
