@@ -198,6 +198,30 @@ def test_a_query_is_not_embedded_by_another_model_than_the_index(backend, notes)
         assert vector(service).drift is None
 
 
+def test_a_query_compares_again_where_another_process_has_found_a_drift(backend, notes):
+    """Nobody works, and this process has compared just now: the old model is back, or still away, and then is back."""
+    attach(backend)
+    embedder = Behind()
+    with seamark.open(backend.url, embedder=embedder) as service:
+        tracked = service.source("notes")
+        for away in (False, True):
+            assert 3 == tracked.search("the body of note 3", mode="vector").hits[0].key
+            asked = len(embedder.asked)
+            with seamark.open(backend.url, embedder=Behind(1.0)) as other, pytest.raises(ModelDriftError):
+                other.work(until="current")
+            if away:
+                embedder.other = 1.0
+                with pytest.raises(ModelDriftError):
+                    tracked.search("the body of note 3", mode="vector")
+                embedder.other = 0.0
+            assert vector(service).drift is not None
+            assert 3 == tracked.search("the body of note 3", mode="vector").hits[0].key
+            assert vector(service).drift is None
+            tracked.search("the body of note 3", mode="vector")
+            lengths = [len(registry.PROBES) + 1] * (1 + away)
+            assert [1, *lengths, 1] == list(map(len, embedder.asked[asked:]))
+
+
 def test_queries_compare_again_after_an_interval_and_after_an_outage(backend, notes):
     attach(backend)
     embedder, now = Behind(), [0.0]

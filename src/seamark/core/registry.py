@@ -171,13 +171,15 @@ class Registry:
     def query_vector(self, generation: Generation, query: str) -> tuple[NDArray[np.float32], float]:
         """Embed a query with a generation's own model; also return that model's weight in a fusion.
 
-        When a comparison is due the sentences go along in the same call: ModelDriftError, and recorded, if drifted. A server
-        that is asked again what it has is so by a worker only, for that is one more call.
+        When a comparison is due the sentences go along in the same call: ModelDriftError, and recorded, if drifted. It is where
+        somebody has found a drift: the model may be back. A server that is asked again what it has is so by a worker only, for
+        that is one more call, or after a drift: its vectors alone may say nothing of it.
         """
         assert generation.model is not None
+        drifted = generation.drift is not None
         with self._recorded(generation.model, forgiven=_READING), self._doubted_if_out(generation.model):
-            embedder = self._embedders.of(generation.model, generation.locator)
-            if self._done(generation.model):
+            embedder = self._embedders.of(generation.model, generation.locator, anew=drifted)
+            if not drifted and self._done(generation.model):
                 answer = self._embedded(embedder, (query,))
             else:
                 answer = self._compare(generation.model, embedder, (query,), forgiven=_READING)

@@ -61,20 +61,22 @@ if TYPE_CHECKING:
 
 
 class _GenerationSwappedError(Exception):
-    """Another generation became the active one between the embedding of a query and the search's snapshot."""
+    """Between the embedding of a query and the search's snapshot another generation became active, or its model drifted."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Question:
     """A query embedded ahead for one generation, or why it could not be."""
 
-    generation_id: int | None
+    asked: Generation | None
     answer: QueryVector | EmbedderError | None
 
     def __call__(self, generation: Generation, query: str) -> QueryVector:  # noqa: ARG002 it was embedded ahead
-        if generation.id != self.generation_id or self.answer is None:
+        if self.asked is None or generation.id != self.asked.id or self.answer is None:
             raise _GenerationSwappedError
         if generation.drift is not None and generation.model is not None:
+            if self.asked.drift is None and not isinstance(self.answer, EmbedderError):
+                raise _GenerationSwappedError  # somebody else has found it, and the model may be back: it is compared
             raise ModelDriftError(generation.model.name, generation.drift)
         if isinstance(self.answer, EmbedderError):
             raise self.answer
@@ -147,15 +149,15 @@ class Tracked:
         if generation is None:
             return _Question(None, None)
         try:
-            return _Question(generation.id, self._service.registry.query_vector(generation, request.query))
+            return _Question(generation, self._service.registry.query_vector(generation, request.query))
         except EmbedderError as error:
-            return _Question(generation.id, error)
+            return _Question(generation, error)
 
     def _vector_read(self, chosen: int | None) -> Generation | None:
         if self._read is not None and chosen is None:
             return self._read
         found = generation_read(self._service.store.generations(self.source.id), "vector", chosen)
-        if chosen is None:
+        if chosen is None and (found is None or found.drift is None):  # a drift may be over the next time
             self._read = found
         return found
 
