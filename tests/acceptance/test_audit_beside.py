@@ -194,7 +194,9 @@ def test_what_a_worker_found_is_in_status(database):
 def test_a_worker_audits_no_more_often_than_it_is_told(database, working, seconds, monkeypatch):
     monkeypatch.setattr(auditor, "LOOK_SECONDS", 0.05)
     database.blindly(lambda: database.update(1, "a zebra that nobody saw"))
-    with working(seconds, database.embedder):
+    with working(seconds, database.embedder) as service:
+        database.insert(1000, "a row by which the worker is seen to work")
+        until(lambda: service.source("notes").coverage().missing == 0)
         time.sleep(1.0)
     assert all(one.audit is None for one in database.service.status()[0].generations)
     assert database.found() == both(1, Reason.OUTDATED)
