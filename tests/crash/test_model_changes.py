@@ -12,6 +12,7 @@ import pytest
 import seamark
 from seamark.core import registry, sync
 from seamark.edges import worker
+from seamark.errors import ModelDriftError
 from seamark.testing.embedding_server import EmbeddingServer, Fault
 from seamark.testing.waiting import until
 
@@ -199,3 +200,18 @@ def test_a_tei_that_says_that_it_has_another_model_is_believed(backend, applicat
         application.run("INSERT INTO others VALUES (10, 'after it')")
         until(lambda: embedded(service, "others") == 5)
         assert (4, 0) == (embedded(service), asked(server, "after it"))
+
+
+def test_a_query_does_not_clear_what_another_process_knows_by_the_server_s_word(backend, application):
+    """Its vectors are the same, and the process that asks had compared before."""
+    with EmbeddingServer(dimension=16) as server, seamark.open(backend.url) as service:
+        tracked = service.attach("notes", text="body", model=f"tei:m?base_url={server.url}&dimensions=16")
+        service.work(until="current")
+        assert tracked.search("row 1", mode="vector").hits
+        server.sha = "f" * 40
+        with seamark.open(backend.url) as other, pytest.raises(ModelDriftError):
+            other.indexer(vector(other))
+        for _ in range(2):
+            with pytest.raises(ModelDriftError, match="is now tei:m@"):
+                tracked.search("row 1", mode="vector")
+            assert "is now tei:m@" in vector(service).drift
