@@ -28,6 +28,23 @@ def test_a_hole_behind_the_cursors(database):
     database.mend()
 
 
+def test_a_retired_index_that_lost_its_table_does_not_claim_to_be_whole(database):
+    """It is searched again after a rollback, and audited only then."""
+    retired = database.generation("vector")
+    database.tracked.swap(chunk=300)
+    database.service.work(until="current")
+    assert database.generation("vector").id != retired.id
+    schema = "" if database.backend.name == "sqlite" else "seamark."
+    database.inside(f"DROP TABLE {schema}chunks_{retired.id}")
+    findings = database.tracked.verify(repair=True)
+    assert findings.counts == {(Reason.INCOMPLETE, retired.id): len(TEXTS) - 2}
+    done = database.tracked.rollback()
+    assert (done.generation.id, done.missing) == (retired.id, len(TEXTS) - 2)
+    database.service.work(until="current")
+    assert database.hits(TEXTS[1]) >= {1}
+    assert database.found() == {}
+
+
 def test_a_version_that_was_never_given_out(database):
     """Whatever the journal gives out would lose against it."""
     database.inside("UPDATE {rows} SET seq = seq + 1000000 WHERE k1 = 9")

@@ -78,7 +78,8 @@ def verify(
         throttle: entered around each piece of work.
         ahead: how to begin to read the next page while this one is compared; it is read in its turn otherwise.
     """
-    generations = [one for one in store.generations(source.id) if one.state != "retired"]
+    every = store.generations(source.id)
+    generations = [one for one in every if one.state != "retired"]
     audit = _Audit(store, source, generations, repair, progress, found, throttle, ahead)
     drift = catalog.source_drift(source, store.table_inspect)
     if not drift and not catalog.attached(source, generations):
@@ -87,6 +88,8 @@ def verify(
         return audit.findings(drift, unmended=drift)
     faults = tuple(store.source_faults(source))
     mended = tuple(store.source_mend(source)) if repair and faults else ()
+    if mended:  # tables of retired ones, too: what they have lost they must not claim to hold when they are searched again
+        audit = _Audit(store, source, every, repair, progress, found, throttle, ahead)
     try:
         poll(store, source)
         audit.walk()

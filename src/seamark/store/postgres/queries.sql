@@ -462,9 +462,10 @@ SELECT digest, embedding FROM seamark.prepaid WHERE generation_id = %(generation
 -- name: prepaid_insert
 -- Put vectors by that are paid for.
 INSERT INTO seamark.prepaid (generation_id, digest, embedding, stored_at)
-SELECT g.id, b.digest, b.embedding, seamark.clock()
+SELECT DISTINCT ON (b.digest) g.id, b.digest, b.embedding, seamark.clock()
 FROM unnest(%(digests)s::bytea[], %(embeddings)s::bytea[]) AS b (digest, embedding), seamark.generation g
-WHERE g.id = %(generation)s ORDER BY b.digest ON CONFLICT DO NOTHING;
+WHERE g.id = %(generation)s ORDER BY b.digest
+ON CONFLICT (generation_id, digest) DO UPDATE SET stored_at = EXCLUDED.stored_at;
 
 -- name: prepaid_trim
 -- Drop what was put by a while ago for generations that are not being built any more.

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 
 from seamark.errors import StoreError
 from seamark.model.cost import Spent
-from seamark.store.passing import UNSETTLED_ROWS, left_over
+from seamark.store.passing import PASSED_ROWS, UNSETTLED_ROWS, left_over
 from seamark.store.postgres import codec
 from seamark.store.postgres.batches import vectors_put
 from seamark.store.postgres.names import generation_words, key_columns, key_type
@@ -52,15 +52,15 @@ def vectors_known(
         found |= _find(database, words, words["chunks"], held, lacking)
     for donor in _donors(database, catalog, generation_id, words) if lacking - found.keys() else ():
         tables = generation_words(donor)
-        if donor == generation_id:
-            # In this order: what is settled meanwhile has been put by before.
-            found |= _unsettled(database, words, generation_id, lacking)
-            if lacking - found.keys():
-                found |= _prepaid(database, words, generation_id, lacking - found.keys())
-        else:
+        if donor != generation_id:
             found |= _find(database, words, tables["chunks"], keys, lacking - found.keys())
         if lacking - found.keys():
             found |= _find(database, words, tables["kept"], keys, lacking - found.keys())
+        if donor == generation_id:
+            # In this order: what is settled meanwhile has been put by before.
+            for look in (_unsettled, _prepaid):
+                if lacking - found.keys():
+                    found |= look(database, words, generation_id, lacking - found.keys())
         if lacking <= found.keys():
             break
     return found
@@ -105,11 +105,13 @@ def vectors_pass_on(
         [(waiting,)] = database.run(connection, "rows_waiting", _unsettled_words(database, words), values)
         if not waiting:
             return
-        asked = codec.keys_columns(keys, len(keys[0]))
-        leaving = left_over(database.run(connection, "vectors_leaving", words, asked, binary=True), settled)
-    found = _decoded(words, list(leaving.items()))
-    if found:
-        vectors_put(database, lease.generation_id, list(found), np.stack(list(found.values())))
+    unmatched = dict(settled)
+    for start in range(0, len(keys), PASSED_ROWS):
+        asked = codec.keys_columns(keys[start : start + PASSED_ROWS], len(keys[0]))
+        with database.keyed() as connection:
+            rows = database.run(connection, "vectors_leaving", words, asked, binary=True).fetchall()
+        if found := _decoded(words, list(left_over(rows, unmatched).items())):
+            vectors_put(database, lease.generation_id, list(found), np.stack(list(found.values())))
 
 
 def _stored(words: Words) -> np.dtype[np.float16 | np.float32]:

@@ -639,11 +639,11 @@ SELECT min(g.fresh, coalesce(
 )) FROM generation g WHERE id = ?
 
 -- name: vectors_unsettled
--- The digests and vectors of the next rows that are gone, and not settled as that yet.
+-- Those of the digests that are among the vectors of the next rows that are gone, and not settled as that yet.
 SELECT c.digest, c.embedding FROM (
     SELECT {jkeys} FROM {journal} j INDEXED BY {journal_deleted} CROSS JOIN {rows} r ON {r_is_j}
     WHERE j.deleted AND j.seq > ? AND r.seq < j.seq AND r.chunks > 0 ORDER BY j.seq LIMIT ?
-) j CROSS JOIN {chunks} c ON {c_is_j}
+) j CROSS JOIN {chunks} c ON {c_is_j} WHERE c.digest IN (SELECT unhex(value) FROM json_each(?))
 
 -- name: rows_waiting
 -- Whether there are live rows that are not settled among the next entries above a seq, but for the range that is about to be.
@@ -706,7 +706,8 @@ SELECT EXISTS (SELECT 1 FROM prepaid WHERE generation_id = ?)
 
 -- name: prepaid_insert
 -- Put a vector by that is paid for.
-INSERT OR IGNORE INTO prepaid (generation_id, digest, embedding, stored_at) SELECT id, ?, ?, ? FROM generation WHERE id = ?
+INSERT INTO prepaid (generation_id, digest, embedding, stored_at) SELECT id, ?, ?, ? FROM generation WHERE id = ?
+ON CONFLICT (generation_id, digest) DO UPDATE SET stored_at = excluded.stored_at
 
 -- name: prepaid_trim
 -- Drop what was put by a while ago for generations that are not being built any more.

@@ -5,13 +5,14 @@ And what those have cost that had to be made.
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from seamark.model.cost import Spent
-from seamark.store.passing import UNSETTLED_ROWS, left_over
+from seamark.store.passing import PASSED_ROWS, UNSETTLED_ROWS, left_over
 from seamark.store.sqlite.batches import vectors_put
 from seamark.store.sqlite.claims import MICROSECONDS, clock
 from seamark.store.sqlite.words import STATEMENTS, generation_words
@@ -49,7 +50,7 @@ def vectors_known(
             look("vectors_kept", keys)
         if lacking:
             above = connection.value(STATEMENTS["unsettled_above"], (words.generation,))
-            look("vectors_unsettled", [(above, UNSETTLED_ROWS)])
+            look("vectors_unsettled", [(above, UNSETTLED_ROWS, json.dumps([digest.hex() for digest in lacking]))])
         if lacking and connection.value(STATEMENTS["prepaid_any"], (words.generation,)):
             look("vectors_prepaid", [(words.generation, digest) for digest in lacking])
         if lacking:
@@ -69,10 +70,13 @@ def vectors_pass_on(
         if above is None or not connection.value(words["rows_waiting"], values):
             return
         stored = np.dtype[np.float16 | np.float32](connection.value(words["generation_precision"], (words.generation,)))
-        found = left_over(connection.many_rows(words["vectors_leaving"], keys), settled)
-    if found:
-        vectors = np.frombuffer(b"".join(found.values()), stored).reshape(len(found), -1)
-        vectors_put(connections, words.generation, list(found), vectors)
+    unmatched = dict(settled)
+    for start in range(0, len(keys), PASSED_ROWS):
+        with connections.use() as connection:
+            leaving = connection.many_rows(words["vectors_leaving"], keys[start : start + PASSED_ROWS])
+        if found := left_over(leaving, unmatched):
+            vectors = np.frombuffer(b"".join(found.values()), stored).reshape(len(found), -1)
+            vectors_put(connections, words.generation, list(found), vectors)
 
 
 def digests_known(
