@@ -52,15 +52,15 @@ def vectors_known(
         found |= _find(database, words, words["chunks"], held, lacking)
     for donor in _donors(database, catalog, generation_id, words) if lacking - found.keys() else ():
         tables = generation_words(donor)
-        if donor != generation_id:
-            found |= _find(database, words, tables["chunks"], keys, lacking - found.keys())
-        if lacking - found.keys():
-            found |= _find(database, words, tables["kept"], keys, lacking - found.keys())
         if donor == generation_id:
             # In this order: what is settled meanwhile has been put by before.
             for look in (_unsettled, _prepaid):
                 if lacking - found.keys():
                     found |= look(database, words, generation_id, lacking - found.keys())
+        else:
+            found |= _find(database, words, tables["chunks"], keys, lacking - found.keys())
+        if lacking - found.keys():
+            found |= _find(database, words, tables["kept"], keys, lacking - found.keys())
         if lacking <= found.keys():
             break
     return found

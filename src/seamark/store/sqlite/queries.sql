@@ -963,7 +963,7 @@ UPDATE generation SET state = 'retired', retired_at = :now, backfill = 0, swept 
 
 -- name: adopt_look
 -- A live row by its place in the list, with its journal's seq, whether the generation holds that version, and its text.
-SELECT {floor}, j.seq, r.seq IS j.seq, {texts}
+SELECT {place}, j.seq, r.seq IS j.seq, {texts}
 FROM {table} t JOIN {journal} j ON {j_is_t} AND NOT j.deleted LEFT JOIN {rows} r ON {r_is_j} WHERE {t_is_given} AND {live}
 
 -- name: adopt_look_numbered

@@ -115,6 +115,7 @@ def table_words(table: Table) -> dict[str, str]:
         "j_is_asked": " AND ".join(f"j.{key} = ?{number}" for number, key in enumerate(keys, 1)),
         "given": ", ".join(f"?{number}" for number in range(1, count + 1)),
         "floor": f"?{count + 1}",
+        "place": f"?{count + 1}",
         "nothing": ", ".join(["x''"] * count),
         "witness": " || ' ' || ".join([*(f"quote(j.{key})" for key in keys), "j.changed_at", "j.deleted"]),
         "t_found": f"{columns[0]} IS NOT NULL" if columns else "0",
