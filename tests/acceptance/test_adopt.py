@@ -35,19 +35,6 @@ def stored(backend, values, kind="float32"):
 
 
 @pytest.fixture
-def opened(backend):
-    services = []
-
-    def make(embedder):
-        services.append(seamark.open(backend.url, embedder=embedder))
-        return services[-1]
-
-    yield make
-    for service in services:
-        service.close()
-
-
-@pytest.fixture
 def notes(backend):
     """An application with a table of notes, each with its vector and the MD5 of its text."""
     application = backend.application()
@@ -398,7 +385,7 @@ def test_the_newest_word_counts(backend, notes, opened):
     models = {name: OracleEmbedder(f"oracle-{name}") for name in "abcd"}
 
     def asked(name):
-        return opened([models[name], *(other for other in models.values() if other is not models[name])])
+        return opened(models[name], *(other for other in models.values() if other is not models[name]))
 
     first, service = asked("b"), asked("a")
     attached(first)

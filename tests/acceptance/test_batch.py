@@ -74,6 +74,19 @@ def state(tracked):
     return [batch.state for batch in tracked.batches()]
 
 
+def sent_by_a_worker(service, tracked):
+    """Let a worker run until it has sent a batch; it has to outlive that."""
+    stop = threading.Event()
+    working = threading.Thread(target=service.work, kwargs={"stop": stop})
+    working.start()
+    try:
+        until(lambda: state(tracked) == ["submitted"] or not working.is_alive())
+        assert (state(tracked), working.is_alive()) == (["submitted"], True)
+    finally:
+        stop.set()
+        working.join()
+
+
 def test_a_backfill_is_sent_answered_and_settled_without_a_call(backend, notes, service, server):
     tracked = service.attach("notes", text="body")
     begun = tracked.batch()
@@ -637,15 +650,7 @@ def test_the_batch_of_a_model_that_is_another_one_stops_no_worker_and_no_other_b
         notes.run("INSERT INTO papers VALUES (1, 'a paper')")
         papers = service.attach("papers", text="body", model=well.locator)
         papers.batch()
-        stop = threading.Event()
-        working = threading.Thread(target=service.work, kwargs={"stop": stop})
-        working.start()
-        try:
-            until(lambda: state(papers) == ["submitted"] or not working.is_alive())
-            assert (state(papers), working.is_alive()) == (["submitted"], True)
-        finally:
-            stop.set()
-            working.join()
+        sent_by_a_worker(service, papers)
     assert server.batches == []
 
 
@@ -755,15 +760,7 @@ def test_the_batch_of_a_table_that_is_no_longer_as_it_was_stops_no_worker_and_no
     notes.run("ALTER TABLE notes RENAME COLUMN body TO words")
     with pytest.raises(StoreError, match="body"):
         service.batches_advance("w1", only="notes")
-    stop = threading.Event()
-    working = threading.Thread(target=service.work, kwargs={"stop": stop})
-    working.start()
-    try:
-        until(lambda: state(papers) == ["submitted"] or not working.is_alive())
-        assert (state(papers), working.is_alive()) == (["submitted"], True)
-    finally:
-        stop.set()
-        working.join()
+    sent_by_a_worker(service, papers)
     assert [line["body"]["input"] for batch in server.batches for line in batch.lines] == ["a paper", *PROBES]
 
 

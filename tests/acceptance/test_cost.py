@@ -8,7 +8,6 @@ import apsw
 import numpy as np
 import pytest
 
-import seamark
 from seamark.core import catalog
 from seamark.core.chunking import Chunker
 from seamark.testing.oracle import OracleEmbedder, oracle_proves
@@ -25,20 +24,6 @@ def notes(backend):
     application.run(f"CREATE TABLE notes(id {integer} PRIMARY KEY, body {text}, org {integer}, hidden {text})")
     application.many("INSERT INTO notes VALUES (?, ?, 1, NULL)", [(n, f"the body of note {n}") for n in range(1, ROWS + 1)])
     return application
-
-
-@pytest.fixture
-def opened(backend):
-    """Open services on the database that are closed at the end."""
-    services = []
-
-    def make(embedder):
-        services.append(seamark.open(backend.url, embedder=embedder))
-        return services[-1]
-
-    yield make
-    for service in services:
-        service.close()
 
 
 def indexed(service, **words):
