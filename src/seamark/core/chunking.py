@@ -29,6 +29,7 @@ SECTION_CHUNKS = 8
 STRETCH_CHARACTERS = 10_000
 """The splitter's time grows with the square of a text without paragraphs, so it is given no more than this at once."""
 
+DIGEST_BYTES = 16
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BLANK_LINE = "\n\n"
 _PARAGRAPH = re.compile(r"\n\n+")
@@ -208,5 +209,9 @@ def _trimmed(text: str, start: int, stop: int) -> list[tuple[int, int]]:
 
 
 def _chunk(text: str, start: int, stop: int) -> Chunk:
-    passage = text[start:stop].encode("utf-8", "surrogatepass")
-    return Chunk(start, stop, blake2b(passage, digest_size=16).digest())
+    return Chunk(start, stop, passage_digest(text[start:stop]))
+
+
+def passage_digest(passage: str) -> bytes:
+    """Return the digest that a chunk of this text has."""
+    return blake2b(passage.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()

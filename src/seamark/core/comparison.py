@@ -11,13 +11,12 @@ indexed alike, and say nothing of rows of more than 65,535 words.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from seamark.core.analysis import CAP, Analyzer
-from seamark.core.chunking import Chunker
+from seamark.core.chunking import DIGEST_BYTES, Chunker, passage_digest
 from seamark.core.wordsums import WordSums
 from seamark.errors import EmbedderConfigurationError
 from seamark.model.findings import Reason
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from seamark.model.findings import AuditHeld, AuditPage, AuditPassages, AuditPostings, Passage
     from seamark.store.contract import Store
 
-DIGEST_BYTES = 16
 DOCUMENTS = 4_000_000
 """Documents whose postings are summed up at once, in 64 MB; of an index of more the table is walked several times."""
 
@@ -106,7 +104,7 @@ class ChunksComparison:
         lengths = np.fromiter(map(len, texts), np.int64, len(texts))
         whole = (held.chunks == 1) & ~held.truncated & (passages.starts == 0) & (passages.stops == lengths)
         places = np.flatnonzero(whole & (lengths <= self._chunker.characters))
-        digests = [_digest(texts[place]) for place in places.tolist()]
+        digests = [passage_digest(texts[place]) for place in places.tolist()]
         same = np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), DIGEST_BYTES) == passages.digests[places]
         whole[:] = False
         whole[places] = same.all(axis=1)
@@ -138,18 +136,13 @@ def _refines(text: str, stored: Sequence[Passage], wanted: Sequence[Passage]) ->
         place = start
         while at < len(stored) and stored[at][1] <= stop:
             begin, end, digest = stored[at]
-            if begin < place or text[place:begin].strip() or digest != _digest(text[begin:end]):
+            if begin < place or text[place:begin].strip() or digest != passage_digest(text[begin:end]):
                 return False
             place = end
             at += 1
         if text[place:stop].strip():
             return False
     return at == len(stored)
-
-
-def _digest(passage: str) -> bytes:
-    """Return the digest that a chunk of this text has."""
-    return blake2b(passage.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
 
 
 @dataclass

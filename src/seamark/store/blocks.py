@@ -103,6 +103,7 @@ def postings_sum(blocks: Iterable[tuple[str, bytes]], first: int, documents: int
         empty = np.repeat(np.fromiter(map(not_, terms), np.bool_, len(terms)), sizes)
         named = within & ~empty
         frequencies = postings["frequency"][named].astype(np.uint32)  # of the type that it is added to, or it takes long
+        # Each as `term_weight` has it, for all of them at once.
         of_terms = np.repeat(np.fromiter(map(hash, terms), np.int64, len(terms)).view(np.uint64), sizes)[named]
         np.add.at(weights, places[named], of_terms * frequencies.astype(np.uint64))
         np.add.at(counts, places[named], frequencies)
