@@ -430,6 +430,47 @@ def test_a_batch_that_is_paid_for_waits_for_a_key_that_is_taken(backend, notes, 
     proven(backend, service, tracked, notes)
 
 
+def test_a_batch_that_may_be_at_the_provider_waits_for_a_key_that_is_taken(service, server, monkeypatch):
+    """Whether it arrived was never heard of, and cannot be asked for now: it is not sent again, nor given up."""
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    server.dropped.add("/batches")
+    service.batches_advance("w1")
+    assert state(tracked) == ["sending"]
+    with monkeypatch.context() as refused:
+        refused.setattr(
+            batch_server._Handler, "get", lambda handler: handler.send_json(401, {"error": {"message": "a key that is no more"}})
+        )
+        for _ in range(2):
+            with pytest.raises(EmbedderConfigurationError, match="401"):
+                service.batches_advance("w1")
+    [waiting] = tracked.batches()
+    assert (waiting.state, "a key that is no more" in waiting.error) == ("sending", True)
+    assert [(batch.state, batch.error) for batch in service.batches_advance("w2")] == [("submitted", None)]
+    assert len(server.batches) == 1
+
+
+def test_a_batch_whose_sending_is_refused_is_not_at_the_provider(backend, notes, service, server, monkeypatch):
+    """Asked whether it has it, it said no, and then it took nothing: the passages go back to ordinary work."""
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    whole = batch_server._Handler.post
+    monkeypatch.setattr(
+        batch_server._Handler,
+        "post",
+        lambda handler: (
+            whole(handler)
+            if handler.path == "/v1/embeddings"
+            else (handler.body(), handler.send_json(401, {"error": {"message": "a key that may not"}}))
+        ),
+    )
+    [failed] = service.batches_advance("w1")
+    assert (failed.state, "a key that may not" in failed.error) == ("failed", True)
+    service.work(until="current")
+    assert len(asked(server)) == ROWS
+    proven(backend, service, tracked, notes)
+
+
 def test_what_a_batch_waits_for_prolongs_no_hold(service, server, monkeypatch):
     """A backfill is never stopped for good: also where nobody mends the key."""
     tracked = service.attach("notes", text="body")

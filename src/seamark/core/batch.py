@@ -112,8 +112,8 @@ def batch_advance(
     Raises:
         BudgetSpentError: it would cost more than is left; it is not sent.
         ModelDriftError: the model is another one than was registered; it is neither sent nor put by.
-        EmbedderConfigurationError: the provider has it, and cannot be asked as things are (a key that is refused): it waits
-            until that is mended, and its `error` says so.
+        EmbedderConfigurationError: the provider has it, or may have it, and cannot be asked as things are (a key that is
+            refused): it waits until that is mended, and its `error` says so.
     """
     batch = store.batch_take(generation.id, owner, TAKE_SECONDS) if isinstance(embedder, Batched) else None
     if batch is None or not isinstance(embedder, Batched):
@@ -201,6 +201,8 @@ class _Step:
         self._registry, self._budget = registry, budget
         self._batch = batch
         """As it is written down."""
+        self._there = batch.state in ("sending", "submitted")
+        """Whether the provider has it, as far as is known."""
         self._answered = self._tokens = 0
         self._complaint = ""
 
@@ -212,7 +214,7 @@ class _Step:
         except (BudgetSpentError, ModelDriftError, StoreError):
             raise
         except EmbedderConfigurationError as error:
-            if self._batch.state == "submitted":
+            if self._there:
                 self._told(str(error))
                 raise
             return self._failed(str(error))
@@ -247,7 +249,8 @@ class _Step:
         """Send the next passages, unless the provider has them already."""
         # Also of one that is only planned: a crash of the database's server may have taken back that it was being sent.
         if (there := self._provider.batch_find(batch.tag)) is not None:
-            return self._written(replace(batch, state="submitted", provider_id=there))
+            return self._written(replace(batch, state="submitted", provider_id=there, error=None))
+        self._there = False
         self._registry.embedder(self._generation, recording=True, anew=True)
         passages, upto = self._passages(batch.after)
         if not passages:
@@ -255,7 +258,7 @@ class _Step:
         expected = self._reserved(list(passages.values()))
         billed = 0
         try:
-            sending = self._written(replace(batch, state="sending", upto=upto, requests=len(passages)))
+            sending = self._written(replace(batch, state="sending", upto=upto, requests=len(passages), error=None))
             named = ((digest.hex(), text) for digest, text in passages.items())
             file = self._provider.batch_upload(batch.tag, named, zip(_PROBE_PLACES, PROBES, strict=True))
             if self._store.batch_take(self._generation.id, self._owner, TAKE_SECONDS) is None:  # an upload may take long
