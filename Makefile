@@ -37,7 +37,8 @@ test: .venv/.transformer
 test-full: .venv/.transformer
 	SEAMARK_KILL_STRIDE=1 SEAMARK_PROTOCOL_SEEDS=200000 SEAMARK_MACHINE_EXAMPLES=2000 SEAMARK_HISTORIES=4000 \
 		SEAMARK_CHAOS_SECONDS=60 SEAMARK_OUTAGE_SECONDS=30 HF_HUB_OFFLINE=1 \
-		$(BIN)/pytest -n 2 --dist worksteal --timeout 36000 tests/unit/test_protocol.py tests/agreement tests/crash
+		$(BIN)/pytest -n 2 --dist worksteal --timeout 36000 tests/unit/test_protocol.py tests/agreement tests/crash \
+		tests/acceptance/test_old_databases.py
 
 # Ten thousand random histories on each database, for a night; what was reached is added to histories.log, also when one fails.
 histories: .venv/.dev

@@ -439,7 +439,9 @@ def test_a_batch_that_may_be_at_the_provider_waits_for_a_key_that_is_taken(servi
     assert state(tracked) == ["sending"]
     with monkeypatch.context() as refused:
         refused.setattr(
-            batch_server._Handler, "get", lambda handler: handler.send_json(401, {"error": {"message": "a key that is no more"}})
+            batch_server._Handler,
+            "get",
+            lambda handler: handler.send_json(401, {"error": {"message": "a key that is no more"}}),
         )
         for _ in range(2):
             with pytest.raises(EmbedderConfigurationError, match="401"):

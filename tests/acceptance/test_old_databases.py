@@ -29,10 +29,10 @@ PARKED = {"notes": {(29,)}, "articles": set()}
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def restored(request, backend_open, tmp_path):
-    """Return a function that gives a backend on a copy of an old database."""
-    with ExitStack() as teardown:
+    """Return a function that gives a backend on a copy of an old database, until the end or for as long as is said."""
+    with ExitStack() as end:
 
-        def restore(folder):
+        def restore(folder, teardown=end):
             backend = backend_open(request.param, tmp_path, teardown)
             if request.param == "sqlite":
                 (backend.path).write_bytes(unpacked(folder / "app.sqlite.gz"))
@@ -123,7 +123,7 @@ def test_an_old_database_is_searched_and_goes_on_without_a_call_of_the_model(fol
     judge(backend, texts)
 
 
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(36_000)
 @pytest.mark.parametrize("folder", VERSIONS[:1], ids=lambda folder: folder.name)
 def test_killed_anywhere_in_the_migrations_an_old_database_is_brought_up_to_date_by_the_next(folder, restored, tmp_path):
     """All of a step or none of it: another process opens it, and it serves what it held."""
@@ -136,12 +136,13 @@ def test_killed_anywhere_in_the_migrations_an_old_database_is_brought_up_to_date
         assert count > 2 * len(MIGRATIONS), "each migration takes a statement or more"
         stride = int(os.environ.get("SEAMARK_KILL_STRIDE", "0")) or max(1, count // SAMPLES)
         for moment in range(1, count + 1, stride):
-            backend = restored(folder)
-            ending = killer.run(Order(backend.url, "open", moment, log))
-            assert ending.signal == signal.SIGKILL, f"the kill at moment {moment} of {count} did not fire"
-            oracle = OracleEmbedder()
-            with seamark.open(backend.url, embedder=oracle) as service:
-                assert held == [service.source(table).coverage() for table in COLUMNS]
-                service.work(until="current")
-                assert not oracle.texts
-                judge(backend, {table: live(backend.application(), table) for table in COLUMNS})
+            with ExitStack() as teardown:
+                backend = restored(folder, teardown)
+                ending = killer.run(Order(backend.url, "open", moment, log))
+                assert ending.signal == signal.SIGKILL, f"the kill at moment {moment} of {count} did not fire"
+                oracle = OracleEmbedder()
+                with seamark.open(backend.url, embedder=oracle) as service:
+                    assert held == [service.source(table).coverage() for table in COLUMNS]
+                    service.work(until="current")
+                    assert not oracle.texts
+                    judge(backend, {table: live(backend.application(), table) for table in COLUMNS})

@@ -30,6 +30,8 @@ from seamark.testing.proxy import Proxy
 from seamark.testing.scenarios import EDITED
 from seamark.testing.workbench import Workbench
 
+pytestmark = pytest.mark.timeout(36_000)
+
 SAMPLES = 40
 TITLES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 EXPECTED = {
@@ -137,13 +139,11 @@ def sweep(request, killer, backend_open, tmp_path):
     return swept
 
 
-@pytest.mark.timeout(3600)
 def test_killed_anywhere_in_attach_and_work(sweep):
     """Attach, claim, read, settle, upkeep and trim: whatever the statement, the next process ends where this one would have."""
     sweep("life", Case.judge)
 
 
-@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("scenario", "samples"), [("swap", 12), ("activate", 6), ("rollback", 6), ("drop", 6)])
 def test_killed_anywhere_in_a_swap_and_what_comes_after(scenario, samples, sweep):
     """Done again, it ends where it would have: the same generations in the same states, and no text paid for twice."""
@@ -158,13 +158,11 @@ def judge_generations(states, case, lost):
     judge_calls(case.log.with_name(case.log.name + ("-new" if active == "oracle-b" else "")), EXPECTED, lost)
 
 
-@pytest.mark.timeout(3600)
 def test_killed_anywhere_in_a_repair(sweep):
     """Of what no trigger saw; done again, it ends where it would have."""
     sweep("repair", Case.judge, 8)
 
 
-@pytest.mark.timeout(3600)
 def test_killed_anywhere_in_an_adoption(sweep):
     """Done again, it ends where it would have, and no text that there was a vector of is ever embedded."""
     sweep("adopt", judge_adopted, 8)
@@ -177,7 +175,6 @@ def judge_adopted(case, _):
     assert embedded <= {"seventh", "sixth\n\nbody of row 6"}
 
 
-@pytest.mark.timeout(3600)
 def test_killed_anywhere_in_batches_at_a_provider(sweep):
     """Whoever comes after sees to what was begun: no passage is submitted twice, called for besides, or counted twice.
 
@@ -210,7 +207,6 @@ def judge_batches(case, lost):
     assert submitted.total() <= spent <= submitted.total() + called.total()
 
 
-@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", ["sqlite", "postgres"])
 def test_killed_between_a_settle_and_its_stamps(name, killer, backend_open, tmp_path):
     """Before, while and after the first stamp is written: what is embedded is stamped or owed, and the next worker stamps it.
@@ -251,7 +247,6 @@ def stamps(case):
     return embedded, stamped, int(check.detail.split()[0]) if not check.ok else 0
 
 
-@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", ["sqlite", "postgres"])
 def test_killed_twice(name, killer, backend_open, tmp_path):
     """The one who comes after is killed too, at another moment."""
@@ -267,7 +262,6 @@ def test_killed_twice(name, killer, backend_open, tmp_path):
             case.judge(expired + case.finish(killer, "life"))
 
 
-@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", ["sqlite", "postgres"])
 def test_a_crew_of_threads_is_killed(name, killer, backend_open, tmp_path):
     """The worker that users run: which statement is the n-th is chance, and it ends right all the same."""
@@ -286,7 +280,6 @@ def test_a_crew_of_threads_is_killed(name, killer, backend_open, tmp_path):
     assert fired > 0
 
 
-@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", ["sqlite", "postgres"])
 def test_killed_anywhere_in_detach(name, killer, backend_open, tmp_path):
     """Detached again, nothing of ours is left in the user's schema, and nothing of the user's is gone."""
@@ -334,7 +327,6 @@ def cuts(count):
     return chosen(count, 10)
 
 
-@pytest.mark.timeout(3600)
 def test_backends_are_terminated_anywhere_in_attach_and_work(killer, backend_open, tmp_path):
     """The one who is cut off begins again in the same process, with the connections that are left, and ends right."""
     with ExitStack() as teardown:
@@ -351,7 +343,6 @@ def test_backends_are_terminated_anywhere_in_attach_and_work(killer, backend_ope
     assert again > 0, "some of them felt it"
 
 
-@pytest.mark.timeout(3600)
 def test_backends_of_a_crew_are_terminated_and_its_threads_go_on_by_themselves(killer, backend_open, tmp_path):
     with ExitStack() as teardown:
         count = moments(killer, Case(backend_open("postgres", tmp_path, teardown), tmp_path, 0), "crew")
@@ -366,7 +357,6 @@ def test_backends_of_a_crew_are_terminated_and_its_threads_go_on_by_themselves(k
     assert fired > 0
 
 
-@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("of", ["commits", "requests"])
 def test_a_connection_is_cut_when_the_answer_is_under_way(of, killer, backend_open, tmp_path):
     """The server has done it, and nobody has heard so: an ambiguous commit."""
@@ -388,7 +378,6 @@ def test_a_connection_is_cut_when_the_answer_is_under_way(of, killer, backend_op
     assert sum(life(number, number)[1] for number in cuts(count)) > 0, "some of them felt it"
 
 
-@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("scenario", ENDED)
 def test_what_is_cut_off_anywhere_is_begun_again_and_ends_where_it_would_have(scenario, killer, backend_open, tmp_path):
     """Backends are terminated, and answers swallowed; what fails by it says that it may be run again, and so it is."""
