@@ -168,7 +168,7 @@ def test_a_batch_that_fails_says_so_and_lets_the_workers_go_on(backend, notes, s
     tracked.batch()
     service.batches_advance("w1")
     answered = 0 if status == "failed" else 15
-    server.finish(status, answered)
+    server.finish(status, answered and answered + 2)  # with two of the sentences
     [failed] = service.batches_advance("w1")
     assert (failed.state, failed.answered) == ("failed", answered)
     assert status in failed.error
@@ -288,21 +288,23 @@ def test_what_a_batch_has_answered_before_an_error_of_ours_is_kept_and_counted(b
     tracked.batch()
     service.batches_advance("w1")
     server.finish()
-    whole = OpenAIEmbedder.batch_results
+    whole, looked = OpenAIEmbedder.batch_results, []
 
     def results(embedder, name):
-        yield from islice(whole(embedder, name), len(PROBES) + 24)
-        raise TypeError("a mistake of ours")
+        looked.append(name)
+        yield from islice(whole(embedder, name), 30 if looked[1:] else None)  # first for the sentences alone
+        if looked[1:]:
+            raise TypeError("a mistake of ours")
 
     monkeypatch.setattr(OpenAIEmbedder, "batch_results", results)
     [failed] = service.batches_advance("w1")
-    assert (failed.state, failed.answered) == ("failed", 24)
+    assert (failed.state, failed.answered) == ("failed", 26), "four of the thirty are sentences"
     assert failed.error.endswith("a mistake of ours; given up; batch_0 had ended at the provider already")
     generation = service.store.generations(tracked.source.id)[-1]
     spent = service.store.spends(tracked.source.id)[generation.id]
-    assert (spent.texts, spent.tokens) == (24, sum(billed(f"the body of note {n}") for n in range(ROWS - 23, ROWS + 1)))
+    assert (spent.texts, spent.tokens) == (26, sum(billed(f"the body of note {n}") for n in range(ROWS - 25, ROWS + 1)))
     service.work(until="current")
-    assert len(asked(server)) == ROWS - 24
+    assert len(asked(server)) == ROWS - 26
     proven(backend, service, tracked, notes)
 
 
@@ -684,6 +686,82 @@ def test_what_another_model_has_answered_in_between_is_not_used(noticed, backend
     proven(backend, service, tracked, notes)
 
 
+@pytest.mark.parametrize("status", ["expired", "cancelled"])
+def test_what_another_model_has_answered_of_a_batch_that_ended_half_way_is_not_used(status, backend, notes, service, server):
+    """The sentences are all over it."""
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    service.batches_advance("w1")
+    assert [line["body"]["input"] for line in server.batches[0].lines][:: ROWS // 5 + 1] == list(PROBES)
+    server.behind = "another"
+    server.finish(status, 20)
+    server.behind = None
+    [failed] = service.batches_advance("w1")
+    assert (failed.state, failed.answered, "was answered by another model" in failed.error) == ("failed", 0, True)
+    service.work(until="current")
+    proven(backend, service, tracked, notes)
+
+
+def test_what_another_model_has_answered_of_the_first_lines_is_not_used(backend, notes, service, server):
+    """It was put back before the batch had ended."""
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    service.batches_advance("w1")
+    server.finish()
+    [there] = server.batches
+    server.behind = "another"
+    there.answers[:12] = [server._answered(line) for line in there.lines[:12]]
+    server.behind = None
+    [failed] = service.batches_advance("w1")
+    assert (failed.state, "was answered by another model" in failed.error) == ("failed", True)
+    service.work(until="current")
+    proven(backend, service, tracked, notes)
+
+
+def refused(line):
+    return {**line, "response": {"status_code": 500, "body": {"error": {"message": "not now"}}}}
+
+
+def emptied(line):
+    [item] = line["response"]["body"]["data"]
+    item["embedding"] = [0.0] * 32
+    return line
+
+
+UNSAID = {"refused": refused, "short": short, "zeros": emptied, "no object": lambda _: '"an error"'}
+
+
+@pytest.mark.parametrize("how", UNSAID)
+def test_a_batch_that_has_answered_none_of_the_sentences_is_not_used(how, backend, notes, service, server):
+    """Nobody knows which model that was."""
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    service.batches_advance("w1")
+    server.finish()
+    [there] = server.batches
+    for place, line in enumerate(there.lines):
+        if line["body"]["input"] in PROBES:
+            there.answers[place] = UNSAID[how](there.answers[place])
+    [failed] = service.batches_advance("w1")
+    assert (failed.state, failed.answered) == ("failed", 0)
+    assert failed.error.endswith("has answered none of the sentences that tell which model it was")
+    service.work(until="current")
+    assert len(asked(server)) == ROWS
+    proven(backend, service, tracked, notes)
+
+
+def test_an_answer_that_is_there_twice_is_counted_once(notes, service, server):
+    tracked = service.attach("notes", text="body")
+    tracked.batch()
+    service.batches_advance("w1")
+    server.finish()
+    server.batches[0].answers *= 3
+    assert [batch.answered for batch in service.batches_advance("w1")] == [ROWS]
+    generation = service.store.generations(tracked.source.id)[-1]
+    expected = sum(billed(f"the body of note {n}") for n in range(1, ROWS + 1))
+    assert service.store.spends(tracked.source.id)[generation.id].tokens == expected
+
+
 def test_the_batch_of_a_model_that_is_another_one_stops_no_worker_and_no_other_batch(notes, service, server, monkeypatch):
     monkeypatch.setattr(worker, "TRIM_SECONDS", 0.0)
     service.attach("notes", text="body").batch()
@@ -804,7 +882,7 @@ def test_the_batch_of_a_table_that_is_no_longer_as_it_was_stops_no_worker_and_no
     with pytest.raises(StoreError, match="body"):
         service.batches_advance("w1", only="notes")
     sent_by_a_worker(service, papers)
-    assert [line["body"]["input"] for batch in server.batches for line in batch.lines] == ["a paper", *PROBES]
+    assert sorted(line["body"]["input"] for batch in server.batches for line in batch.lines) == sorted(["a paper", *PROBES])
 
 
 def test_a_model_without_a_batch_interface_is_refused(backend, notes):

@@ -8,7 +8,8 @@ its tag, and the provider is asked whether it has that already.
 A batch may be as much as the whole index, and is answered much later. So the model is compared with what is registered right
 before a batch is sent, and before it is put by, however short a time ago that was done. The batch of a model that has changed
 stays as it is, to be gone on with when the old model is back or the new one is accepted, or to be given up. The registry's
-sentences go along in each, and tell which model has answered it, whatever was there meanwhile: another's answers are not used.
+sentences go along in each, from its first line to its last, and tell which model has answered it, whatever was there meanwhile:
+another's answers are not used, nor those of a batch that has answered none of the sentences.
 
 So a passage is sent twice only where that cannot be known: by one who sleeps between the last look at whether the batch is
 still theirs and the arrival of the request, for longer than it is theirs (`TAKE_SECONDS`); or where a provider makes a batch of
@@ -259,8 +260,8 @@ class _Step:
         billed = 0
         try:
             sending = self._written(replace(batch, state="sending", upto=upto, requests=len(passages), error=None))
-            named = ((digest.hex(), text) for digest, text in passages.items())
-            file = self._provider.batch_upload(batch.tag, named, zip(_PROBE_PLACES, PROBES, strict=True))
+            named = [(digest.hex(), text) for digest, text in passages.items()]
+            file = self._provider.batch_upload(batch.tag, named, list(zip(_PROBE_PLACES, PROBES, strict=True)))
             if self._store.batch_take(self._generation.id, self._owner, TAKE_SECONDS) is None:  # an upload may take long
                 raise self._lost(batch)
             billed = expected  # whatever is heard of it, it may have arrived
@@ -315,25 +316,35 @@ class _Step:
             self._answered += self._put(answers) if strange is None else 0
             if self._store.batch_take(self._generation.id, self._owner, TAKE_SECONDS) is None:
                 return batch  # somebody else is at it, and does all of this again
-        error = look.error if strange is None else f"batch {batch.provider_id} was answered by another model: {strange}"
+        error = look.error if strange is None else f"batch {batch.provider_id} {strange}"
         if error is None and batch.requests and not self._answered:
             error = f"batch {batch.provider_id} has answered none of {batch.requests:,} requests{self._complaint}"
         ended = replace(batch, state="done" if error is None else "failed", answered=self._answered, error=error)
         return self.ended(ended, Spent(1, self._answered, self._tokens))
 
     def _results(self, look: BatchLook) -> Iterator[BatchAnswer]:
-        return iter(()) if look.results is None else self._provider.batch_results(look.results)
+        return iter(()) if look.results is None else _once(self._provider.batch_results(look.results))
 
     def _strange(self, look: BatchLook) -> str | None:
-        """Say in what the model that has answered is not the one that is registered."""
+        """Say why the answers cannot be used: the model that has made them is not the one that is registered, or may not be.
+
+        A batch that has ended before its time has some answers, of whichever lines; the sentences are all over it.
+        """
         probes: dict[int, NDArray[np.float32]] = {}
+        answered = False
         for answer in self._results(look):
-            place = _PROBE_PLACES.get(answer.name)
-            if place is not None and answer.vector is not None and len(answer.vector) == self._model.dimension:
-                probes[place] = answer.vector
+            if answer.vector is None or len(answer.vector) != self._model.dimension or not np.linalg.norm(answer.vector) > 0:
+                continue
+            if answer.name in _PROBE_PLACES:
+                probes[_PROBE_PLACES[answer.name]] = answer.vector
+            else:
+                answered = True
             if len(probes) == len(PROBES):
                 break
-        return self._registry.drift(self._model, probes)
+        if answered and not probes and self._registry.comparable(self._model):
+            return "has answered none of the sentences that tell which model it was"
+        drift = self._registry.drift(self._model, probes)
+        return None if drift is None else f"was answered by another model: {drift}"
 
     def _put(self, answers: Sequence[BatchAnswer]) -> int:
         """Put the vectors by, checked as those of a call are; return how many."""
@@ -365,3 +376,12 @@ class _Step:
     @staticmethod
     def _lost(batch: ProviderBatch) -> EmbedderTransientError:
         return EmbedderTransientError(f"batch {batch.tag} has been taken over by another worker")
+
+
+def _once(answers: Iterator[BatchAnswer]) -> Iterator[BatchAnswer]:
+    """Give the first answer of each name: what is there twice is billed once."""
+    seen: set[str] = set()
+    for answer in answers:
+        if answer.name not in seen:
+            seen.add(answer.name)
+            yield answer

@@ -199,6 +199,11 @@ class Registry:
         with self._lock:
             self._doubted[model] = self._now()
 
+    def comparable(self, model: ModelIdentity) -> bool:
+        """Say whether it is registered what a model makes of the sentences."""
+        known = self._known(model)
+        return known is not None and known.probe is not None
+
     def drift(self, model: ModelIdentity, probes: Mapping[int, NDArray[np.float32]]) -> str | None:
         """Say in what some of the sentences, by their places, were made otherwise by who made these than is registered.
 

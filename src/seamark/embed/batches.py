@@ -9,20 +9,21 @@ from __future__ import annotations
 import json
 import tempfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, runtime_checkable
 
 from seamark.embed.replies import openai_reply
 from seamark.embed.validation import embedder_errors
 from seamark.errors import EmbedderConfigurationError, EmbedderError, EmbedderTransientError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     import httpx2
     import numpy as np
     from numpy.typing import NDArray
 
+T = TypeVar("T")
 ENDPOINT = "/v1/embeddings"
 """What the lines of a file ask for, wherever the server itself is."""
 TAG = "seamark"
@@ -57,8 +58,8 @@ class Batched(Protocol):
         """Return the provider's id of the batch with that tag, None when it has none."""
         ...
 
-    def batch_upload(self, tag: str, passages: Iterable[tuple[str, str]], questions: Iterable[tuple[str, str]]) -> str:
-        """Send passages, and questions after them, each with a name of its own; return the provider's id of the file.
+    def batch_upload(self, tag: str, passages: Sequence[tuple[str, str]], questions: Sequence[tuple[str, str]]) -> str:
+        """Send passages, and questions evenly among them, each with a name of its own; return the provider's id of the file.
 
         Nothing is billed for that.
         """
@@ -118,6 +119,18 @@ def _tag(batch: dict[str, Any]) -> object:
     if not isinstance(metadata, dict):
         raise EmbedderTransientError(f"the batch interface answered with metadata that is no object: {str(batch)[:300]}")
     return cast("dict[str, object]", metadata).get(TAG)
+
+
+def spread(many: Sequence[T], few: Sequence[T]) -> Iterator[T]:
+    """Give the many in order, and the few evenly among them, the first before all and the last after."""
+    gaps = max(len(few) - 1, 1)
+    begin = 0
+    for place, one in enumerate(few):
+        end = len(many) * place // gaps
+        yield from many[begin:end]
+        yield one
+        begin = end
+    yield from many[begin:]
 
 
 def batch_upload(opened: Opened, tag: str, body: dict[str, object], texts: Iterable[tuple[str, str]]) -> str:

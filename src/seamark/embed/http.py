@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from http import HTTPStatus
 from importlib.metadata import version
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
@@ -40,7 +39,7 @@ from seamark.errors import (
 from seamark.model import ModelIdentity
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
     from urllib.parse import SplitResult
 
     from numpy.typing import NDArray
@@ -293,14 +292,14 @@ class OpenAIEmbedder(_HttpEmbedder):
         """Return the provider's id of the batch with that tag, None when it has none."""
         return batches.batch_find(self._opened, tag)
 
-    def batch_upload(self, tag: str, passages: Iterable[tuple[str, str]], questions: Iterable[tuple[str, str]]) -> str:
-        """Send passages, and questions after them, each with a name of its own; return the provider's id of the file."""
+    def batch_upload(self, tag: str, passages: Sequence[tuple[str, str]], questions: Sequence[tuple[str, str]]) -> str:
+        """Send passages, and questions evenly among them, each with a name of its own; return the provider's id of the file."""
         body: dict[str, object] = {"model": self._model, "encoding_format": "base64"}  # a quarter of the length
         if self._settings.dimensions is not None:
             body["dimensions"] = self._settings.dimensions
-        prefixed = chain(
-            ((name, self._settings.document_prefix + text) for name, text in passages),
-            ((name, self._settings.query_prefix + text) for name, text in questions),
+        prefixed = batches.spread(
+            [(name, self._settings.document_prefix + text) for name, text in passages],
+            [(name, self._settings.query_prefix + text) for name, text in questions],
         )
         return batches.batch_upload(self._opened, tag, body, ((name, encodable_texts([text])[0]) for name, text in prefixed))
 
