@@ -261,6 +261,9 @@ def test_two_models_are_compared_before_one_is_chosen(seamark, cli, backend, mod
     shown = cli("compare", "notes", "2", "3", "--queries", queries, db=backend.url)
     assert shown.out.startswith("generations 2 and 3, 3 queries\n")
     assert "nDCG" not in shown.out
+    qrels.write_text("another 0 1 2\n")
+    shown = cli("compare", "notes", "2", "3", "--queries", queries, "--qrels", qrels, db=backend.url)
+    assert "none of the queries is judged: no judgement is of their ids" in shown.out
     assert seamark("compare", "notes", "2", "2", "--queries", queries)["rbo"] == pytest.approx(1.0)
     alike = cli("compare", "notes", "2", "2", "--queries", queries, db=backend.url).out.splitlines()
     assert alike[-1] == "  they answer all of them alike"
@@ -277,6 +280,9 @@ def test_detach_says_which_stamps_stay(cli, backend, notes):
         assert cli(*attach, db=backend.url).code == 0
         said = cli("detach", "notes", db=backend.url).out.splitlines()
         assert said[1] == "  its stamp columns has_embedding, embed_gen stay in the table: nobody keeps them true any more"
+    assert cli(*attach[:4], db=backend.url).code == 0
+    said = cli("detach", "notes", db=backend.url).out.splitlines()
+    assert said[1] == "  its stamp columns has_embedding stay in the table: nobody keeps them true any more"
     assert cli(*attach, db=backend.url).code == 0
     dropped = cli("detach", "notes", "--drop-stamps", "--json", db=backend.url).json()
     assert dropped["stamps"] == {"dropped": ["has_embedding"], "left": ["embed_gen"]}

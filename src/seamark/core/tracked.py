@@ -364,8 +364,8 @@ class Tracked:
         )
 
     def stamps_made(self) -> tuple[StampName, ...]:
-        """Return those of the stamp columns that an attach has made, and that `detach` drops where it is asked to."""
-        return tuple(self._service.store.stamps_made(self.source)) if self.source.spec.stamp else ()
+        """Return the stamp columns that an attach has made, this one or an earlier; `detach` drops them if it is asked to."""
+        return tuple(self._service.store.stamps_made(self.source))
 
     def batch(self) -> ProviderBatch:
         """Have what is left of a backfill embedded through the provider's batch interface, for less, within a day.

@@ -110,7 +110,7 @@ def attach(
         coverage = tracked.coverage()
     session.show(
         {"source": serialise.source(tracked.source), "coverage": serialise.source_coverage(coverage)},
-        f"{line(table)}: {counted(coverage.live, 'row')}, {coverage.missing:,} of them to be embedded. Next: seamark work",
+        f"{line(table)}: {counted(coverage.live, 'row')}, {coverage.missing:,} of them to be indexed. Next: seamark work",
     )
 
 
@@ -134,7 +134,7 @@ def detach(
         if drop and attached and session.err.is_terminal and not yes and not session.as_json:
             rows = counted(attached.coverage().embedded, "row")
             typer.confirm(f"Detach {line(source)} and drop the vectors of {rows}?", abort=True, err=True)
-        stamps = attached.source.spec.stamp if attached else ()
+        stamps = dict.fromkeys((*attached.stamps_made(), *attached.source.spec.stamp) if attached else ())
         gone = attached.stamps_made() if attached and drop_stamps else ()
         withdrawn = service.detach(source, drop_vectors=drop, drop_stamps=drop_stamps)
     stay = [name for name in stamps if name not in gone]

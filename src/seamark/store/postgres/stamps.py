@@ -66,8 +66,9 @@ def stamps_restore(database: Database, connection: Connection, source: Source, w
     for name in lost:
         column = {"column": f"{identifier(name)} {_TYPES[name]}", "name": identifier(name), "mark": literal(STAMP_MARK)}
         database.run(connection, "stamp_add", words | column)
-    marked = [name for (name,) in database.run(connection, "stamps_marked", {}, _asked(source))]
-    database.run(connection, "stamps_made_write", {}, {"source": source.id, "columns": marked})
+    marked = _marked(database, connection, source)
+    kept = [name for name in source.spec.stamp if name in marked]
+    database.run(connection, "stamps_made_write", {}, {"source": source.id, "columns": kept})
     return lost
 
 
@@ -81,7 +82,11 @@ def stamps_lost(database: Database, connection: Connection, source: Source) -> l
 
 def _asked(source: Source) -> dict[str, object]:
     """Return the values of the statements that look at the columns."""
-    return {"table": qualified(source.table).replace("%%", "%"), "columns": list(source.spec.stamp), "mark": STAMP_MARK}
+    return {"table": qualified(source.table).replace("%%", "%"), "columns": list(_TYPES), "mark": STAMP_MARK}
+
+
+def _marked(database: Database, connection: Connection, source: Source) -> set[str]:
+    return {name for (name,) in database.run(connection, "stamps_marked", {}, _asked(source))}
 
 
 def stamps_follow(connection: Connection, tracked: Tracked) -> None:
@@ -91,9 +96,10 @@ def stamps_follow(connection: Connection, tracked: Tracked) -> None:
 
 
 def stamps_made(database: Database, connection: Connection, source: Source) -> list[StampName]:
-    """Return the columns that were made."""
+    """Return the columns that were made, now or for an earlier attach."""
     [(made,)] = database.run(connection, "stamps_made", {}, {"source": source.id}).fetchall()
-    return made
+    ours = {*made, *_marked(database, connection, source)}
+    return [name for name in _TYPES if name in ours]
 
 
 def stamps_drop(database: Database, connection: Connection, source: Source) -> None:

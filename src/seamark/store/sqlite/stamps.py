@@ -53,7 +53,7 @@ def stamps_plan(connection: Connection, source: Source) -> None:
             f"table {source.table.name!r}: the stamp column {unfit[0][0]!r} is generated, or NOT NULL; let it be empty"
         )
     there = {column.name.lower() for column in source.table.columns}
-    if not stamps_made(connection, source):
+    if not _planned(connection, source):
         written = connection.value(STATEMENTS["stamps_marked"], (source.table.name,)) or ""
         made = [name for name in names if name not in there or _marked(name) in written]
         connection.run(STATEMENTS["stamps_made_write"], (json.dumps(made), source.id))
@@ -86,7 +86,7 @@ def stamps_lost(connection: Connection, source: Source) -> list[StampName]:
 
 def stamps_remade(connection: Connection, source: Source, names: Sequence[StampName]) -> None:
     """Remember that these columns are about to be made, too."""
-    made = [name for name in source.spec.stamp if name in {*stamps_made(connection, source), *names}]
+    made = [name for name in source.spec.stamp if name in {*_planned(connection, source), *names}]
     connection.run(STATEMENTS["stamps_made_write"], (json.dumps(made), source.id))
 
 
@@ -96,7 +96,14 @@ def _marked(name: StampName) -> str:
 
 
 def stamps_made(connection: Connection, source: Source) -> list[StampName]:
-    """Return the columns that were made."""
+    """Return the columns that were made, now or for an earlier attach."""
+    written = connection.value(STATEMENTS["stamps_marked"], (source.table.name,)) or ""
+    ours = {*_planned(connection, source), *(name for name in _TYPES if _marked(name) in written)}
+    return [name for name in _TYPES if name in ours]
+
+
+def _planned(connection: Connection, source: Source) -> list[StampName]:
+    """Return the columns that this attach was to make, or has found made."""
     return json.loads(connection.value(STATEMENTS["stamps_made"], (source.id,)) or "[]")
 
 

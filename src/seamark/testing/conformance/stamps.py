@@ -345,6 +345,16 @@ class Stamps:
         assert set(bench.store.stamps_made(source)) == set(made)
         bench.store.source_drop(source.id, stamps=True)
         assert bench.backend.schema() == before
+        others: tuple[tuple[StampName, ...], ...] = ((), ("embed_gen",), ("embedded_at",))
+        for stamp in others:
+            source = bench.attach("notes", ("body",), stamp=made)
+            bench.store.source_drop(source.id)
+            source = bench.attach("notes", ("body",), stamp=stamp)
+            assert set(bench.store.stamps_made(source)) == {*made, *stamp}, (
+                "those that this attach has no use for are ours, too"
+            )
+            bench.store.source_drop(source.id, stamps=True)
+            assert bench.backend.schema() == before
         source = bench.attach("notes", ("body",), stamp=made)
         bench.store.source_drop(source.id)
         assert bench.app.run("SELECT count(embed_gen) FROM notes") == [(0,)]  # SQLite: sees what others have made of the schema
