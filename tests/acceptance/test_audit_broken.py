@@ -7,7 +7,7 @@ import pytest
 import seamark
 from seamark.errors import StoreIncompatibleError
 from seamark.model.findings import Reason
-from seamark.testing.audited import TEXTS, both
+from seamark.testing.audited import TEXTS, Audited, both
 from seamark.testing.judgement import judge
 
 
@@ -59,6 +59,23 @@ def test_a_text_column_of_another_length_is_well(postgres_database_):
     database.mend()
     database.update(1, "a text of another length")
     assert database.tracked.coverage().missing == 1
+
+
+@pytest.mark.parametrize("stem", ["insert", "update", "delete", "truncate", "touch_1_update", "stamp_update"])
+def test_a_trigger_that_is_gone_with_its_function_is_told_and_made_anew(stem, postgres_backend):
+    application = postgres_backend.application()
+    application.run("CREATE TABLE pages (note bigint PRIMARY KEY, words text)")
+    database = Audited.of(postgres_backend, stamp="has_embedding", touch="pages(note)")
+    source = database.tracked.source
+    database.application.run(f"DROP FUNCTION seamark.track_{source.id}_{stem}() CASCADE")
+    told = f"triggers are gone, with their functions: seamark_{source.id}_{stem}; rows written since are missing"
+    assert database.service.status()[0].problems == (told,)
+    assert database.tracked.verify().problems == (told,)
+    database.mend()
+    database.update(1, "edited since")
+    database.delete(2)
+    database.mend()
+    assert database.hits("edited since") == {1}
 
 
 def test_a_broken_source_does_not_stop_the_others(database):

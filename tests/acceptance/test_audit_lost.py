@@ -7,9 +7,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from seamark.errors import SourceDriftError
+import seamark
+from seamark.errors import SourceDriftError, StoreIncompatibleError
 from seamark.model.findings import Reason
+from seamark.store.postgres import schema as postgres
+from seamark.store.sqlite import schema as sqlite
 from seamark.testing.audited import LONG, TEXTS, Audited, both
+from seamark.testing.oracle import OracleEmbedder
 
 
 def test_a_hole_behind_the_cursors(database):
@@ -236,3 +240,58 @@ def test_postings_that_are_lost(database):
     live = {number for number, text in TEXTS.items() if text}
     assert database.found() == {(number, Reason.INCOMPLETE, "lexical"): 1 for number in live}
     database.mend()
+
+
+SHARED = sorted(name for name, script in (sqlite.SHARED | postgres.SHARED).items() if script and name != "schema_version")
+
+
+def drop(database, what, name):
+    if database.backend.name == "postgres":
+        database.application.run(f"DROP {what} seamark.{name} CASCADE")
+    else:
+        database.inside(f"DROP {what} {name}")
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_what_all_tables_share_and_somebody_dropped_is_made_anew_when_the_database_is_opened(name, backend, caplog):
+    """It is said so, nothing fails, and an audit finds what went with it."""
+    shared = sqlite.SHARED if backend.name == "sqlite" else postgres.SHARED
+    if name not in shared:
+        name = "lease"
+    database = Audited.of(backend, stamp="has_embedding")
+    database.update(1, "another text")
+    what = next(word for word in ("TABLE", "FUNCTION", "VIEW") if shared[name].startswith(f"CREATE {word}"))
+    drop(database, what, name)
+    database.service.close()
+    with seamark.open(backend.url, embedder=OracleEmbedder()) as service:
+        [said] = caplog.messages
+        assert name in said.partition("made anew, empty: ")[2].partition(";")[0].split(", ")
+        assert all(check.ok for check in service.doctor() if check.required)
+        database.update(2, "written since")
+        tracked = service.source("notes")
+        tracked.verify(repair=True)
+        service.work(until="current")
+        assert tracked.verify().clean
+        assert {tracked.search(text, limit=1).hits[0].key for text in ("another text", "written since")} == {1, 2}
+        service.detach("notes")
+    caplog.clear()
+    backend.store().close()
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("name", ["source", "generation", "model"])
+def test_what_cannot_be_made_anew_is_named_with_what_to_do(name, backend):
+    database = Audited.of(backend)
+    drop(database, "TABLE", name)
+    database.service.close()
+    advice = {"sqlite": "move it away", "postgres": "DROP SCHEMA seamark CASCADE"}[backend.name]
+    with pytest.raises(StoreIncompatibleError, match=f"nothing else holds what was in them: {name}; restore .*, or {advice}"):
+        backend.store()
+    if backend.name == "sqlite":
+        backend.sidecar.unlink()
+    else:
+        database.application.run(advice)
+    with seamark.open(backend.url, embedder=OracleEmbedder()) as service:
+        service.attach("notes", text="body")
+        service.work(until="current")
+        assert service.source("notes").verify().clean

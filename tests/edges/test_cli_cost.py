@@ -5,7 +5,7 @@ import threading
 import pytest
 
 import seamark
-from seamark.core.estimate import CALIBRATION_TEXTS
+from seamark.core.estimate import CALIBRATION_TEXTS, CALIBRATION_TEXTS_MIN
 from seamark.core.registry import PROBES
 from seamark.testing.batch_server import BillingServer, billed
 
@@ -42,6 +42,9 @@ def test_estimate_tells_rows_passages_tokens_and_money(cli, backend, lamps, serv
     assert (document["measure"], document["sampled"], document["usd_per_million"]) == ("calibrated", None, 0.13)
     assert document["usd"] == pytest.approx(document["tokens"] * 0.13 / 1e6, abs=1e-6)
     assert document["calibration"]["tokens"] == paid(server) > 0
+    assert sum(len(texts) for texts in server.calls if texts != PROBES) == CALIBRATION_TEXTS_MIN, (
+        "a tenth would be too few to tell anything by"
+    )
     told = cli("estimate", "lamps", "--price", "1000", db=backend.url).out
     for word in (
         "lamps: 200 rows, 200 passages",
@@ -50,6 +53,8 @@ def test_estimate_tells_rows_passages_tokens_and_money(cli, backend, lamps, serv
         "at $1000 for a million tokens",
     ):
         assert word in told
+    told = cli("estimate", "lamps", "--price", "0.13", db=backend.url).out
+    assert f"${document['usd']:.4f} at $0.13 for a million tokens" in told, "an amount that is not nothing is not told as $0.00"
 
 
 def test_estimate_of_another_model_spends_nothing_when_told_so(cli, backend, lamps, server):

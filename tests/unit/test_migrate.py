@@ -3,7 +3,7 @@
 import pytest
 
 from seamark.errors import StoreIncompatibleError
-from seamark.store.migrate import migrations, steps
+from seamark.store.migrate import migrations, shared, steps
 
 
 @pytest.fixture
@@ -40,3 +40,18 @@ def test_a_number_that_is_missing(folder):
     (folder / "0002_more.up.sql").unlink()
     with pytest.raises(ValueError, match="not numbered"):
         migrations(folder)
+
+
+def test_what_all_sources_share_is_known_with_what_makes_it_anew(folder):
+    (folder / "0001_begin.up.sql").write_text(
+        "CREATE TABLE seamark.kept (\n    id int -- in words\n);\nCREATE UNIQUE INDEX kept_id ON seamark.kept (id);\n\n"
+        "CREATE TABLE grown (id int);\nCREATE FUNCTION seamark.f() AS $$ BEGIN; END; $$;\nCOMMENT ON FUNCTION f IS 'f';\n"
+    )
+    (folder / "0002_more.up.sql").write_text(
+        "ALTER TABLE grown ADD COLUMN n int;\nDO $$\nBEGIN; CREATE TABLE inner (id int);\n$$;"
+    )
+    assert shared(migrations(folder)) == {
+        "kept": "CREATE TABLE seamark.kept (\n    id int -- in words\n);\nCREATE UNIQUE INDEX kept_id ON seamark.kept (id);\n",
+        "grown": "",
+        "f": "CREATE FUNCTION seamark.f() AS $$ BEGIN; END; $$;\n",
+    }

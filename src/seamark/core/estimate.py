@@ -28,7 +28,10 @@ SAMPLE_ROWS = 200
 """Windows spread evenly over the journal, and the rows of each: what is true of neighbours is looked at in many places."""
 WINDOW_CHARACTERS = 4_000_000
 CALIBRATION_TEXTS = 128
-"""Passages that a provider is asked the price of: one may differ by a quarter from what is estimated, all of them by 2 %."""
+CALIBRATION_TEXTS_MIN = 32
+CALIBRATION_SHARE = 0.1
+"""Passages that a provider is asked the price of: one may differ by a quarter from what is estimated, 128 of them by 2 %. Of a
+few passages no more than a tenth is paid for only to know what they cost, if that is enough to tell anything by."""
 _CONFIDENCE = 1.96
 """Standard errors within which the truth is 19 times out of 20."""
 
@@ -58,7 +61,9 @@ def estimate(
     ]
     seen = _total(windows)
     scale = 1.0 if whole or not seen.rows else live / seen.rows
-    measure, ratio, spread, calibration = _calibrated(embedder, slot, looking.sample, calibrate=calibrate)
+    measure, ratio, spread, calibration = _calibrated(
+        embedder, slot, looking.sample, round(seen.texts * scale), calibrate=calibrate
+    )
     error = None if spread is None else _CONFIDENCE * math.hypot(spread, 0.0 if whole else _spread(windows))
     return Estimate(
         rows=seen.rows if whole else live,
@@ -146,14 +151,18 @@ class _Looking:
 
 
 def _calibrated(
-    embedder: Embedder, slot: AbstractContextManager[object], sample: Sequence[str], *, calibrate: bool
+    embedder: Embedder, slot: AbstractContextManager[object], sample: Sequence[str], total: int, *, calibrate: bool
 ) -> tuple[Measure, float, float | None, Spent]:
-    """Return how tokens are known, what to multiply those counted by, its relative standard error, and what that cost."""
+    """Return how tokens are known, what to multiply those counted by, its relative standard error, and what that cost.
+
+    `sample` is of `total` passages.
+    """
     if isinstance(embedder, TokenCounter):
         return "exact", 1.0, 0.0, Spent()
     if not calibrate or not isinstance(embedder, Metered) or not sample:
         return "rough", 1.0, None, Spent()
-    texts = sample[:: max(1, len(sample) // CALIBRATION_TEXTS)][:CALIBRATION_TEXTS]
+    wanted = min(CALIBRATION_TEXTS, max(CALIBRATION_TEXTS_MIN, round(CALIBRATION_SHARE * total)))
+    texts = sample[:: max(1, len(sample) // wanted)][:wanted]
     # A few calls rather than one, so that they can be compared.
     size = max(1, -(-len(texts) // 8))
     counted: list[int] = []

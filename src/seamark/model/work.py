@@ -245,7 +245,8 @@ class Coverage:
     """Exact counts of a generation in one snapshot: `live == embedded + blank + missing + failed`.
 
     `missing` counts live rows whose current version is not indexed yet, rows with an older vector included. `truncated`
-    counts embedded rows whose text was longer than Seamark indexes. `oldest_missing_seconds` is the age of the oldest
+    counts embedded rows whose text was longer than Seamark indexes. `leases` are open: under way, or given back and to be
+    taken up. `oldest_missing_seconds` is the age of the oldest
     change that is not indexed yet, None when nothing is missing.
     """
 

@@ -139,7 +139,7 @@ class Store(Auditing, Protocol):
         ...
 
     def stamps_made(self, source: Source) -> Sequence[StampName]:
-        """Return those of the stamp columns that `source_create` has made, now or for an earlier attach of the table."""
+        """Return the stamp columns that `source_create` has made, now or for an earlier attach, wanted now or not."""
         ...
 
     def stamps_clear(self, source: Source, generation_id: int | None, after: int | None) -> int | None:
@@ -451,9 +451,10 @@ class Store(Auditing, Protocol):
         ...
 
     def pending(self, source: Source, generation_id: int, upto: int) -> bool:
-        """Say whether the generation has work at or below a `seq`: missing rows, failures to be tried again, leases.
+        """Say whether the generation has work at or below a `seq`: missing rows, rows that are gone, failures, leases.
 
-        Missing rows and failures count as in `coverage`, leases when they begin below.
+        Missing rows and failures to be tried again count as in `coverage`; rows that are gone until that is settled, but for
+        those that the backfill will come by; leases when they begin below.
         """
         ...
 

@@ -6,6 +6,7 @@ first n applied.
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,10 +14,16 @@ from typing import TYPE_CHECKING
 from seamark.errors import StoreIncompatibleError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from importlib.resources.abc import Traversable
 
+_log = logging.getLogger(__name__)
 _FILE = re.compile(r"^(?P<number>\d{4})_(?P<name>[a-z0-9_]+)\.(?P<direction>up|down)\.sql$")
+_MADE = re.compile(
+    r"^CREATE (?:UNIQUE )?(?:TABLE|FUNCTION|VIEW|INDEX \w+ ON) (?:seamark\.)?(\w+)(?:\$\$.*?\$\$|[^;$])*;",
+    re.MULTILINE | re.DOTALL,
+)
+_CHANGED = re.compile(r"^ALTER TABLE (?:seamark\.)?(\w+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +75,33 @@ def steps(known: Sequence[Migration], version: int, target: int | None = None) -
     if target >= version:
         return tuple(Step(one.number, one.name, one.up) for one in known[version:target])
     return tuple(Step(one.number - 1, one.name, one.down) for one in reversed(known[target:version]))
+
+
+def shared(known: Sequence[Migration]) -> Mapping[str, str]:
+    """Return the tables, functions and views that all sources share: by name, the script that makes it anew, empty.
+
+    That is "" for a table that a later migration has changed. Those hold what there is of sources, models and generations, and
+    an empty one would be of no use.
+    """
+    found: dict[str, str] = {}
+    for migration in known:
+        for statement in _MADE.finditer(migration.up):
+            found[statement[1]] = f"{found.get(statement[1], '')}{statement[0]}\n"
+    changed = {name for migration in known for name in _CHANGED.findall(migration.up)}
+    return {name: "" if name in changed else script for name, script in found.items()}
+
+
+def lost_check(shared: Mapping[str, str], gone: Sequence[str], where: str, anew: str) -> None:
+    """Raise StoreIncompatibleError where something is gone that cannot be made anew, with how to begin anew."""
+    if lost := [name for name in gone if not shared[name]]:
+        raise StoreIncompatibleError(
+            f"tables of Seamark's own are gone from {where}, and nothing else holds what was in them: {', '.join(lost)}; "
+            f"restore them from a backup, or {anew} and attach again"
+        )
+
+
+def lost_tell(gone: Sequence[str], where: str) -> None:
+    """Warn of what was gone, and has been made anew."""
+    _log.warning(
+        "gone from %s, and made anew, empty: %s; `seamark verify --repair` mends what went with it", where, ", ".join(gone)
+    )

@@ -17,6 +17,7 @@ SHOWN = 5
 QUERY_CHARACTERS = 80
 ALIKE = 1 - 1e-9
 """The sum that RBO is may be a rounding below 1."""
+UNJUDGED = "none of the queries is judged: no judgement is of their ids (a query without one has the number of its line)"
 
 
 def register(app: typer.Typer) -> None:
@@ -70,7 +71,8 @@ def _lines(found: Comparison, *, judged: bool) -> list[Text]:
         Text(f"  RBO         {found.rbo:.3f}   the same, the first ranks counting most"),
     ]
     if judged:
-        lines.append(Text(f"  {counted(found.judged, 'judged query').replace('querys', 'queries')}"))
+        told = counted(found.judged, "judged query").replace("querys", "queries")
+        lines.append(Text(f"  {told}" if found.judged else f"  {UNJUDGED}"))
     for name, values in (("nDCG@10", found.ndcg), (f"recall@{found.limit}", found.recall)):
         if values is not None:
             better = "equal" if values[0] == values[1] else f"{first if values[0] > values[1] else second} is better"

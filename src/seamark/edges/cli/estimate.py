@@ -11,6 +11,7 @@ from seamark.edges.cli.sources import Model
 from seamark.edges.cli.text import counted, line
 from seamark.model.cost import Estimate, price
 
+SMALLEST = 0.0001
 MEASURES = {
     "exact": "counted by the model's own tokenizer",
     "calibrated": "estimated from what the provider billed for a few passages",
@@ -44,10 +45,11 @@ def estimate(
         bool, typer.Option(help="Ask a provider for the vectors of up to 128 passages, for what it bills.")
     ] = True,
 ) -> None:
-    """Say what embedding a table costs: rows, passages, tokens, and money where a price is given. Nothing is embedded.
+    """Say what embedding a table costs: rows, passages, tokens, and money where a price is given. Nothing is indexed.
 
     What need not be embedded again is left out. Of a large table a sample is looked at, and the error is told. A provider that
-    counts in a way that is not known here is asked for the vectors of a few passages: that much is spent.
+    counts in a way that is not known here is asked for the vectors of a tenth of the passages, of 32 at least and 128 at most:
+    that much is spent, and told. With --no-calibrate nothing is.
     """
     with session.service() as service:
         found = service.source(source).estimate(model, chunk, precision, calibrate=calibrate)
@@ -66,5 +68,12 @@ def told(source: str, found: Estimate, usd_per_million: float | None) -> list[st
     if found.calibration.calls:
         lines.append(f"  spent on that: {counted(found.calibration.tokens, 'token')}")
     if usd_per_million is not None:
-        lines.append(f"  ${price(found.tokens, usd_per_million):,.2f} at ${usd_per_million:g} for a million tokens")
+        lines.append(f"  {_dollars(price(found.tokens, usd_per_million))} at ${usd_per_million:g} for a million tokens")
     return lines
+
+
+def _dollars(amount: float) -> str:
+    """Tell an amount by the cent, a small one by the hundredth of it."""
+    if 0 < amount < SMALLEST:
+        return f"less than ${SMALLEST}"
+    return f"${amount:,.2f}" if amount >= 1 else f"${amount:.4f}"

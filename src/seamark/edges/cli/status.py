@@ -65,7 +65,7 @@ def _generation(status: GenerationStatus) -> Iterator[Text]:
     colour = "green" if generation.state == "active" else "yellow"
     yield Text.assemble(f"  {generation.id} {generation.kind} ", (generation.state, colour), f"  {line(name)}")
     yield Text.assemble("    ", *counts(coverage))
-    pace = [f"{coverage.leases} leases open" if coverage.leases else ""]
+    pace = [f"{counted(coverage.leases, 'lease')} open" if coverage.leases else ""]
     if coverage.oldest_missing_seconds is not None:
         pace.append(f"oldest missing row {duration(coverage.oldest_missing_seconds)}")
     if status.rows_per_second:

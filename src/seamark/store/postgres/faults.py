@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from seamark.store.postgres.generations import generations
 from seamark.store.postgres.names import generation_words, identifier, qualified
 from seamark.store.postgres.stamps import stamps_lost
+from seamark.store.postgres.triggers import trigger_stems
 from seamark.store.stamps import gone_told
 
 if TYPE_CHECKING:
@@ -47,8 +48,10 @@ def _triggers(
     database: Database, connection: Connection, catalog: Catalog, source: Source, values: Mapping[str, object]
 ) -> list[str]:
     """Say which triggers do not fire, and which partitions they do not speak for."""
-    if not database.run(connection, "functions", {}, values).fetchall():
-        return ["triggers are gone, with their functions; rows written since are missing"]
+    there = {name.removeprefix("track_") for (name,) in database.run(connection, "functions", {}, values)}
+    if gone := [stem for stem in trigger_stems(source) if stem not in there]:
+        named = "" if not there else ": " + ", ".join(f"seamark_{stem}" for stem in gone)
+        return [f"triggers are gone, with their functions{named}; rows written since are missing"]
     if off := database.run(connection, "triggers_off", {}, values).fetchall():
         return [_off(table, [name for name, _ in names]) for table, names in groupby(off, key=lambda row: row[1])]
     return _partitions(database, connection, catalog, source, values)

@@ -1063,9 +1063,9 @@ SELECT greatest(0, (SELECT max(seq) FROM {journal}) - fresh) + backfill FROM sea
 
 -- name: pending
 -- Say whether a generation has work at or below a `seq`, nearest first: leases, what is ahead of a cursor, failures to be tried
--- again, and what a sweep would find.
+-- again, and what a sweep would find. What is gone is work, too, but for what a new generation has never held.
 SELECT EXISTS (SELECT FROM seamark.lease l WHERE l.generation_id = g.id AND l.lo < %(upto)s)
-    OR EXISTS (SELECT FROM {journal} j WHERE j.seq > g.fresh AND j.seq <= %(upto)s AND NOT j.deleted)
+    OR EXISTS (SELECT FROM {journal} j WHERE j.seq > g.fresh AND j.seq <= %(upto)s)
     OR EXISTS (SELECT FROM {journal} j WHERE j.seq > 0 AND j.seq <= least(g.backfill, %(upto)s) AND NOT j.deleted)
     OR EXISTS (
         SELECT FROM {failures} f JOIN {journal} j ON {j_is_f} AND j.seq = f.seq
@@ -1074,7 +1074,7 @@ SELECT EXISTS (SELECT FROM seamark.lease l WHERE l.generation_id = g.id AND l.lo
     OR EXISTS (
         SELECT FROM (VALUES (g.confirmed, g.fresh), (greatest(g.swept, g.backfill), g.origin)) w (lo, hi)
         CROSS JOIN LATERAL (
-            SELECT * FROM {journal} j WHERE j.seq > w.lo AND j.seq <= least(w.hi, %(upto)s) AND NOT j.deleted OFFSET 0
+            SELECT * FROM {journal} j WHERE j.seq > w.lo AND j.seq <= least(w.hi, %(upto)s) OFFSET 0
         ) j
         WHERE NOT EXISTS (SELECT FROM {rows} r WHERE {j_is_r} AND r.seq = j.seq)
           AND NOT EXISTS (SELECT FROM {failures} f WHERE {j_is_f} AND f.seq = j.seq)
@@ -1753,6 +1753,16 @@ SELECT max(version) FROM seamark.schema_version;
 -- name: schema_version_write
 -- Write the version of our schema.
 WITH gone AS (DELETE FROM seamark.schema_version) INSERT INTO seamark.schema_version VALUES (%(version)s);
+
+-- name: shared_gone
+-- Give those of what all sources share that are not there.
+SELECT name FROM unnest(%(names)s::text[]) s (name)
+WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace = to_regnamespace('seamark') AND relname = name)
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_proc WHERE pronamespace = to_regnamespace('seamark') AND proname = name);
+
+-- name: postings_upkeep_again
+-- Begin the upkeep of every lexical generation anew.
+INSERT INTO seamark.postings_upkeep (generation_id) SELECT id FROM seamark.generation WHERE kind = 'lexical';
 
 -- name: schema_lock
 -- Let one process at a time migrate, until the transaction ends.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from seamark.errors import SeamarkError, StoreIncompatibleError, StorePermissionError
 from seamark.model import Check
-from seamark.store.migrate import migrations, steps
+from seamark.store.migrate import lost_check, lost_tell, migrations, shared, steps
 from seamark.store.postgres.extension import VECTOR_MIN, extension_check, extension_create, version_parts
 from seamark.store.postgres.views import views_refresh
 
@@ -20,6 +21,7 @@ SERVER_MIN = 140000
 SCHEMA_LOCK = 0x5EA3A12C
 """Our advisory lock; the number is arbitrary."""
 MIGRATIONS = migrations(files("seamark.store.postgres") / "migrations")
+SHARED = shared(MIGRATIONS)
 
 
 def schema_open(database: Database, connection: Connection) -> bool:
@@ -31,6 +33,8 @@ def schema_open(database: Database, connection: Connection) -> bool:
     extension_check(database, connection)
     if version != len(MIGRATIONS):
         schema_migrate(database, connection)
+    with suppress(StorePermissionError):  # a role that may only read is told by `doctor`
+        schema_mend(database, connection)
     return True
 
 
@@ -67,6 +71,27 @@ def schema_migrate(database: Database, connection: Connection, target: int | Non
                 database.run(connection, "schema_version_write", {}, {"version": step.version})
         if target is None:
             views_refresh(database, connection)
+
+
+def schema_mend(database: Database, connection: Connection) -> None:
+    """Make anew, empty, what somebody has dropped of what all sources share; StoreIncompatibleError where that cannot be."""
+    if not _gone(database, connection):
+        return
+    with connection.transaction():
+        database.run(connection, "schema_lock", {}, {"lock": SCHEMA_LOCK})
+        gone = _gone(database, connection)
+        for name in gone:
+            connection.execute(SHARED[name].encode())
+        if "postings_upkeep" in gone:
+            database.run(connection, "postings_upkeep_again", {})
+        views_refresh(database, connection)
+    lost_tell(gone, "schema seamark")
+
+
+def _gone(database: Database, connection: Connection) -> list[str]:
+    gone = [name for (name,) in database.run(connection, "shared_gone", {}, {"names": list(SHARED)})]
+    lost_check(SHARED, gone, "schema seamark", "DROP SCHEMA seamark CASCADE")
+    return gone
 
 
 def _server_check(database: Database, connection: Connection) -> None:
@@ -131,6 +156,9 @@ def _check_schema(database: Database, connection: Connection) -> Check:
         return Check(
             "schema", ok=False, detail=f"version {version}", remedy="open the database with this Seamark to migrate it"
         )
+    if gone := _gone(database, connection):
+        remedy = "run doctor as the role that owns schema seamark, which makes them anew, empty"
+        return Check("schema", ok=False, detail=f"gone: {', '.join(gone)}", remedy=remedy)
     return Check("schema", ok=True, detail=f"version {version}")
 
 

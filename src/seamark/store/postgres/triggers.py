@@ -137,6 +137,14 @@ def triggers(tracked: Tracked, words: Words, shape: Shape) -> tuple[Trigger, ...
     return tuple(found)
 
 
+def trigger_stems(source: Source) -> tuple[str, ...]:
+    """Return what the names of those triggers, and of their functions, end in that a source always has, partitions or none."""
+    events = ("insert", "delete", "update", "truncate")
+    touching = [f"touch_{position}_{event}" for position in range(1, len(source.spec.touch) + 1) for event in events]
+    stamps = [f"stamp_{event}" for event in events[::2]] if source.spec.stamp else []
+    return tuple(f"{source.id}_{stem}" for stem in (*events, *touching, *stamps))
+
+
 def edited(tracked: Tracked) -> str:
     """Return the condition under which an update is a change of a row's text, its key, or whether it is live."""
     table = tracked.source.table

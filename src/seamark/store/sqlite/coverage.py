@@ -79,21 +79,27 @@ class _Counting:
         cursors = self._connection.row(self._words["coverage_cursors"], (self._words.generation,))
         if cursors is None:
             return False
-        if any(lo < upto for lo, _, _ in self._leases()) or self._value("failures_pending", (upto,)):
-            return True
-        return self._missing(cursors, [], upto)[0] > 0
+        fresh, backfill, confirmed, swept, origin = cursors
+        windows = ranges_merge([(swept, origin), (confirmed, fresh)], backfill, min(fresh, upto))
+        return bool(
+            any(lo < upto for lo, _, _ in self._leases())
+            or self._value("pending_unclaimed", (fresh, upto))
+            or self._row("coverage_unclaimed", (0, min(backfill, upto)))[0]
+            or self._value("failures_pending", (upto,))
+            or any(self._value("pending_unsettled", window) for window in windows)
+        )
 
     def _leases(self) -> Sequence[Row]:
         return self._connection.rows(self._words["coverage_leases"], (self._words.generation,))
 
-    def _missing(self, cursors: Row, leases: Sequence[tuple[int, int]], upto: int = _LAST) -> tuple[int, int | None]:
+    def _missing(self, cursors: Row, leases: Sequence[tuple[int, int]]) -> tuple[int, int | None]:
         """Count what is ahead of a cursor, and look up the rows one by one only where work is under way or to be swept."""
         fresh, backfill, confirmed, swept, origin = cursors
         found = [
-            self._row("coverage_unclaimed", (fresh, upto)),
-            self._row("coverage_unclaimed", (0, min(backfill, upto))),
+            self._row("coverage_unclaimed", (fresh, _LAST)),
+            self._row("coverage_unclaimed", (0, backfill)),
         ]
-        for lo, hi in ranges_merge([(swept, origin), (confirmed, fresh), *leases], backfill, min(fresh, upto)):
+        for lo, hi in ranges_merge([(swept, origin), (confirmed, fresh), *leases], backfill, fresh):
             found.append(self._row("coverage_unsettled", (lo, hi)))
         changes = [oldest for _, oldest in found if oldest is not None]
         return sum(count for count, _ in found), min(changes, default=None)

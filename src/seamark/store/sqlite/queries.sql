@@ -13,8 +13,8 @@
 -- is not well-formed, which PostgreSQL refuses; it is copied from the journal.
 
 -- Differs by necessity: coverage_cursors, coverage_leases, coverage_journal, coverage_deleted, coverage_rows,
--- coverage_truncated, coverage_failed, coverage_unclaimed, coverage_unsettled, failures_pending: as above; PostgreSQL counts in
--- one statement.
+-- coverage_truncated, coverage_failed, coverage_unclaimed, coverage_unsettled, pending_unclaimed, pending_unsettled,
+-- failures_pending: as above; PostgreSQL counts in one statement.
 
 -- Differs by necessity: adopt_replace, adopt_chunks, adopt_written: as above; and no COPY, so that SQL takes the columns apart.
 
@@ -54,6 +54,14 @@
 -- name: clock
 -- The time, microseconds UTC. Differs by necessity: SQLite's clock ticks in milliseconds.
 SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) * 1000
+
+-- name: shared_gone
+-- Those of what all sources share that are not there.
+SELECT value FROM json_each(?) WHERE value NOT IN (SELECT name FROM main.sqlite_schema)
+
+-- name: postings_upkeep_again
+-- Begin the upkeep of every lexical generation anew.
+INSERT INTO postings_upkeep (generation_id) SELECT id FROM generation WHERE kind = 'lexical'
 
 -- === tables ========================================================================================================
 
@@ -845,6 +853,17 @@ SELECT count(*), min(j.changed_at) FROM {journal} j
 LEFT JOIN {rows} r ON {r_is_j}
 LEFT JOIN {failures} f ON {f_is_j}
 WHERE j.seq > ? AND j.seq <= ? AND NOT j.deleted AND r.seq IS NOT j.seq AND f.seq IS NOT j.seq
+
+-- name: pending_unclaimed
+-- Whether nobody has claimed an entry of a range, that of a row that is gone included.
+SELECT EXISTS (SELECT 1 FROM {journal} WHERE seq > ? AND seq <= ?)
+
+-- name: pending_unsettled
+-- Whether an entry of a range is neither done nor in failures, that of a row that is gone included.
+SELECT EXISTS (
+    SELECT 1 FROM {journal} j LEFT JOIN {rows} r ON {r_is_j} LEFT JOIN {failures} f ON {f_is_j}
+    WHERE j.seq > ? AND j.seq <= ? AND r.seq IS NOT j.seq AND f.seq IS NOT j.seq
+)
 
 -- name: failures_pending
 -- Whether a live row at or below a seq has failed and will be tried again.

@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from seamark.errors import StoreIncompatibleError
-from seamark.store.migrate import migrations, steps
+from seamark.store.migrate import lost_check, lost_tell, migrations, shared, steps
 from seamark.store.sqlite.words import STATEMENTS, generation_words, key_names
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ APPLICATION_ID = 0x5345414D
 KEPT_VERSION = 4
 """From this version on a vector generation has a table of the vectors that are put by."""
 MIGRATIONS = migrations(files("seamark.store.sqlite").joinpath("migrations"))
+SHARED = shared(MIGRATIONS)
 
 
 def schema_version(connection: Connection) -> int:
@@ -42,6 +43,26 @@ def schema_migrate(connections: Connections, target: int | None = None) -> None:
             if step.version >= KEPT_VERSION:
                 _kept_create(connection)
         connection.pragma("application_id", APPLICATION_ID)
+
+
+def schema_mend(connections: Connections) -> None:
+    """Make anew, empty, what somebody has dropped of what all sources share; StoreIncompatibleError where that cannot be."""
+    with connections.use() as connection:
+        if not _gone(connections, connection):
+            return
+    with connections.transaction() as connection:
+        gone = _gone(connections, connection)
+        for name in gone:
+            connection.run(SHARED[name])
+        if "postings_upkeep" in gone:
+            connection.run(STATEMENTS["postings_upkeep_again"])
+    lost_tell(gone, str(connections.sidecar))
+
+
+def _gone(connections: Connections, connection: Connection) -> list[str]:
+    gone = [name for (name,) in connection.rows(STATEMENTS["shared_gone"], (json.dumps(list(SHARED)),))]
+    lost_check(SHARED, gone, str(connections.sidecar), "move it away")
+    return gone
 
 
 def _kept_create(connection: Connection) -> None:

@@ -31,7 +31,7 @@ from seamark.store.sqlite.ann import Neighbours
 from seamark.store.sqlite.auditing import SqliteAuditing
 from seamark.store.sqlite.connection import Connection, Connections
 from seamark.store.sqlite.reader import SqliteReader
-from seamark.store.sqlite.schema import schema_migrate
+from seamark.store.sqlite.schema import schema_mend, schema_migrate
 from seamark.store.sqlite.shards import Shards
 from seamark.store.sqlite.sql import sql
 from seamark.store.sqlite.stamps import (
@@ -99,6 +99,7 @@ class SqliteStore(SqliteAuditing):
         self._sources: dict[int, Source] = {}
         try:
             schema_migrate(self._connections)
+            schema_mend(self._connections)
         except BaseException:
             self.close()
             raise
