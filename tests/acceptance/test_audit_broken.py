@@ -65,7 +65,7 @@ def test_a_text_column_of_another_length_is_well(postgres_database_):
 def test_a_trigger_that_is_gone_with_its_function_is_told_and_made_anew(stem, postgres_backend):
     application = postgres_backend.application()
     application.run("CREATE TABLE pages (note bigint PRIMARY KEY, words text)")
-    database = Audited.of(postgres_backend, stamp="has_embedding", touch="pages(note)")
+    database = Audited.of(postgres_backend, text=("body", "pages.words"), touch={"pages": "note"}, stamp="has_embedding")
     source = database.tracked.source
     database.application.run(f"DROP FUNCTION seamark.track_{source.id}_{stem}() CASCADE")
     told = f"triggers are gone, with their functions: seamark_{source.id}_{stem}; rows written since are missing"

@@ -63,7 +63,8 @@ class Audited:
         application.many("INSERT INTO notes VALUES (?, ?)", list(texts.items()))
         embedder = OracleEmbedder()
         service = seamark.open(backend.url, embedder=embedder)
-        service.attach("notes", text="body", **words)
+        attached: dict[str, Any] = {"text": "body", **words}
+        service.attach("notes", **attached)
         service.work(until="current")
         return cls(backend, application, service, embedder, dict(texts))
 
