@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 # Before the import: the assertions of the suite are rewritten like those of any test.
-_ASSERTING = ("audited", "conformance", "judgement", "waiting", "workbench")
+_ASSERTING = ("audited", "batched", "beside", "conformance", "judgement", "waiting", "workbench")
 pytest.register_assert_rewrite(*(f"seamark.testing.{module}" for module in _ASSERTING))
 
 from seamark.testing import servers  # noqa: E402

@@ -8,8 +8,10 @@ import apsw
 import numpy as np
 import pytest
 
+import seamark
 from seamark.core import catalog
 from seamark.core.chunking import Chunker
+from seamark.errors import EmbedderUnavailableError
 from seamark.testing.oracle import OracleEmbedder, oracle_proves
 from seamark.testing.waiting import until
 
@@ -284,3 +286,14 @@ def test_what_was_detached_goes_once_it_is_embedded_again(backend, notes, opened
     indexed(service)
     service.store.donors_trim(1e9)
     assert service.store.donors_drop("notes") == 0
+
+
+def test_what_a_lease_has_paid_for_is_not_lost_when_it_is_given_back(backend, notes):
+    """The model goes out in the middle of a lease: what it had answered is found by whoever takes the lease up."""
+    embedder = OracleEmbedder(batch_items=8, errors=[None, None, EmbedderUnavailableError("out", 0.1)])
+    with seamark.open(backend.url, embedder=embedder) as service:
+        tracked = service.attach("notes", text="body")
+        service.work(until="current", threads=1)
+        assert tracked.coverage().embedded == ROWS
+        twice = [text for text, count in embedder.texts.items() if count > 1]
+        assert len(twice) == 8, "only those of the call that failed"

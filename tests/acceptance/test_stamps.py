@@ -10,17 +10,14 @@ from psycopg import errors
 
 import seamark
 from seamark.errors import SourceDriftError, TableUnusableError
+from seamark.testing.tables import application_with, numbered
 
 ROWS = 300
 
 
 @pytest.fixture
 def notes(backend):
-    application = backend.application()
-    integer, text = backend.type("integer"), backend.type("text")
-    application.run(f"CREATE TABLE notes(id {integer} PRIMARY KEY, body {text})")
-    application.many("INSERT INTO notes VALUES (?, ?)", [(n, f"the body of note {n}") for n in range(1, ROWS + 1)])
-    return application
+    return application_with(backend, notes=numbered("the body of note", ROWS))
 
 
 def stamps(application):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from contextlib import contextmanager
-
 import pytest
 
 import seamark
@@ -18,7 +15,9 @@ from seamark.errors import (
     SourceDriftError,
     UnknownGenerationError,
 )
+from seamark.testing.beside import beside, working
 from seamark.testing.oracle import OracleEmbedder, oracle_proves
+from seamark.testing.tables import application_with, numbered
 from seamark.testing.waiting import until
 
 ROWS = 300
@@ -26,33 +25,7 @@ ROWS = 300
 
 @pytest.fixture
 def notes(backend):
-    application = backend.application()
-    integer, text = backend.type("integer"), backend.type("text")
-    application.run(f"CREATE TABLE notes(id {integer} PRIMARY KEY, body {text})")
-    application.many("INSERT INTO notes VALUES (?, ?)", [(n, f"the body of note {n}") for n in range(1, ROWS + 1)])
-    return application
-
-
-@contextmanager
-def beside(loop):
-    """Run a loop in a thread for the length of a block; whatever it raises is raised at the end."""
-    stop, failed = threading.Event(), []
-
-    def run():
-        try:
-            loop(stop)
-        except BaseException as error:  # noqa: BLE001 raised again in the test
-            failed.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-    if failed:
-        raise failed[0]
+    return application_with(backend, notes=numbered("the body of note", ROWS))
 
 
 def states(tracked, kind="vector"):
@@ -94,7 +67,7 @@ def test_a_searcher_and_a_writer_notice_nothing_of_a_swap(backend, notes, opened
             application.run("INSERT INTO notes VALUES (?, ?)", number, f"added {number}")
             application.run("UPDATE notes SET body = body WHERE id = ?", number % ROWS + 1)
 
-    with beside(search), beside(lambda stop: service.work(stop=stop)), beside(write):
+    with beside(search), working(service), beside(write):
         [first] = [one.generation for one in tracked.generations() if one.generation.kind == "vector"]
         [second] = tracked.swap()
         until(lambda: states(tracked) == ["retired", "active"])

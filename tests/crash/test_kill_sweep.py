@@ -199,7 +199,7 @@ def judge_batches(case, lost):
     inputs = [line["body"]["input"] for one in case.server.batches for line in one.lines]
     submitted = Counter(text for text in inputs if text not in PROBES)
     assert max(submitted.values()) == 1
-    called = Counter(text for texts in case.server.calls if texts != PROBES for text in texts)
+    called = Counter(case.server.asked())
     late = {text for text in called if any(word in text for word in EDITED)}
     assert called.keys() - late <= {"seventh", "sixth\n\nbody of row 6"}, "the rows there were came by the batches"
     assert max(called.values()) <= 1 + lost

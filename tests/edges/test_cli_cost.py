@@ -14,7 +14,7 @@ TEXT = "Some words about lighthouses, and some more about lamps. "
 
 def paid(server) -> int:
     """What was billed but for the sentences that a model is recognised by."""
-    return sum(billed(text) for texts in server.calls if texts != PROBES for text in texts)
+    return sum(map(billed, server.asked()))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from seamark.core import registry
 from seamark.errors import EmbedderInputError, EmbedderUnavailableError, ModelDriftError, StorePermissionError
 from seamark.model import ModelIdentity
 from seamark.testing.oracle import OracleEmbedder, oracle_vector
+from seamark.testing.tables import application_with, numbered
 
 
 class Behind(OracleEmbedder):
@@ -37,10 +38,7 @@ class Behind(OracleEmbedder):
 
 @pytest.fixture
 def notes(backend):
-    application = backend.application()
-    application.run(f"CREATE TABLE notes(id {backend.type('integer')} PRIMARY KEY, body {backend.type('text')})")
-    application.many("INSERT INTO notes VALUES (?, ?)", [(n, f"the body of note {n}") for n in range(1, 9)])
-    return application
+    return application_with(backend, notes=numbered("the body of note", 8))
 
 
 def attach(backend, embedder=None):

@@ -12,6 +12,7 @@ import seamark
 from seamark.testing.backends import SqliteBackend
 from seamark.testing.judgement import judge
 from seamark.testing.oracle import OracleEmbedder
+from seamark.testing.tables import application_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -58,9 +59,7 @@ class Audited:
     @classmethod
     def of(cls, backend: SqliteBackend | PostgresBackend, texts: Mapping[int, str | None] = TEXTS, **words: Any) -> Self:
         """Make the table with these texts, attach it in these words, and index it."""
-        application = backend.application()
-        application.run(f"CREATE TABLE notes (id {backend.type('integer')} PRIMARY KEY, body {backend.type('text')})")
-        application.many("INSERT INTO notes VALUES (?, ?)", list(texts.items()))
+        application = application_with(backend, notes=texts)
         embedder = OracleEmbedder()
         service = seamark.open(backend.url, embedder=embedder)
         attached: dict[str, Any] = {"text": "body", **words}

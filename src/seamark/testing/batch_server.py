@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
+from seamark.core.registry import PROBES
 from seamark.testing.local_http import LocalHandler, LocalServer
 from seamark.testing.oracle import oracle_vector
 
@@ -79,6 +80,10 @@ class BillingServer(LocalServer):
     def locator(self) -> str:
         """The model of this server, as users name it; its vectors' length is told, so that nothing is asked at the start."""
         return f"openai:oracle?base_url={self.url}/v1&dimensions={self.dimension}"
+
+    def asked(self) -> list[str]:
+        """Return the texts of ordinary calls, but for the sentences that a model is recognised by."""
+        return [text for texts in self.calls if texts != PROBES for text in texts]
 
     def embed(self, texts: tuple[str, ...], model: str, dimension: int | None, *, called: bool = True) -> dict[str, Any]:
         """Bill a call, and return its reply."""
