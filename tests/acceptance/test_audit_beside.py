@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from random import Random
 
 import apsw
@@ -17,6 +16,7 @@ from seamark.edges.auditor import Auditor
 from seamark.errors import StoreError
 from seamark.model.findings import Reason
 from seamark.testing.audited import TEXTS, WORDS, Audited, both
+from seamark.testing.beside import beside, working
 from seamark.testing.judgement import judge
 from seamark.testing.oracle import OracleEmbedder
 from seamark.testing.waiting import until
@@ -27,9 +27,8 @@ def test_nothing_is_found_beside_writers_and_workers(backend, monkeypatch):
     monkeypatch.setattr(audit, "PAGE_ROWS", 7)
     monkeypatch.setattr(audit, "ENTRIES", 11)
     database = Audited.of(backend)
-    stop = threading.Event()
 
-    def write():
+    def write(stop):
         application = backend.application()
         random = Random(7)
         while not stop.is_set():
@@ -50,11 +49,12 @@ def test_nothing_is_found_beside_writers_and_workers(backend, monkeypatch):
             time.sleep(0.002)
 
     written = []
-    worker = seamark.open(backend.url, embedder=database.embedder)
-    threads = [threading.Thread(target=write), threading.Thread(target=worker.work, kwargs={"stop": stop, "threads": 1})]
-    for thread in threads:
-        thread.start()
-    try:
+    with (
+        closing(database.service),
+        seamark.open(backend.url, embedder=database.embedder) as service,
+        beside(write),
+        working(service, threads=1),
+    ):
         deadline = time.monotonic() + 5
         looks = 0
         while time.monotonic() < deadline or len(written) < 100:
@@ -62,12 +62,6 @@ def test_nothing_is_found_beside_writers_and_workers(backend, monkeypatch):
             findings = database.tracked.verify(found=found.append)
             assert (found, findings.problems) == ([], ())
             looks += 1
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-        worker.close()
-        database.service.close()
     assert looks > 2
     assert len(written) >= 100
 
@@ -76,10 +70,9 @@ def test_a_repair_beside_writers_loses_none_of_their_writes(backend, monkeypatch
     monkeypatch.setattr(audit, "PAGE_ROWS", 7)
     database = Audited.of(backend)
     database.blindly(lambda: [database.update(number, f"a zebra {number}") for number in range(1, 30)])
-    stop = threading.Event()
     texts = dict(database.texts)
 
-    def write():
+    def write(stop):
         application = backend.application()
         random = Random(11)
         while not stop.is_set():
@@ -97,13 +90,8 @@ def test_a_repair_beside_writers_loses_none_of_their_writes(backend, monkeypatch
                     )
                     texts[number] = text
 
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
+    with beside(write):
         repaired = sum(database.tracked.verify(repair=True).repaired for _ in range(5))
-    finally:
-        stop.set()
-        thread.join()
     assert repaired > 0
     database.texts = texts
     database.mend()
@@ -138,42 +126,21 @@ def test_stamps_come_back_with_their_table(backend):
 # --- by the worker ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def working(backend):
-    """Let a worker with this interval work in a thread until the end of a block."""
-
-    @contextmanager
-    def working(seconds, embedder):
-        stop = threading.Event()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("SEAMARK_AUDIT_INTERVAL_SECONDS", str(seconds))
-            service = seamark.open(backend.url, embedder=embedder)
-        raised = []
-
-        def work():
-            try:
-                service.work(stop=stop, threads=1)
-            except BaseException as error:  # noqa: BLE001 raised again below
-                raised.append(error)
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        try:
-            yield service
-        finally:
-            stop.set()
-            thread.join()
-            service.close()
-        assert raised == []
-
-    return working
+@contextmanager
+def auditing(database, seconds):
+    """Let a worker with this interval work for the length of a block."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEAMARK_AUDIT_INTERVAL_SECONDS", str(seconds))
+        service = seamark.open(database.backend.url, embedder=database.embedder)
+    with service, working(service, threads=1):
+        yield service
 
 
-def test_a_worker_finds_and_mends_by_itself(database, working):
+def test_a_worker_finds_and_mends_by_itself(database):
     database.blindly(lambda: database.update(1, "a zebra that nobody saw"))
     assert not database.hits("a zebra that nobody saw")
     assert database.tracked.coverage().missing == 0
-    with working(0.3, database.embedder):
+    with auditing(database, 0.3):
         until(lambda: database.hits("a zebra that nobody saw"))
         audits = until(lambda: [one.audit for one in database.service.status()[0].generations if one.audit is not None])
         assert audits[0].rows == len(TEXTS)
@@ -191,10 +158,10 @@ def test_what_a_worker_found_is_in_status(database):
 
 
 @pytest.mark.parametrize("seconds", [0, 3600])
-def test_a_worker_audits_no_more_often_than_it_is_told(database, working, seconds, monkeypatch):
+def test_a_worker_audits_no_more_often_than_it_is_told(database, seconds, monkeypatch):
     monkeypatch.setattr(auditor, "LOOK_SECONDS", 0.05)
     database.blindly(lambda: database.update(1, "a zebra that nobody saw"))
-    with working(seconds, database.embedder) as service:
+    with auditing(database, seconds) as service:
         database.insert(1000, "a row by which the worker is seen to work")
         until(lambda: service.source("notes").coverage().missing == 0)
         time.sleep(1.0)

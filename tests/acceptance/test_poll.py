@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 import pytest
@@ -13,6 +12,7 @@ from seamark.core.polling import poll
 from seamark.edges.auditor import Auditor
 from seamark.errors import InvalidRequestError, SourceConflictError, TableUnusableError
 from seamark.model.findings import Reason
+from seamark.testing.beside import working
 from seamark.testing.judgement import judge
 from seamark.testing.oracle import OracleEmbedder
 from seamark.testing.waiting import until
@@ -70,10 +70,7 @@ def test_nothing_of_ours_is_in_the_users_schema(backend, application, service):
 
 def test_new_rows_are_seen_within_a_second(backend, application, service):
     tracked = attach(service)
-    stop = threading.Event()
-    thread = threading.Thread(target=service.work, kwargs={"stop": stop, "threads": 1})
-    thread.start()
-    try:
+    with working(service, threads=1):
         until(lambda: service.store.workers(15.0))
         waits = []
         for number in (101, 102, 103):
@@ -82,9 +79,6 @@ def test_new_rows_are_seen_within_a_second(backend, application, service):
             until(lambda number=number: (number,) in backend_journal(service, tracked))
             waits.append(time.monotonic() - began)
             until(lambda number=number: hits(tracked, f"a new row {number}") == {number})
-    finally:
-        stop.set()
-        thread.join()
     assert min(waits) < 1.0, waits
 
 

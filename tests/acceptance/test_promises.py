@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from contextlib import contextmanager
 
 import pytest
 
@@ -24,6 +23,7 @@ from seamark.errors import (
     UnknownColumnError,
     UnknownSourceError,
 )
+from seamark.testing.beside import working
 from seamark.testing.oracle import OracleEmbedder, log_counts, oracle_proves
 
 ROWS = 60
@@ -72,26 +72,6 @@ def proven(backend, service, tracked, expected: dict[int, str]) -> None:
     assert [(key,) for key in sorted(expected)] == sorted(chunk.key for chunk in chunks)
     wrong = [chunk.key for chunk in chunks if not oracle_proves(chunk.vector, expected[chunk.key[0]], "oracle-a")]
     assert wrong == []
-
-
-@contextmanager
-def working(service):
-    """A worker beside the test, until the end of the block; the event is set as well when the worker has died."""
-    stop = threading.Event()
-
-    def work():
-        try:
-            service.work(stop=stop)
-        finally:
-            stop.set()
-
-    worker = threading.Thread(target=work)
-    worker.start()
-    try:
-        yield stop
-    finally:
-        stop.set()
-        worker.join()
 
 
 def texts(application) -> dict[int, str]:
@@ -263,20 +243,16 @@ def test_a_late_settle_changes_nothing_of_a_newer_version(backend, notes, opened
     slow = OracleEmbedder(gate=gate)
     held = opened(slow)
     tracked = attached(held)
-    stop = threading.Event()
-    worker = threading.Thread(target=held.work, kwargs={"stop": stop, "threads": 1})
-    worker.start()
-    try:
-        assert slow.entered.wait(30)
-        for statement in change:
-            notes.run(statement)
-        opened().work(until=None, stop=_current(backend, tracked, left, opened))
-        settled = backend.rows(tracked.source, vector_generation(held, tracked))
-        proven(backend, held, tracked, left)
-    finally:
-        gate.set()
-        stop.set()
-        worker.join()
+    with working(held, threads=1):
+        try:
+            assert slow.entered.wait(30)
+            for statement in change:
+                notes.run(statement)
+            opened().work(until=None, stop=_current(backend, tracked, left, opened))
+            settled = backend.rows(tracked.source, vector_generation(held, tracked))
+            proven(backend, held, tracked, left)
+        finally:
+            gate.set()
     assert settled == backend.rows(tracked.source, vector_generation(held, tracked)), "the late one wrote nothing"
     proven(backend, held, tracked, left)
 
@@ -325,15 +301,12 @@ def test_a_failing_call_spends_an_attempt_and_is_tried_again(notes, opened):
     embedder = OracleEmbedder(errors=[EmbedderTransientError("500")])
     service = opened(embedder)
     tracked = attached(service)
-    with working(service) as stop:
-        while not tracked.failures():
-            assert not stop.wait(0.05)
-        failures = tracked.failures()
+    with working(service) as at_work:
+        failures = at_work.until(tracked.failures)
         assert {("transient", 1)} == {(failure.kind, failure.attempts) for failure in failures}
         assert all(failure.retry_at is not None for failure in failures)
         assert tracked.failures_retry([failure.key for failure in failures]) == len(failures)
-        while tracked.coverage().embedded < ROWS:
-            assert not stop.wait(0.05)
+        at_work.until(lambda: tracked.coverage().embedded == ROWS)
     assert tracked.failures() == ()
 
 
@@ -344,9 +317,8 @@ def test_a_row_that_fails_again_and_again_is_parked(notes, opened, monkeypatch):
     embedder = OracleEmbedder(errors=[EmbedderTransientError("500")] * retry.ATTEMPTS_MAX)
     service = opened(embedder)
     tracked = attached(service)
-    with working(service) as stop:
-        while not any(failure.retry_at is None for failure in tracked.failures()):
-            assert not stop.wait(0.05)
+    with working(service) as at_work:
+        at_work.until(lambda: any(failure.retry_at is None for failure in tracked.failures()))
     service.work(until="current")
     [failure] = tracked.failures()
     assert (retry.ATTEMPTS_MAX, "transient", None) == (failure.attempts, failure.kind, failure.retry_at)
@@ -382,10 +354,8 @@ def test_an_embedder_that_raises_anything_at_all_stops_no_worker(notes, opened):
     embedder = OracleEmbedder(errors=[KeyError("bug in your embedder")])
     service = opened(embedder)
     tracked = attached(service)
-    with working(service) as stop:
-        while not tracked.failures():
-            assert not stop.wait(0.05)
-        assert "KeyError" in tracked.failures()[0].error
+    with working(service) as at_work:
+        assert "KeyError" in at_work.until(tracked.failures)[0].error
 
 
 # --- many workers -------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from seamark.core.chunking import render
 from seamark.edges import worker, worklist
 from seamark.embed import http
 from seamark.errors import EmbedderConfigurationError
+from seamark.testing.beside import working
 from seamark.testing.embedding_server import EmbeddingServer, Fault
 from seamark.testing.judgement import judge_source
 from seamark.testing.oracle import oracle_proves
@@ -340,18 +341,11 @@ def test_a_worker_outlives_what_lasts_long_and_is_no_rows_fault(kind, name, case
     fault, _ = (OUTAGES | MISTAKES)[kind]
     case = case_of(name)
     case.fail(fault, times=None)
-    stop = threading.Event()
-    with case.opened() as (service, tracked):
-        working = threading.Thread(target=lambda: service.work(stop=stop, threads=2))
-        working.start()
-        try:
-            until(lambda: case.struck(fault.kind) > 8)
-            assert (0, 0) == (tracked.coverage().embedded, len(tracked.failures()))
-            server.heal()
-            until(lambda: case.generation(service).state == "active")
-        finally:
-            stop.set()
-            working.join()
+    with case.opened() as (service, tracked), working(service, threads=2):
+        until(lambda: case.struck(fault.kind) > 8)
+        assert (0, 0) == (tracked.coverage().embedded, len(tracked.failures()))
+        server.heal()
+        until(lambda: case.generation(service).state == "active")
     case.judge()
 
 
@@ -378,15 +372,11 @@ def unanswering(teardown):
 def test_a_server_that_cannot_be_reached_is_an_outage(away, name, databases, teardown, monkeypatch):
     monkeypatch.setattr(http, "_CONNECT_SECONDS", 0.2)
     port = away(teardown)
-    stop = threading.Event()
     with EmbeddingServer(dimension=16) as server, ExitStack() as closing:
         case = Case(databases[name], server, base_url=f"http://127.0.0.1:{port}/v1")
         closing.callback(case.close)
         service, tracked = closing.enter_context(case.opened())
-        working = threading.Thread(target=lambda: service.work(stop=stop, threads=2))
-        working.start()
-        closing.callback(working.join)
-        closing.callback(stop.set)
+        closing.enter_context(working(service, threads=2))
         until(lambda: "cannot be reached" in (case.generation(service).backoff_error or ""))
         assert (0, ()) == (tracked.coverage().embedded, tracked.failures())
         teardown.close()
@@ -460,9 +450,9 @@ def test_a_reply_slower_than_the_lease_is_waited_for_and_nobody_else_asks(name, 
     with ExitStack() as others:
         for _ in range(2):
             service, _ = others.enter_context(case.opened())
-            working = threading.Thread(target=service.work, kwargs={"until": "current", "threads": 2})
-            working.start()
-            others.callback(working.join)
+            other = threading.Thread(target=service.work, kwargs={"until": "current", "threads": 2})
+            other.start()
+            others.callback(other.join)
     assert time.monotonic() - began > 1.5
     assert 1 == case.struck("delay")
     case.judge(answered=(None, "delay"))

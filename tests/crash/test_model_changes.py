@@ -13,6 +13,7 @@ import seamark
 from seamark.core import registry, sync
 from seamark.edges import worker
 from seamark.errors import ModelDriftError
+from seamark.testing.beside import working
 from seamark.testing.embedding_server import EmbeddingServer, Fault
 from seamark.testing.waiting import until
 
@@ -38,7 +39,7 @@ def application(backend):
 
 
 @contextmanager
-def working(backend, server, shape="openai", interval=3600.0):
+def worked(backend, server, shape="openai", interval=3600.0):
     """Run a worker on `notes`, embedded by the server, and `others`, embedded here; yield the service once both are whole."""
     base = server.openai_url if shape == "openai" else server.url
     with pytest.MonkeyPatch.context() as patch, ExitStack() as closing:
@@ -46,11 +47,7 @@ def working(backend, server, shape="openai", interval=3600.0):
         service = closing.enter_context(seamark.open(backend.url))
         service.attach("notes", text="body", model=f"{shape}:m?base_url={base}&dimensions=16&timeout_seconds=5")
         service.attach("others", text="body", model="static")
-        stop = threading.Event()
-        thread = threading.Thread(target=lambda: service.work(stop=stop, threads=2))
-        thread.start()
-        closing.callback(thread.join)
-        closing.callback(stop.set)
+        closing.enter_context(working(service, threads=2))
         until(lambda: states(service) == ["active"] * 4)
         yield service
 
@@ -75,7 +72,7 @@ def asked(server, text):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_change_under_a_running_worker_is_noticed_and_nothing_of_it_is_settled_from_then_on(backend, application, shape):
     """Also what was under way with the changed model before it was noticed is not settled after it."""
-    with EmbeddingServer(dimension=16) as server, working(backend, server, shape, interval=0.3) as service:
+    with EmbeddingServer(dimension=16) as server, worked(backend, server, shape, interval=0.3) as service:
         server.fail(Fault("delay", seconds=2.0, text="under way"))
         server.weights = "another"
         application.run("INSERT INTO notes VALUES (10, 'under way')")
@@ -100,7 +97,7 @@ def test_after_an_outage_the_model_is_compared_before_it_is_given_a_text(backend
         port = first.server_address[1]
         with ExitStack() as lives:
             lives.enter_context(first)
-            service = servers.enter_context(working(backend, first, shape))
+            service = servers.enter_context(worked(backend, first, shape))
             first.fail(Fault("reset", times=None))  # closing it would leave the connections that it has
             lives.close()
         application.run("INSERT INTO notes VALUES (10, 'while it was out')")
@@ -119,7 +116,7 @@ def test_after_an_outage_the_model_is_compared_before_it_is_given_a_text(backend
 
 
 def test_a_proxy_that_answers_for_a_server_being_started_again_is_an_outage_too(backend, application):
-    with EmbeddingServer(dimension=16) as server, working(backend, server) as service:
+    with EmbeddingServer(dimension=16) as server, worked(backend, server) as service:
         server.fail(Fault("status", status=502, times=None))
         application.run("INSERT INTO notes VALUES (10, 'while it was out')")
         until(lambda: asked(server, "while it was out") > 0 and "502" in (vector(service).backoff_error or ""))
@@ -132,7 +129,7 @@ def test_a_proxy_that_answers_for_a_server_being_started_again_is_an_outage_too(
 
 def test_while_a_server_takes_its_time_to_be_compared_the_other_sources_go_on(backend, application, monkeypatch):
     asking, answered = threading.Event(), threading.Event()
-    with EmbeddingServer(dimension=16) as server, working(backend, server) as service:
+    with EmbeddingServer(dimension=16) as server, worked(backend, server) as service:
         probe = service.registry._embedded
 
         def slow(embedder, texts):
@@ -156,7 +153,7 @@ def test_while_a_server_takes_its_time_to_be_compared_the_other_sources_go_on(ba
 @pytest.mark.parametrize("when", ["a worker begins", "a worker runs"])
 def test_while_a_server_takes_its_time_to_be_opened_the_other_sources_go_on(backend, application, monkeypatch, when):
     """For the first time: beside a worker that begins, or for an index that is begun under one."""
-    asking, answered, stop = threading.Event(), threading.Event(), threading.Event()
+    asking, answered = threading.Event(), threading.Event()
     with EmbeddingServer(dimension=16) as server, seamark.open(backend.url) as service:
         tracked = service.attach("others", text="body", model="static")
         if when == "a worker begins":
@@ -170,28 +167,25 @@ def test_while_a_server_takes_its_time_to_be_opened_the_other_sources_go_on(back
             return compared(embedder, texts)
 
         monkeypatch.setattr(service.registry, "_embedded", slow)
-        worker = threading.Thread(target=lambda: service.work(stop=stop, threads=2))
-        worker.start()
-        try:
-            if when == "a worker runs":
-                until(lambda: tracked.coverage().missing == 0)
-                service.attach("notes", text="body", model=f"openai:m?base_url={server.openai_url}&dimensions=16")
-            until(asking.is_set)
-            application.run("INSERT INTO others VALUES (10, 'meanwhile')")
-            until(lambda: embedded(service, "others") == 5)
-            assert 0 == embedded(service)
-            answered.set()
-            until(lambda: embedded(service) == 4)
-        finally:
-            answered.set()
-            stop.set()
-            worker.join()
+        with working(service, threads=2):
+            try:
+                if when == "a worker runs":
+                    until(lambda: tracked.coverage().missing == 0)
+                    service.attach("notes", text="body", model=f"openai:m?base_url={server.openai_url}&dimensions=16")
+                until(asking.is_set)
+                application.run("INSERT INTO others VALUES (10, 'meanwhile')")
+                until(lambda: embedded(service, "others") == 5)
+                assert 0 == embedded(service)
+                answered.set()
+                until(lambda: embedded(service) == 4)
+            finally:
+                answered.set()
 
 
 @pytest.mark.parametrize(("change", "told"), [("sha", "is now tei:m@"), ("model", "serves other, not m")])
 def test_a_tei_that_says_that_it_has_another_model_is_believed(backend, application, change, told):
     """Though its vectors are the same."""
-    with EmbeddingServer(dimension=16) as server, working(backend, server, "tei", interval=0.2) as service:
+    with EmbeddingServer(dimension=16) as server, worked(backend, server, "tei", interval=0.2) as service:
         setattr(server, change, {"sha": "f" * 40, "model": "other"}[change])
         if change == "model":
             server.weights = "m"

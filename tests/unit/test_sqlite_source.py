@@ -1,7 +1,5 @@
 """Following a table of a SQLite file: what is in the user's file, what is beside it, and what becomes of either."""
 
-import threading
-
 import apsw
 import pytest
 
@@ -15,6 +13,7 @@ from seamark.model import Condition, SourceSpec, TextColumn, Touch
 from seamark.store.sqlite.connection import Connection, Connections
 from seamark.store.sqlite.schema import MIGRATIONS, schema_migrate
 from seamark.store.sqlite.store import SqliteStore
+from seamark.testing.beside import beside
 from seamark.testing.workbench import Workbench
 
 NOTES = SourceSpec("notes", (TextColumn("body"),))
@@ -330,23 +329,17 @@ def test_a_trim_leaves_an_application_at_work_alone(bench):
     generation = bench.vector(source)
     bench.app.run("DELETE FROM notes WHERE id < 40")
     bench.drain(source, generation)
-    done = threading.Event()
     refused = []
 
-    def write():
+    def write(done):
         try:
             while not done.wait(0.005):
                 bench.app.run("UPDATE notes SET org = org + 1 WHERE id = 45")
         except apsw.BusyError as error:
             refused.append(error)
 
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
+    with beside(write):
         assert bench.store.journal_trim(source.id) == 0
-    finally:
-        done.set()
-        writer.join()
     assert refused == []
     assert bench.store.journal_trim(source.id) == 38, "all but the journal's last entry"
 

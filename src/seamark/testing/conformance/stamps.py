@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -11,8 +10,11 @@ import pytest
 
 from seamark.errors import TableUnusableError
 from seamark.model import SourceSpec, TextColumn, Touch
+from seamark.testing.beside import beside
 
 if TYPE_CHECKING:
+    import threading
+
     from seamark.model import Generation, Key, Lease, Source, StampName
     from seamark.testing.workbench import Workbench
 
@@ -174,24 +176,19 @@ class Stamps:
         source = stamped(bench, *(f"t{number}" for number in range(200)))
         generation = bench.vector(source)
         reading = bench.backend.store()
-        done, looks, found = threading.Event(), [0], [0]
+        looks, found = [0], [0]
 
-        def look() -> None:
+        def look(done: threading.Event) -> None:
             while not done.is_set() or not looks[0]:
                 [(untrue,)] = reading.sql(UNTRUE, (), SECONDS).rows
                 found[0] += int(str(untrue))
                 looks[0] += 1
 
-        reader = threading.Thread(target=look)
-        reader.start()
-        try:
+        with beside(look):
             for number in range(40):
                 bench.app.run("UPDATE notes SET body = ? WHERE id = ?", f"new {number}", number + 1)
                 bench.step(source, generation, limit=7)
             bench.drain(source, generation)
-        finally:
-            done.set()
-            reader.join()
         assert (found[0], looks[0] > 0) == (0, True)
         bench.maintain(generation)
         assert len(held(bench)) == 200

@@ -10,7 +10,9 @@ import seamark
 from seamark.core import retry
 from seamark.edges import worker, worklist
 from seamark.errors import EmbedderUnavailableError, StoreUnavailableError
+from seamark.testing.beside import beside, working
 from seamark.testing.oracle import OracleEmbedder
+from seamark.testing.tables import notes_and_tasks
 from seamark.testing.waiting import until
 
 ROWS = 5
@@ -47,11 +49,7 @@ class Compared(OracleEmbedder):
 
 @pytest.fixture
 def application(backend):
-    application = backend.application()
-    for table in ("notes", "tasks"):
-        application.run(f"CREATE TABLE {table}(id {backend.type('integer')} PRIMARY KEY, body TEXT)")
-        application.many(f"INSERT INTO {table} VALUES (?, ?)", [(n, f"{table} {n}") for n in range(1, ROWS + 1)])
-    return application
+    return notes_and_tasks(backend, ROWS)
 
 
 def attach(backend, table, embedder):
@@ -77,22 +75,6 @@ def opened(backend, application, monkeypatch):
         service.close()
 
 
-@pytest.fixture
-def working():
-    """Let a service work in a thread until the end of the test."""
-    stop, ends = threading.Event(), []
-
-    def start(service):
-        thread = threading.Thread(target=service.work, kwargs={"stop": stop, "threads": 2})
-        ends.append(thread)
-        thread.start()
-
-    yield start
-    stop.set()
-    for thread in ends:
-        thread.join()
-
-
 def embedded(service, table):
     return service.source(table).coverage().embedded
 
@@ -110,34 +92,34 @@ def looking(monkeypatch):
 # --- a model in its own time --------------------------------------------------------------------------------------
 
 
-def test_while_a_model_is_compared_another_is_opened(backend, opened, working):
+def test_while_a_model_is_compared_another_is_opened(backend, opened):
     """The hourly comparison of one that hangs keeps no other from being opened."""
     slow = Compared()
     service = opened(slow, OracleEmbedder("oracle-b"), interval=0.2)
-    working(service)
-    until(lambda: embedded(service, "notes") == ROWS)
-    slow.hang()
-    try:
-        until(slow.begun.is_set)
-        attach(backend, "tasks", OracleEmbedder("oracle-b"))
-        until(lambda: embedded(service, "tasks") == ROWS, seconds=20)
-        assert not slow.answered.is_set()
-    finally:
-        slow.answered.set()
+    with working(service, threads=2):
+        until(lambda: embedded(service, "notes") == ROWS)
+        slow.hang()
+        try:
+            until(slow.begun.is_set)
+            attach(backend, "tasks", OracleEmbedder("oracle-b"))
+            until(lambda: embedded(service, "tasks") == ROWS, seconds=20)
+            assert not slow.answered.is_set()
+        finally:
+            slow.answered.set()
 
 
-def test_work_goes_on_while_its_own_model_is_compared(application, opened, working):
+def test_work_goes_on_while_its_own_model_is_compared(application, opened):
     slow = Compared(concurrency=2)
     service = opened(slow, interval=0.2)
-    working(service)
-    until(lambda: embedded(service, "notes") == ROWS)
-    slow.hang()
-    try:
-        until(slow.begun.is_set)
-        application.run("INSERT INTO notes VALUES (99, 'meanwhile')")
-        until(lambda: embedded(service, "notes") == ROWS + 1, seconds=20)
-    finally:
-        slow.answered.set()
+    with working(service, threads=2):
+        until(lambda: embedded(service, "notes") == ROWS)
+        slow.hang()
+        try:
+            until(slow.begun.is_set)
+            application.run("INSERT INTO notes VALUES (99, 'meanwhile')")
+            until(lambda: embedded(service, "notes") == ROWS + 1, seconds=20)
+        finally:
+            slow.answered.set()
 
 
 def test_a_doubt_that_comes_while_a_model_is_compared_is_looked_into(opened, looking):
@@ -182,21 +164,19 @@ def test_a_model_is_opened_once_also_beside_a_look_that_takes_long_or_fails(back
 
     monkeypatch.setattr(service.store, "generations", last)
 
-    def look():
+    def look(_):
         try:
             catalog.current()
         except StoreUnavailableError:
             assert fails
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        until(held.is_set)
-        catalog.open()
-        catalog.close()
-    finally:
-        going_on.set()
-        thread.join()
+    with beside(look):
+        try:
+            until(held.is_set)
+            catalog.open()
+            catalog.close()
+        finally:
+            going_on.set()
     monkeypatch.setattr(service.store, "generations", generations)
     catalog.open()
     catalog.close()
@@ -208,7 +188,7 @@ def test_a_model_is_opened_once_also_beside_a_look_that_takes_long_or_fails(back
 # --- outages ------------------------------------------------------------------------------------------------------
 
 
-def test_an_outage_of_the_database_lets_no_model_wait_for_another_that_hangs(backend, opened, working, monkeypatch):
+def test_an_outage_of_the_database_lets_no_model_wait_for_another_that_hangs(backend, opened, monkeypatch):
     slow = Compared()
     slow.hang()
     service = opened(slow, OracleEmbedder("oracle-b"))
@@ -221,14 +201,14 @@ def test_an_outage_of_the_database_lets_no_model_wait_for_another_that_hangs(bac
         begin(catalog)
 
     monkeypatch.setattr(worklist.WorkList, "open", failing)
-    try:
-        working(service)
-        until(lambda: away)
-        attach(backend, "tasks", OracleEmbedder("oracle-b"))
-        until(lambda: embedded(service, "tasks") == ROWS, seconds=20)
-        assert not slow.answered.is_set()
-    finally:
-        slow.answered.set()
+    with working(service, threads=2):
+        try:
+            until(lambda: away)
+            attach(backend, "tasks", OracleEmbedder("oracle-b"))
+            until(lambda: embedded(service, "tasks") == ROWS, seconds=20)
+            assert not slow.answered.is_set()
+        finally:
+            slow.answered.set()
 
 
 def test_an_outage_of_the_database_while_a_model_is_opened_is_raised_to_nobody(opened, looking, monkeypatch):
