@@ -163,7 +163,7 @@ class ModelDriftError(EmbedderConfigurationError):
         super().__init__(
             f"model_drift: {model} is not what it was when it was registered: {drift}. Nothing more is written under that "
             f"name. Bring the old model back, swap to the new one under a version of its own (`seamark model swap`), "
-            f"or, if its vectors are the same to you, `seamark model accept`"
+            f"or, if its vectors are the same to you, `seamark model accept TABLE NUMBER`"
         )
 
 

@@ -219,7 +219,7 @@ def test_no_index_is_begun_that_a_changed_model_would_have_to_fill(noticed, seam
     for words in (("model", "swap", "notes", "--dry-run"), ("model", "swap", "notes"), ("reembed", "notes")):
         refused = seamark(*words, "--chunk", "300", code=1)["error"]
         assert refused["type"] == "ModelDriftError"
-        assert "`seamark model accept`" in refused["message"]
+        assert "`seamark model accept TABLE NUMBER`" in refused["message"]
     assert states(seamark("model", "list", "notes")) == ["retired", "active"]
     assert seamark("model", "swap", "notes", "--language", "german")["generations"][0]["kind"] == "lexical"
     assert seamark("model", "swap", "notes", "--model", f"{model}&version=2")["generations"][0]["state"] == "building"
