@@ -68,7 +68,7 @@ def test_a_trigger_that_is_gone_with_its_function_is_told_and_made_anew(stem, po
     database = Audited.of(postgres_backend, text=("body", "pages.words"), touch={"pages": "note"}, stamp="has_embedding")
     source = database.tracked.source
     database.application.run(f"DROP FUNCTION seamark.track_{source.id}_{stem}() CASCADE")
-    told = f"triggers are gone, with their functions: seamark_{source.id}_{stem}; rows written since are missing"
+    told = f"triggers are gone: seamark_{source.id}_{stem}; rows written since are missing"
     assert database.service.status()[0].problems == (told,)
     assert database.tracked.verify().problems == (told,)
     database.mend()

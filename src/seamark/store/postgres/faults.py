@@ -49,10 +49,10 @@ def _triggers(
 ) -> list[str]:
     """Say which triggers do not fire, and which partitions they do not speak for."""
     there = {name.removeprefix("track_") for (name,) in database.run(connection, "functions", {}, values)}
-    if gone := [stem for stem in trigger_stems(source) if stem not in there]:
-        named = "" if not there else ": " + ", ".join(f"seamark_{stem}" for stem in gone)
-        return [f"triggers are gone, with their functions{named}; rows written since are missing"]
-    if off := database.run(connection, "triggers_off", {}, values).fetchall():
+    if not there:
+        return ["triggers are gone, with their functions; rows written since are missing"]
+    bare = [(f"seamark_{stem}", None) for stem in trigger_stems(source) if stem not in there]
+    if off := [*database.run(connection, "triggers_off", {}, values).fetchall(), *bare]:  # those that are gone come last
         return [_off(table, [name for name, _ in names]) for table, names in groupby(off, key=lambda row: row[1])]
     return _partitions(database, connection, catalog, source, values)
 
