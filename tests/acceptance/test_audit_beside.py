@@ -76,7 +76,7 @@ def test_a_repair_beside_writers_loses_none_of_their_writes(backend, monkeypatch
         application = backend.application()
         random = Random(11)
         while not stop.is_set():
-            number = random.randrange(1, 40)
+            number = random.randrange(4, 43)  # however fast the writer is, the first three are left to the repair
             text = " ".join(random.choices(WORDS, k=random.randrange(1, 9)))
             with suppress(apsw.BusyError):
                 if random.random() < 0.3 and number in texts:
