@@ -246,8 +246,7 @@ class Coverage:
 
     `missing` counts live rows whose current version is not indexed yet, rows with an older vector included. `truncated`
     counts embedded rows whose text was longer than Seamark indexes. `leases` are open: under way, or given back and to be
-    taken up. `oldest_missing_seconds` is the age of the oldest
-    change that is not indexed yet, None when nothing is missing.
+    taken up. `oldest_missing_seconds` is the age of the oldest change that is not indexed yet, None when nothing is missing.
     """
 
     live: int

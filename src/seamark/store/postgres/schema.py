@@ -80,6 +80,8 @@ def schema_mend(database: Database, connection: Connection) -> None:
     with connection.transaction():
         database.run(connection, "schema_lock", {}, {"lock": SCHEMA_LOCK})
         gone = _gone(database, connection)
+        if not gone:  # somebody else has just made them
+            return
         for name in gone:
             connection.execute(SHARED[name].encode())
         if "postings_upkeep" in gone:

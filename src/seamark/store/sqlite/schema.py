@@ -52,6 +52,8 @@ def schema_mend(connections: Connections) -> None:
             return
     with connections.transaction() as connection:
         gone = _gone(connections, connection)
+        if not gone:  # somebody else has just made them
+            return
         for name in gone:
             connection.run(SHARED[name])
         if "postings_upkeep" in gone:
